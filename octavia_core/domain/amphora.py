@@ -1,0 +1,60 @@
+"""An amphora: the machine (or process) that balances, as its row says."""
+
+from __future__ import annotations
+
+import attrs
+
+from octavia_core.domain.vocabulary import AmphoraStatus, Role
+
+__all__ = ["DEFAULT_AGENT_PORT", "AgentAddress", "Amphora"]
+
+DEFAULT_AGENT_PORT = 9443
+"""Where upstream's agent listens ([haproxy_amphora] bind_port)."""
+
+
+@attrs.frozen(kw_only=True)
+class AgentAddress:
+    """Where an agent is, and the name its certificate must carry (the amphora's id)."""
+
+    amphora_id: str
+    host: str
+    port: int = DEFAULT_AGENT_PORT
+
+
+@attrs.frozen(kw_only=True)
+class Amphora:
+    """One amphora. Fields that its flow has not reached yet are None.
+
+    Attributes:
+        lb_network_ip: management address, where its agent answers.
+        agent_port: port of the agent on that address.
+        vrrp_ip: own address on the VIP subnet; `ha_ip` is the VIP.
+        cert_expiration: notAfter of the agent's certificate, seconds since the epoch (UTC).
+    """
+
+    id: str
+    status: AmphoraStatus
+    load_balancer_id: str | None = None
+    compute_id: str | None = None
+    lb_network_ip: str | None = None
+    agent_port: int = DEFAULT_AGENT_PORT
+    vrrp_ip: str | None = None
+    ha_ip: str | None = None
+    vrrp_port_id: str | None = None
+    ha_port_id: str | None = None
+    role: Role | None = None
+    cert_expiration: int | None = None
+    cert_busy: bool = False
+    vrrp_interface: str | None = None
+    vrrp_id: int | None = None
+    vrrp_priority: int | None = None
+    cached_zone: str | None = None
+    image_id: str | None = None
+    compute_flavor: str | None = None
+
+    @property
+    def agent(self) -> AgentAddress | None:
+        """Where its agent is, or None before the management address is known."""
+        if self.lb_network_ip is None:
+            return None
+        return AgentAddress(amphora_id=self.id, host=self.lb_network_ip, port=self.agent_port)

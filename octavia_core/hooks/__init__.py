@@ -1,0 +1,1 @@
+"""pluggy specifications; finding, choosing and explaining plugins."""

@@ -1,0 +1,124 @@
+"""How the core speaks to the amphora itself: one driver per kind of amphora."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from octavia_core.domain.amphora import AgentAddress, Amphora
+from octavia_core.domain.secret import CertificateBundle, Secret
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.vocabulary import Topology
+from octavia_core.ports.compute import BootFiles
+from octavia_core.ports.network import PluggedNetwork, VipPlug
+
+__all__ = ["AgentInfo", "AmphoraPort", "BootIdentity", "Delivery", "Material", "Pushed"]
+
+
+@attrs.frozen(kw_only=True)
+class AgentInfo:
+    """What an agent says of itself."""
+
+    api_version: str
+    hostname: str
+    haproxy_version: str
+
+
+@attrs.frozen(kw_only=True)
+class BootIdentity:
+    """What makes a server this amphora: its certificate and key, and the authority it must obey."""
+
+    amphora_id: str
+    topology: Topology
+    server_pem: Secret
+    """Certificate, then key, PEM, in one file."""
+    controller_ca_pem: bytes
+    """The authority that signed the controllers' client certificates."""
+
+
+@attrs.frozen(kw_only=True)
+class Material:
+    """The secrets a configuration needs, fetched before the push.
+
+    Attributes:
+        bundles: certificate reference -> certificate with key.
+        payloads: reference of a client CA or CRL -> PEM text.
+        missing: reference -> why it could not be had. A listener that needs one keeps the files it has on the amphora.
+    """
+
+    bundles: Mapping[str, CertificateBundle] = attrs.field(factory=dict)
+    payloads: Mapping[str, str] = attrs.field(factory=dict)
+    missing: Mapping[str, str] = attrs.field(factory=dict)
+
+
+@attrs.frozen(kw_only=True)
+class Delivery:
+    """One configuration for one amphora: the resolved tree, and who sends it.
+
+    Attributes:
+        load_balancer: the tree to render; what is left out of it is not served.
+        amphora: the receiver; `peers` are the other amphorae of the pair.
+        fence: (operation id, fence): our own agent refuses an older holder of the same operation.
+    """
+
+    load_balancer: LoadBalancer
+    amphora: Amphora
+    peers: tuple[Amphora, ...] = ()
+    material: Material = attrs.field(factory=Material)
+    fence: tuple[str, int] | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Pushed:
+    """What the amphora holds after a push. `changed` is False when it already held exactly this."""
+
+    etag: str
+    changed: bool
+    skipped_listeners: tuple[str, ...] = ()
+    """Listeners left out, or kept with old files, because a secret is missing."""
+
+
+class AmphoraPort(Protocol):
+    """The amphora's own interface."""
+
+    time_limit: float
+    """Seconds within which each call returns or raises (one request of the agent; a push is several)."""
+
+    def boot_files(self, identity: BootIdentity) -> BootFiles:
+        """The files that the image expects at boot. Pure: no request is made."""
+
+    def info(self, at: AgentAddress) -> AgentInfo:
+        """Ask the agent who it is.
+
+        Raises:
+            AmphoraUnreachable: it does not answer (yet).
+            AmphoraRefused: something answers that is not this amphora's agent.
+        """
+
+    def plug_vip(self, at: AgentAddress, plug: VipPlug) -> None:
+        """Tell the agent to configure the VIP. Already plugged is success."""
+
+    def plug_network(self, at: AgentAddress, network: PluggedNetwork) -> None:
+        """Tell the agent to configure a member network. Repeated, it rewrites the same."""
+
+    def push(self, at: AgentAddress, delivery: Delivery) -> Pushed:
+        """Make the amphora serve this configuration, and read back that it does. Identical content is not sent again.
+
+        Raises:
+            AmphoraUnreachable: no answer; nothing is known about what it serves.
+            AmphoraRefused: the agent refused the configuration; it goes on with what it had.
+        """
+
+    def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
+        """Stop serving that load balancer and forget its files. Absent is success."""
+
+    def rotate_certificate(self, at: AgentAddress, server_pem: Secret) -> None:
+        """Give the agent a new certificate; it presents it from the next connection on."""
+
+    def update_agent(self, at: AgentAddress, identity: BootIdentity) -> None:
+        """Push the agent's settings (heartbeat key, controller list, interval) again."""
+
+    def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
+        """The files a push would send, as (name, text), secrets left out: for `lb show --config` and for tests."""

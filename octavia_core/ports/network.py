@@ -1,0 +1,104 @@
+"""Addresses, ports and wires."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Protocol
+
+import attrs
+
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Vip
+
+__all__ = ["AddressPlan", "HostRoute", "NetworkPort", "PluggedNetwork", "VipPlug", "VipRequest"]
+
+
+@attrs.frozen(kw_only=True)
+class VipRequest:
+    """Which address is wanted. Everything None means: any address of the default network."""
+
+    load_balancer_id: str
+    project_id: str | None = None
+    ip_address: str | None = None
+    port_id: str | None = None
+    subnet_id: str | None = None
+    network_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AddressPlan:
+    """What `reserve_vip` found or made."""
+
+    vip: Vip
+    additional_vips: tuple[AdditionalVip, ...] = ()
+
+
+@attrs.frozen(kw_only=True)
+class HostRoute:
+    """A static route of a subnet: CIDR and next hop."""
+
+    destination: str
+    nexthop: str
+
+
+@attrs.frozen(kw_only=True)
+class VipPlug:
+    """All an agent must know to serve the VIP (its `plug/vip` call). `mac_address` is lower case."""
+
+    port_id: str
+    mac_address: str
+    vip: str
+    subnet_cidr: str
+    gateway: str | None = None
+    vrrp_ip: str | None = None
+    mtu: int | None = None
+    host_routes: tuple[HostRoute, ...] = ()
+    additional_vips: tuple[Mapping[str, object], ...] = ()
+    is_sriov: bool = False
+
+
+@attrs.frozen(kw_only=True)
+class PluggedNetwork:
+    """A network that a server has a port on, management networks left out."""
+
+    network_id: str
+    port_id: str
+    mac_address: str
+    fixed_ips: tuple[Mapping[str, object], ...] = ()
+    mtu: int | None = None
+
+
+class NetworkPort(Protocol):
+    """VIPs and plugs."""
+
+    time_limit: float
+    """Seconds within which each call returns or raises."""
+
+    def reserve_vip(self, request: VipRequest) -> AddressPlan:
+        """Reserve the VIP of a load balancer. The same load balancer twice returns the same address.
+
+        Raises:
+            PermanentError: the address is not on the network, or somebody else has it.
+            TransientError: the network service is busy.
+        """
+
+    def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
+        """Give the VIP back, with what belongs to it. Absent is success; a port the user brought is kept."""
+
+    def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
+        """Give the amphora's server a port on the VIP's network. Repeated, it returns the port that exists."""
+
+    def unplug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> None:
+        """Remove that port. Absent is success."""
+
+    def plugged(self, amphora: Amphora) -> Sequence[PluggedNetwork]:
+        """The networks the amphora's server has ports on now, the VIP's included."""
+
+    def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
+        """Give the server exactly the member networks it needs; return those that changed, for the agent to configure."""
+
+    def reachable_at(self, address: str, port: int) -> str:
+        """Where clients reach a listener, `host:port`; differs from what was asked where ports need privileges."""
+
+    def list(self) -> Sequence[tuple[str, str]]:
+        """Everything this driver reserved, as (kind, name), wanted or not: what `orphans` compares with the rows."""

@@ -1,0 +1,310 @@
+"""The database, as flows and the controller see it: transactions over values, and a queue of operations.
+
+Everything a transaction does is one unit; it may be run again from the start after a deadlock, a lock timeout, a
+serialisation failure or a lost connection, so the function handed in touches nothing outside. Ids are made before.
+Times are integer microseconds of the database's own clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, Protocol, TypeVar
+
+import attrs
+
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import Event, JournalEntry, Operation, OperationState, Subject
+from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Node, Vip
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
+from octavia_core.errors import OctaviaError
+
+__all__ = [
+    "Claim",
+    "FenceLost",
+    "Heard",
+    "Liveness",
+    "Revision",
+    "Storage",
+    "Summary",
+    "TrafficDelta",
+    "Transaction",
+]
+
+T = TypeVar("T")
+
+
+class FenceLost(OctaviaError):
+    """Somebody else has taken the operation over; whoever sees this stops at once and changes nothing."""
+
+    def __init__(self, operation_id: str, fence: int) -> None:
+        super().__init__(f"operation {operation_id}: fence {fence} is no longer the newest")
+        self.operation_id, self.fence = operation_id, fence
+
+
+@attrs.frozen(kw_only=True)
+class Claim:
+    """The right to act for an operation: every transaction of a run shows it. `lease` is seconds.
+
+    Each fenced transaction extends the lease to `lease` seconds from the database's now.
+    """
+
+    operation_id: str
+    holder: str
+    fence: int
+    lease: float
+
+
+@attrs.frozen(kw_only=True)
+class Revision:
+    """A numbered, resolved tree of a load balancer. `good` once every amphora accepted it."""
+
+    load_balancer_id: str
+    number: int
+    tree: LoadBalancer
+    good: bool
+    operation_id: str | None
+    created_at: int
+
+
+@attrs.frozen(kw_only=True)
+class Summary:
+    """One line of `lb list`."""
+
+    id: str
+    name: str | None
+    project_id: str | None
+    vip_address: str | None
+    provisioning_status: Provisioning
+    operating_status: Operating
+    provider: str | None
+
+
+@attrs.frozen(kw_only=True)
+class Heard:
+    """One heartbeat applied to the rows."""
+
+    amphora_id: str
+    at: int
+    """Microseconds since the epoch at reception, receiver's clock."""
+    sequence: int | None
+    observer: str
+
+
+@attrs.frozen(kw_only=True)
+class Liveness:
+    """What is known of one amphora's heart.
+
+    Attributes:
+        last_heard: microseconds, None when it never was.
+        since: when its server was asked for, microseconds: from when "never heard" counts.
+        declared_dead: microseconds when health declared it dead, None while it is not.
+    """
+
+    amphora_id: str
+    load_balancer_id: str | None
+    status: AmphoraStatus
+    compute_id: str | None
+    last_heard: int | None
+    since: int
+    declared_dead: int | None
+    busy: bool
+
+
+@attrs.frozen(kw_only=True)
+class TrafficDelta:
+    """What to add to the counters of one listener on one amphora; `active_connections` is set, not added.
+
+    `absolute` True replaces the counters (heartbeats older than version 3).
+    """
+
+    listener_id: str
+    amphora_id: str
+    bytes_in: int
+    bytes_out: int
+    active_connections: int
+    total_connections: int
+    request_errors: int
+    absolute: bool = False
+
+
+class Transaction(Protocol):
+    """One unit of work. Methods that change a row that is not there raise `NotFound`."""
+
+    # -- the load balancer tree ------------------------------------------------------------------------------------
+    def tree(self, load_balancer_id: str) -> LoadBalancer | None:
+        """The whole load balancer in a fixed number of queries; None when there is no row. DELETED ones are returned."""
+
+    def owner(self, kind: Kind, id: str) -> str | None:
+        """The load balancer that a child (or an amphora) belongs to, or None."""
+
+    def find(self, kind: Kind, name_or_id: str) -> tuple[str, ...]:
+        """Ids of rows with that id or that name; load balancers and amphorae that are DELETED are left out."""
+
+    def load_balancers(self) -> Sequence[Summary]:
+        """All that are not DELETED, by creation."""
+
+    def insert(self, node: LoadBalancer | Node | Amphora) -> None:
+        """Store a value with everything below it. A row of that id that is already there and equal is success."""
+
+    def change(self, kind: Kind, id: str, values: Mapping[str, Any]) -> None:
+        """Set attributes (domain names, e.g. `weight`, `max_retries`, `session_persistence`, `sni_container_ids`, `vip`)
+        and `updated_at`. An L7 policy's `position` renumbers its siblings to 1..n. Statuses are not set here.
+        """
+
+    def delete(self, kind: Kind, id: str) -> None:
+        """Remove a row with what hangs below it, in the order that foreign keys and upstream's readers need. Absent is success.
+
+        References to it become NULL (listener.default_pool_id, l7policy.redirect_pool_id); siblings of an L7 policy are renumbered.
+        """
+
+    def settle(self, kind: Kind, id: str, event: Any) -> Provisioning:
+        """Move a provisioning status by the lifecycle table with a compare-and-set; return the new one.
+
+        `event` is of octavia_core.lifecycle. A result of DELETED on a child removes its row; on a load balancer or amphora it stays as a row.
+
+        Raises:
+            TransitionRefused: the table has no such move from the present status (which the error names).
+        """
+
+    def settle_amphora(self, id: str, event: Any) -> AmphoraStatus:
+        """The same for an amphora and its own table."""
+
+    def settle_tree(self, load_balancer_id: str, *, failed: Collection[Subject] = (), succeeded: bool) -> None:
+        """End a wish on a load balancer: pending children first, the load balancer last, all in this transaction.
+
+        Succeeded: PENDING_CREATE and PENDING_UPDATE become ACTIVE, PENDING_DELETE rows go, a pending load balancer
+        becomes ACTIVE (PENDING_DELETE: DELETED). Monitors, policies and rules that become ACTIVE get operating status
+        ONLINE when enabled, else OFFLINE; members of a pool whose monitor goes become NO_MONITOR.
+        Failed: children among `failed` become ERROR, other pending children go back to ACTIVE; the load
+        balancer becomes ERROR when it is among `failed`, else ACTIVE. Children in ERROR that are not pending stay.
+        """
+
+    def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
+        """Write operating statuses that differ from the rows; how many did. Rows that are gone are passed over."""
+
+    def set_vip(self, load_balancer_id: str, vip: Vip, additional_vips: Sequence[AdditionalVip] = ()) -> None:
+        """Store what the network gave."""
+
+    # -- amphorae --------------------------------------------------------------------------------------------------
+    def amphora(self, amphora_id: str) -> Amphora | None:
+        """The row as a value, or None."""
+
+    def amphorae(self, load_balancer_id: str | None = None, *, with_deleted: bool = False) -> Sequence[Amphora]:
+        """Those of one load balancer, or all; DELETED ones only when asked for."""
+
+    def change_amphora(self, amphora_id: str, **values: Any) -> None:
+        """Set attributes of the row (never `status`: that is `settle_amphora`) and `updated_at`."""
+
+    def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
+        """What is known of the hearts of all amphorae that are not DELETED (or of the given ones), in one query."""
+
+    def heard(self, batch: Sequence[Heard]) -> None:
+        """Move last_heard forward (never back), in as few statements as the database allows; mirrors upstream's amphora_health."""
+
+    def declare_dead(self, amphora_id: str) -> bool:
+        """Compare-and-set: True for exactly one caller, who starts the failover; marks the health row busy."""
+
+    def forget_health(self, amphora_id: str) -> None:
+        """Remove the liveness and health rows. Absent is success."""
+
+    def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
+        """Add to listener_statistics, inserting rows that are missing."""
+
+    # -- operations, journal, revisions, events --------------------------------------------------------------------
+    def add_operation(self, operation: Operation) -> Operation:
+        """Store an operation and return it as stored.
+
+        One that is not internal takes the load balancer's lock at once. The same `request_id` and flow twice returns
+        the operation that exists, whatever its state.
+
+        Raises:
+            LoadBalancerBusy: an operation that is not final holds or awaits that load balancer.
+        """
+
+    def operation(self, operation_id: str) -> Operation | None:
+        """The row, or None."""
+
+    def operations(self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100) -> Sequence[Operation]:
+        """Newest first."""
+
+    def journal(self, operation_id: str) -> Sequence[JournalEntry]:
+        """All entries by sequence (the order in which they were first written)."""
+
+    def write_journal(self, entry: JournalEntry) -> None:
+        """Insert or replace the entry at its path; `sequence`, `started_at` and `finished_at` are the database's."""
+
+    def set_undoing(self, operation_id: str, error: str) -> None:
+        """Mark that a step failed for good: from now on the operation only undoes."""
+
+    def close_operation(self, operation_id: str, state: OperationState, error: str | None = None) -> None:
+        """Give it a final state, release its lock, lease and wait."""
+
+    def store_revision(self, load_balancer_id: str, tree: LoadBalancer, operation_id: str | None) -> int:
+        """Store a resolved tree as the next revision (not good yet) and return its number. The same operation twice returns the same number."""
+
+    def revision(self, load_balancer_id: str, number: int) -> Revision | None:
+        """One revision, or None."""
+
+    def last_good(self, load_balancer_id: str) -> Revision | None:
+        """The newest revision that every amphora accepted, or None."""
+
+    def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
+        """All, newest first."""
+
+    def mark_good(self, load_balancer_id: str, number: int) -> None:
+        """Every amphora accepted it. Older revisions beyond the last 20 are dropped."""
+
+    def emit(self, event: Event) -> None:
+        """Add an event to the outbox; its time is the database's."""
+
+    def events(self, *, after: int = 0, load_balancer_id: str | None = None, operation_id: str | None = None, limit: int = 1000) -> Sequence[Event]:
+        """Events with a sequence above `after`, oldest first."""
+
+
+class Storage(Protocol):
+    """Transactions, and the queue."""
+
+    def transaction(self, work: Callable[[Transaction], T], *, claim: Claim | None = None) -> T:
+        """Run `work` in one transaction and commit; repeat it whole when the database asks for that.
+
+        With a claim, the transaction begins with the fenced update that also extends the lease.
+
+        Raises:
+            FenceLost: the claim is no longer the newest; nothing was changed.
+            TransientError: the database is away, after the retries of the settings.
+        """
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` on one consistent snapshot; it must not change anything."""
+
+    def now(self) -> int:
+        """The database's clock, microseconds since the epoch."""
+
+    # -- the queue -------------------------------------------------------------------------------------------------
+    def claim(self, holder: str, flows: Mapping[str, Collection[int]], *, lease: float, limit: int) -> Sequence[tuple[Operation, Claim]]:
+        """Take up to `limit` operations that are due: queued, parked with their wake-up over, or left by a dead holder.
+
+        Only flows and versions in `flows`; never two of one load balancer at once. Compare-and-set, so any number of
+        callers may compete; what is returned is the caller's until its lease ends. `Operation.fence` is the new fence.
+        """
+
+    def renew(self, claim: Claim, lease: float) -> None:
+        """Extend the lease to `lease` seconds from now. Raises FenceLost."""
+
+    def park(self, claim: Claim, *, wake_in: float, wait: Mapping[str, Any] | None, error: str | None = None, entry: JournalEntry | None = None) -> None:
+        """Let go of the operation until `wake_in` seconds have passed, keeping its load balancer's lock. Raises FenceLost.
+
+        `wait` is what it waits for (None: just time); `error` the transient cause of a retry; `entry` is journaled in the same transaction.
+        """
+
+    def waiting(self, kinds: Collection[str], *, limit: int = 10_000) -> Sequence[Operation]:
+        """Parked operations whose `wait["kind"]` is one of `kinds`, whoever parked them: for bulk checks."""
+
+    def wake(self, operation_ids: Collection[str]) -> None:
+        """Make parked operations due now. Those that are not parked are passed over."""
+
+    def next_due(self) -> float | None:
+        """Seconds until the next parked operation is due or the next lease ends, 0 when something is claimable, None when there is nothing."""
+
+    def close(self) -> None:
+        """Give connections back. Twice is harmless."""

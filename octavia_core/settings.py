@@ -1,0 +1,321 @@
+"""Settings: frozen values in groups, built once and passed down; each value knows where it came from.
+
+Groups and names are upstream Octavia's (`[health_manager] heartbeat_timeout`), so an operator meets nothing new; the
+groups `engine` and `local` are ours. A source (octavia.toml in the state directory, octavia.conf) gives a mapping of
+group -> name -> value; `Settings.load` converts and checks, and names the file, group and option in every complaint.
+Defaults here are those of upstream; `local_defaults` are those of one machine without a cloud.
+"""
+
+from __future__ import annotations
+
+import difflib
+import types
+import typing
+from collections.abc import Iterator, Mapping
+from typing import Any, TypeVar
+
+import attrs
+
+from octavia_core.domain.secret import Secret
+from octavia_core.errors import ConfigurationError
+
+__all__ = [
+    "Certificates",
+    "Compute",
+    "ControllerWorker",
+    "Database",
+    "Engine",
+    "HaproxyAmphora",
+    "HealthManager",
+    "HouseKeeping",
+    "KeepalivedVrrp",
+    "Local",
+    "Settings",
+    "local_defaults",
+]
+
+G = TypeVar("G")
+
+
+def _option(default: Any, help: str) -> Any:
+    return attrs.field(default=default, metadata={"help": help})
+
+
+@attrs.frozen(kw_only=True)
+class ControllerWorker:
+    """[controller_worker]"""
+
+    workers: int = _option(1, "worker processes, or threads when embedded")
+    amphora_driver: str = _option("amphora_haproxy_rest_driver", "amphora driver")
+    compute_driver: str = _option("compute_nova_driver", "compute driver")
+    network_driver: str = _option("allowed_address_pairs_driver", "network driver")
+    loadbalancer_topology: str = _option("SINGLE", "topology of new load balancers: SINGLE or ACTIVE_STANDBY")
+    amp_active_retries: int = _option(30, "looks at a new server before giving up")
+    amp_active_wait_sec: int = _option(10, "seconds between those looks")
+    statistics_drivers: tuple[str, ...] = _option(("stats_db",), "where traffic counters go")
+
+
+@attrs.frozen(kw_only=True)
+class HealthManager:
+    """[health_manager]"""
+
+    bind_ip: str = _option("127.0.0.1", "address that receives heartbeats")
+    bind_port: int = _option(5555, "UDP port that receives heartbeats; 0 picks a free one")
+    heartbeat_key: Secret | None = _option(None, "key that signs heartbeats")
+    heartbeat_interval: float = _option(10.0, "seconds between the heartbeats of an amphora")
+    heartbeat_timeout: float = _option(60.0, "seconds of silence after which an amphora counts as dead")
+    health_check_interval: float = _option(3.0, "seconds between two looks for silent amphorae")
+    failover_threads: int = _option(10, "failovers at the same time")
+    failover_threshold: int | None = _option(None, "this many silent at once: no failover at all")
+    controller_ip_port_list: tuple[str, ...] = _option((), "where amphorae send heartbeats; empty: this controller")
+    sock_rlimit: int = _option(0, "receive buffer in bytes, 0 for the system's default")
+
+
+@attrs.frozen(kw_only=True)
+class HouseKeeping:
+    """[house_keeping]"""
+
+    cleanup_interval: float = _option(30.0, "seconds between two purges")
+    amphora_expiry_age: int = _option(604800, "seconds that rows of deleted amphorae are kept")
+    load_balancer_expiry_age: int = _option(604800, "seconds that rows of deleted load balancers are kept")
+    cert_interval: float = _option(3600.0, "seconds between two looks for certificates to rotate")
+    cert_expiry_buffer: int = _option(1209600, "rotate certificates that expire within this many seconds")
+    cert_rotate_threads: int = _option(10, "rotations at the same time")
+
+
+@attrs.frozen(kw_only=True)
+class HaproxyAmphora:
+    """[haproxy_amphora]"""
+
+    base_path: str = _option("/var/lib/octavia", "data directory inside the amphora")
+    base_cert_dir: str = _option("/var/lib/octavia/certs", "certificate directory inside the amphora")
+    bind_host: str = _option("::", "address the agent listens on")
+    bind_port: int = _option(9443, "port the agent listens on")
+    haproxy_cmd: str = _option("/usr/sbin/haproxy", "HAProxy inside the amphora")
+    connection_logging: bool = _option(True, "log every connection inside the amphora")
+    connection_max_retries: int = _option(120, "attempts to reach a freshly booted agent")
+    connection_retry_interval: float = _option(5.0, "seconds between them")
+    active_connection_max_retries: int = _option(15, "attempts to reach an agent that has served before")
+    active_connection_retry_interval: float = _option(2.0, "seconds between them")
+    rest_request_conn_timeout: float = _option(10.0, "seconds to connect to an agent")
+    rest_request_read_timeout: float = _option(60.0, "seconds to wait for its answer")
+    default_connection_limit: int = _option(50000, "maxconn of a listener that says -1")
+    haproxy_stick_size: str = _option("10k", "size of stick tables")
+    user_log_format: str = _option(
+        "{{ project_id }} {{ lb_id }} %f %ci %cp %t %{+Q}r %ST %B %U %[ssl_c_verify] %{+Q}[ssl_c_s_dn] %b %s %Tt %tsc",
+        "log format of HAProxy; the two placeholders are filled in",
+    )
+    timeout_client_data: int = _option(50000, "client inactivity, ms, of a listener that gives none")
+    timeout_member_connect: int = _option(5000, "connect to a member, ms")
+    timeout_member_data: int = _option(50000, "member inactivity, ms")
+    timeout_tcp_inspect: int = _option(0, "wait for content to inspect, ms")
+    client_cert: str = _option("/etc/octavia/certs/client.pem", "certificate and key the controller shows to agents")
+    server_ca: str = _option("/etc/octavia/certs/server_ca.pem", "authority that signed the agents' certificates")
+    lb_network_interface: str = _option("o-hm0", "scope of IPv6 link-local agents")
+    user_log_facility: int = _option(0, "syslog facility of connection logs")
+    administrative_log_facility: int = _option(1, "syslog facility of administrative logs")
+
+
+@attrs.frozen(kw_only=True)
+class KeepalivedVrrp:
+    """[keepalived_vrrp]"""
+
+    vrrp_advert_int: int = _option(1, "seconds between advertisements")
+    vrrp_check_interval: int = _option(5, "seconds between runs of the check script")
+    vrrp_fail_count: int = _option(2, "failures until an amphora gives up the VIP")
+    vrrp_success_count: int = _option(2, "successes until it may take it")
+    vrrp_garp_refresh_interval: int = _option(5, "seconds between gratuitous ARPs")
+    vrrp_garp_refresh_count: int = _option(2, "how many each time")
+
+
+@attrs.frozen(kw_only=True)
+class Certificates:
+    """[certificates]"""
+
+    cert_manager: str = _option("barbican_cert_manager", "secret store")
+    ca_certificate: str = _option("/etc/ssl/certs/ssl-cert-snakeoil.pem", "authority that signs agents")
+    ca_private_key: str = _option("/etc/ssl/private/ssl-cert-snakeoil.key", "its key")
+    ca_private_key_passphrase: Secret | None = _option(None, "passphrase of that key")
+    server_certs_key_passphrase: tuple[Secret, ...] = _option((), "Fernet keys of stored values, first encrypts")
+    cert_validity_time: int = _option(2592000, "seconds that issued certificates are valid")
+    storage_path: str = _option("/var/lib/octavia/certificates/", "where the file secret store looks")
+    cache_seconds: float = _option(60.0, "seconds that a fetched secret is kept in memory")
+
+
+@attrs.frozen(kw_only=True)
+class Compute:
+    """[compute]"""
+
+    max_retries: int = _option(15, "attempts of deletes and reads")
+    retry_interval: float = _option(1.0, "first pause between them, seconds")
+    retry_backoff: float = _option(1.0, "growth of the pause")
+    retry_max: float = _option(10.0, "longest pause, seconds")
+
+
+@attrs.frozen(kw_only=True)
+class Database:
+    """[database]"""
+
+    connection: Secret = _option(Secret("sqlite://"), "SQLAlchemy URL")
+    max_pool_size: int = _option(10, "connections kept open")
+    max_retries: int = _option(10, "attempts of a transaction before the database counts as away")
+    retry_interval: float = _option(0.5, "longest pause between them, seconds")
+
+
+@attrs.frozen(kw_only=True)
+class Engine:
+    """[engine]: operations and flows (ours)"""
+
+    lease: float = _option(10.0, "seconds that a holder may act without renewing")
+    poll_interval: float = _option(1.0, "longest pause between two looks at the queue, seconds")
+    step_attempts: int = _option(5, "attempts of a step that fails transiently")
+    step_retry_first: float = _option(0.2, "first pause between them, seconds")
+    step_retry_longest: float = _option(30.0, "longest pause, seconds")
+    undo_attempts: int = _option(5, "attempts of an undo before it becomes a cleanup operation")
+    boot_deadline: float = _option(600.0, "seconds until a server that was asked for must serve")
+    event_timeout: float = _option(5.0, "seconds that a hook may spend on one batch of events")
+
+
+@attrs.frozen(kw_only=True)
+class Local:
+    """[local]: one machine without a cloud (ours)"""
+
+    network: str = _option("", "the /23 of 127.64.0.0/10 for VIPs (lower half) and agents (upper half); chosen at init")
+    haproxy: str = _option("", "path of HAProxy; empty finds the best one")
+    orphan_after: int = _option(3600, "seconds without a controller after which an agent reports itself")
+    privileged_port_offset: int = _option(8000, "added to listener ports that need privileges")
+
+
+@attrs.frozen(kw_only=True)
+class Settings:
+    """All groups. `state_directory` is absolute; `origins` says for "group.name" where a value came from."""
+
+    state_directory: str = ""
+    controller_worker: ControllerWorker = attrs.field(factory=ControllerWorker)
+    health_manager: HealthManager = attrs.field(factory=HealthManager)
+    house_keeping: HouseKeeping = attrs.field(factory=HouseKeeping)
+    haproxy_amphora: HaproxyAmphora = attrs.field(factory=HaproxyAmphora)
+    keepalived_vrrp: KeepalivedVrrp = attrs.field(factory=KeepalivedVrrp)
+    certificates: Certificates = attrs.field(factory=Certificates)
+    compute: Compute = attrs.field(factory=Compute)
+    database: Database = attrs.field(factory=Database)
+    engine: Engine = attrs.field(factory=Engine)
+    local: Local = attrs.field(factory=Local)
+    origins: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+
+    @classmethod
+    def load(cls, *sources: tuple[str, Mapping[str, Mapping[str, Any]]], state_directory: str = "") -> Settings:
+        """Build settings from (name of the source, group -> option -> value), later sources winning.
+
+        Raises:
+            ConfigurationError: an unknown group or option (with the nearest known one), or a value of the wrong type.
+        """
+        values: dict[str, dict[str, Any]] = {}
+        origins: dict[str, str] = {}
+        groups = _groups()
+        for source, content in sources:
+            for group, options in content.items():
+                if group not in groups:
+                    raise ConfigurationError(f"{source}: unknown group [{group}]{_near(group, groups)}")
+                if not isinstance(options, Mapping):
+                    raise ConfigurationError(f"{source}: [{group}] must be a group of options")
+                known = attrs.fields_dict(groups[group])
+                hints = typing.get_type_hints(groups[group])
+                for name, value in options.items():
+                    if name not in known:
+                        raise ConfigurationError(f"{source}: unknown option [{group}] {name}{_near(name, known)}")
+                    values.setdefault(group, {})[name] = _convert(value, hints[name], f"{source}: [{group}] {name}")
+                    origins[f"{group}.{name}"] = source
+        built = {name: groups[name](**options) for name, options in values.items()}
+        return cls(state_directory=state_directory, origins=origins, **built)
+
+    def origin(self, name: str) -> str:
+        """Where "group.option" came from: a source's name, or "default"."""
+        return self.origins.get(name, "default")
+
+    def __iter__(self) -> Iterator[tuple[str, str, Any, str]]:
+        """(group, option, value, help) of every option, in order."""
+        for group, kind in _groups().items():
+            for field in attrs.fields(kind):
+                yield group, field.name, getattr(getattr(self, group), field.name), field.metadata["help"]
+
+
+def _groups() -> dict[str, type[Any]]:
+    return {n: t for n, t in typing.get_type_hints(Settings).items() if attrs.has(t)}
+
+
+def _near(name: str, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _convert(value: Any, hint: Any, where: str) -> Any:
+    if isinstance(hint, types.UnionType):
+        if value is None or value == "":
+            return None
+        hint = next(a for a in typing.get_args(hint) if a is not type(None))
+    if typing.get_origin(hint) is tuple:
+        item = typing.get_args(hint)[0]
+        parts = [p.strip() for p in value.split(",") if p.strip()] if isinstance(value, str) else value
+        if not isinstance(parts, (list, tuple)):
+            raise ConfigurationError(f"{where} must be a list")
+        return tuple(_convert(part, item, where) for part in parts)
+    if hint is Secret:
+        if isinstance(value, Secret):
+            return value
+        if isinstance(value, str):
+            return Secret(value)
+        raise ConfigurationError(f"{where} must be text")
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        if isinstance(value, str) and value.lower() in ("true", "false", "1", "0", "yes", "no"):
+            return value.lower() in ("true", "1", "yes")
+        raise ConfigurationError(f"{where} must be true or false, not {value!r}")
+    if hint in (int, float):
+        try:
+            if isinstance(value, bool) or not isinstance(value, (int, float, str)):
+                raise ValueError
+            number = hint(value)
+        except ValueError:
+            word = "a whole number" if hint is int else "a number"
+            raise ConfigurationError(f"{where} must be {word}, not {value!r}") from None
+        return number
+    if not isinstance(value, str):
+        raise ConfigurationError(f"{where} must be text, not {value!r}")
+    return value
+
+
+def local_defaults(state_directory: str) -> dict[str, dict[str, Any]]:
+    """What differs from upstream's defaults on one machine without a cloud: drivers, paths and quicker clocks."""
+    return {
+        "controller_worker": {
+            "workers": 4,
+            "compute_driver": "local",
+            "network_driver": "local",
+            "amphora_driver": "haproxy",
+        },
+        "certificates": {
+            "cert_manager": "local",
+            "ca_certificate": f"{state_directory}/authority/agents.pem",
+            "ca_private_key": f"{state_directory}/authority/agents.key",
+            "storage_path": f"{state_directory}/secrets",
+        },
+        "haproxy_amphora": {
+            "client_cert": f"{state_directory}/authority/controller.pem",
+            "server_ca": f"{state_directory}/authority/agents.pem",
+            "connection_retry_interval": 0.02,
+            "connection_max_retries": 1500,
+            "active_connection_max_retries": 3,
+            "active_connection_retry_interval": 0.2,
+            "rest_request_conn_timeout": 3.0,
+            "rest_request_read_timeout": 15.0,
+        },
+        "health_manager": {
+            "bind_port": 0,
+            "heartbeat_interval": 0.2,
+            "heartbeat_timeout": 1.0,
+            "health_check_interval": 0.2,
+        },
+        "database": {"connection": f"sqlite:///{state_directory}/octavia.db"},
+    }
