@@ -134,6 +134,10 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 HUGE = 2**63
+NO_IDS: list[Any] = [None, 1, "", "x" * 256, ["a"], "\udc80", "a\n", "\x00", "\u00e9", True]
+NO_NUMBERS: list[Any] = [None, "1", -1, True, 1.0, HUGE, [], 1e400, float("nan"), float("inf")]
+NO_WORDS: list[Any] = [None, 1, True, [], {}]
+NO_OBJECTS: list[Any] = [None, [], "l", 1]
 MALFORMED: list[Any] = [
     [],
     [document()],
@@ -143,20 +147,23 @@ MALFORMED: list[Any] = [
     {},
     {"id": "a"},
     {"listeners": {}},
-    *[document(id=bad) for bad in (None, 1, "", "x" * 256, ["a"], "\udc80", "a\n", "\x00", "\u00e9", True)],
-    *[document(seq=bad) for bad in (None, "1", -1, True, 1.0, HUGE, [], 1e400)],
-    *[document(ver=bad) for bad in (None, "3", -1, True, 3.0, HUGE, 10**5000)],
-    *[document(listeners=bad) for bad in (None, [], "l", 1, {"l": None}, {"l": []}, {"": listener()})],
-    *[document(listeners={"l": listener(status=bad)}) for bad in (None, 1, True, [], {})],
-    *[document(listeners={"l": listener(stats=bad)}) for bad in (None, 1, [], "x")],
+    *[document(id=bad) for bad in NO_IDS],
+    *[document(seq=bad) for bad in NO_NUMBERS],
+    *[document(ver=bad) for bad in [*NO_NUMBERS, 10**5000]],
+    *[document(listeners=bad) for bad in [*NO_OBJECTS, {"": listener()}]],
+    *[document(listeners={"l": bad}) for bad in NO_OBJECTS],
+    *[document(listeners={"l": listener(status=bad)}) for bad in NO_WORDS],
+    *[document(listeners={"l": listener(stats=bad)}) for bad in NO_OBJECTS],
     *[
         document(listeners={"l": listener(stats={name: bad})})
         for name in ("tx", "rx", "conns", "totconns", "ereq")
-        for bad in (-1, None, "1", False, 1.5, HUGE, float("nan"), float("inf"))
+        for bad in NO_NUMBERS
     ],
-    *[document(pools=bad) for bad in (None, [], {"p:l": None}, {"p:l": []}, {"": pool()})],
-    *[document(pools={"p": pool(status=bad)}) for bad in (None, 1, False)],
-    *[document(pools={"p": pool(members=bad)}) for bad in (None, [], {"m": None}, {"m": 1}, {"": "UP"})],
+    *[document(pools=bad) for bad in [*NO_OBJECTS, {"": pool()}]],
+    *[document(pools={"p:l": bad}) for bad in NO_OBJECTS],
+    *[document(pools={"p": pool(status=bad)}) for bad in NO_WORDS],
+    *[document(pools={"p": pool(members=bad)}) for bad in [*NO_OBJECTS, {"": "UP"}]],
+    *[document(pools={"p": pool(members={"m": bad})}) for bad in NO_WORDS],
     {"id": "a", "listeners": {"l": listener(pools=[])}},
     {"id": "a", "listeners": {"l": listener(pools={"p": 1})}},
 ]
