@@ -25,6 +25,6 @@ class TransitionRefused(Refused):
         self.needs = tuple(sorted(needs))
         subject = f"{kind.words} {id}".rstrip()
         super().__init__(
-            f"{subject} is {status}; {event!r} needs {' or '.join(self.needs) or 'another kind of thing'}"
+            f"{subject} is {status}; '{event}' needs {' or '.join(self.needs) or 'another kind of thing'}"
             + (f"; to see what it waits for, run: octavia-admin why {id}" if id else "")
         )
