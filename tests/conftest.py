@@ -1,0 +1,42 @@
+"""What all tests share: databases as a parameter, and servers that end with the run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from tests.support import servers
+
+DATABASES = [
+    "sqlite",
+    pytest.param("mariadb", marks=pytest.mark.external),
+    pytest.param("postgresql", marks=pytest.mark.external),
+]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """The main process makes the folder of the run's servers before it starts workers."""
+    if not hasattr(config, "workerinput"):
+        home = servers.open_run()
+        config.add_cleanup(lambda: servers.close_run(home))
+
+
+@pytest.fixture(params=DATABASES)
+def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """SQLAlchemy URL of an empty database of its own for this test; see tests/support/servers.py."""
+    yield from _database(request.param, tmp_path_factory)
+
+
+@pytest.fixture(params=DATABASES, scope="module")
+def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same, one for all tests of the module."""
+    yield from _database(request.param, tmp_path_factory)
+
+
+def _database(kind: str, folders: pytest.TempPathFactory) -> Iterator[str]:
+    if kind == "sqlite":
+        yield f"sqlite:///{folders.mktemp('database')}/octavia.db"
+    else:
+        with servers.server(kind).new_database() as url:
+            yield url

@@ -1,0 +1,1 @@
+"""What tests of several areas share: programs of the system, database servers."""
