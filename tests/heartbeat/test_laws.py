@@ -7,7 +7,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavia_core.domain.heartbeat import BadPacket, Heartbeat, ListenerReport, PoolReport, decode, encode
+from octavia_core.domain.heartbeat import BadPacket, Heartbeat, ListenerReport, PoolReport, Reason, decode, encode
 from tests.heartbeat.vectors import A_BINARY, A_HEX, KEY
 
 ids = st.uuids(version=4).map(str)
@@ -26,6 +26,14 @@ anything = st.recursive(
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=8,
 )
+
+
+def fate(packet: bytes) -> Reason | None:
+    try:
+        decode(packet, [KEY])
+    except BadPacket as error:
+        return error.reason
+    return None
 
 
 def written(beat: Heartbeat) -> dict[str, Any]:
@@ -75,11 +83,7 @@ def test_no_mutation_of_a_packet_is_believed(packet: bytes, data: st.DataObject)
     st.fixed_dictionaries({}, optional=dict.fromkeys(["id", "seq", "ver", "listeners", "pools"], anything)) | anything
 )
 def test_no_signed_document_raises_anything_but_bad_packet(document: Any) -> None:
-    packet = encode(document, KEY)
-    try:
-        decode(packet, [KEY])
-    except BadPacket as error:
-        assert error.reason == "malformed"
+    assert fate(encode(document, KEY)) in (None, Reason.MALFORMED)
 
 
 @given(beats, st.data())
@@ -92,7 +96,4 @@ def test_no_spoilt_field_raises_anything_but_bad_packet(beat: Heartbeat, data: s
             place[key] = data.draw(anything)
             break
         place = place[key]
-    try:
-        decode(encode(document, KEY), [KEY])
-    except BadPacket as error:
-        assert error.reason == "malformed"
+    assert fate(encode(document, KEY)) in (None, Reason.MALFORMED)
