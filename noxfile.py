@@ -119,7 +119,7 @@ if __name__ == "__main__":
     if sys.version_info < OLDEST:
         complain(f"Python 3.11 or newer is needed, this is {platform.python_version()}; try: python3.11 noxfile.py")
     nox_python = str(bootstrap())
-    os.execv(nox_python, [nox_python, "-m", "nox", "-f", str(HERE / "noxfile.py"), *sys.argv[1:]])  # noqa: S606  (hands over, no shell wanted)
+    os.execv(nox_python, [nox_python, "-m", "nox", "-f", str(HERE / "noxfile.py"), *sys.argv[1:]])
 
 
 # --- read by nox: the sessions ----------------------------------------------------------------------------------------
