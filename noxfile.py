@@ -130,28 +130,32 @@ import nox  # noqa: E402
 
 nox.needs_version = ">=2025.2"
 nox.options.sessions = ["tests"]
-nox.options.reuse_venv = "yes"
-nox.options.default_venv_backend = "virtualenv"
-nox.options.error_on_missing_interpreters = True
+nox.options.default_venv_backend = "none"  # equip() has its reasons
 
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 BALANCER = "local" if platform.libc_ver()[0] == "glibc" else ""  # elsewhere the HAProxy on PATH; wheels are for glibc
-CHECKS = str(HERE / ".nox" / "checks")  # one environment for all that checks the code
 EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "postgresql"]))
 
 
-def equip(session: nox.Session, extras: str, *groups: str) -> None:
-    """Install the project (editable), with extras and dependency groups, unless that is what is installed already."""
+def equip(session: nox.Session, name: str, extras: str, *groups: str) -> None:
+    """Put the environment .nox/NAME on PATH, with the project (editable), extras and dependency groups in it.
+
+    Not nox's own environments: all sessions that check the code share one, two runs at a time do not disturb each
+    other, and what is installed already is not installed again.
+    """
     wanted = [f"{HERE}[{extras}]" if extras else str(HERE), *nox.project.dependency_groups(PYPROJECT, *groups)]
-    facts = [*wanted, (HERE / "pyproject.toml").read_text(encoding="utf-8"), sys.version]
+    facts = [*wanted, (HERE / "pyproject.toml").read_text(encoding="utf-8"), sys.version, sys.base_prefix]
     digest = hashlib.sha256("\n".join(facts).encode()).hexdigest()
-    environment = Path(session.virtualenv.location)
-    with alone(environment / "install.lock"):
-        stamp = environment / "installed.sha256"
-        if stamp.exists() and stamp.read_text(encoding="ascii") == digest:
-            return
-        session.install("--quiet", "--editable", *wanted)
-        stamp.write_text(digest, encoding="ascii")
+    home = HERE / ".nox" / name
+    stamp = home / "installed.sha256"
+    with alone(HERE / ".nox" / f"{name}.lock"):
+        if not stamp.exists() or stamp.read_text(encoding="ascii") != digest:
+            session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(home), external=True)
+            pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            session.run(*pip, "--editable", *wanted, external=True)
+            stamp.write_text(digest, encoding="ascii")
+    os.environ["PATH"] = os.pathsep.join([str(home / "bin"), os.environ.get("PATH", os.defpath)])
+    os.environ["VIRTUAL_ENV"] = str(home)
 
 
 def system_packages(session: nox.Session) -> None:
@@ -191,14 +195,14 @@ def pytest(session: nox.Session, *arguments: str) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job in front of your eyes: octavia-admin demo (posargs: --json, --keep, ...)."""
-    equip(session, BALANCER)
+    equip(session, "demo", BALANCER)
     session.run("octavia-admin", "demo", *session.posargs)
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def tests(session: nox.Session) -> None:
     """Everything that a change must pass: lint, types, layers, tests. With posargs: only pytest, with these."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     system_packages(session)
     if session.posargs:
         session.run("python", "-m", "pytest", *session.posargs)
@@ -208,32 +212,32 @@ def tests(session: nox.Session) -> None:
     pytest(session, "-m", "not slow", "--ignore=tests/benchmarks", "--ignore=tests/peers")
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def lint(session: nox.Session) -> None:
     """Ruff, its formatter, and import-linter."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     checks(session)
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def types(session: nox.Session) -> None:
     """Mypy, strict."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     session.run("mypy", *session.posargs)
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def docs(session: nox.Session) -> None:
     """Write the generated pages of docs/reference anew, then run every snippet and check every page."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     session.run("python", "docs/make.py")
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def bench(session: nox.Session) -> None:
     """One benchmark: nox -s bench -- NAME [--json]; without a name it lists them."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     session.run("python", "-m", "tests.benchmarks", *session.posargs)
 
 
@@ -242,22 +246,22 @@ def peers(session: nox.Session) -> None:
     """Tests against unmodified upstream programs, each in an environment of its own."""
     if not (HERE / "tests" / "peers").is_dir():
         session.skip("there are no peers yet")
-    equip(session, "all" if BALANCER else EVERYTHING, "tests", "lint", "types")
+    equip(session, "peers", "all" if BALANCER else EVERYTHING, "tests", "lint", "types")
     system_packages(session)
     session.run("python", "-m", "pytest", "tests/peers", *session.posargs)
 
 
-@nox.session(venv_location=CHECKS)
+@nox.session
 def full(session: nox.Session) -> None:
     """The long forms too: everything that `tests` leaves out because it takes its time."""
-    equip(session, EVERYTHING, "tests", "lint", "types")
+    equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     system_packages(session)
     checks(session)
     session.run("mypy")
     pytest(session, "--ignore=tests/benchmarks", "--ignore=tests/peers", *session.posargs)
 
 
-@nox.session(venv_backend="none")
+@nox.session
 def fresh(session: nox.Session) -> None:
     """What a stranger meets: HEAD cloned into an empty home, and both commands of the README (posargs: which)."""
     python = base_python()
