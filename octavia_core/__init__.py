@@ -10,7 +10,8 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from octavia_core.controller.facade import Controller, Handle
+    from octavia_core.controller.facade import Controller
+    from octavia_core.controller.handle import Operation
     from octavia_core.domain.wishes import (
         NewHealthMonitor,
         NewL7Policy,
@@ -26,7 +27,7 @@ __version__ = "0.1.0"
 
 _HOME = {
     "Controller": "octavia_core.controller.facade",
-    "Handle": "octavia_core.controller.facade",
+    "Operation": "octavia_core.controller.handle",
     "OctaviaError": "octavia_core.errors",
     "NewHealthMonitor": "octavia_core.domain.wishes",
     "NewL7Policy": "octavia_core.domain.wishes",
@@ -39,7 +40,6 @@ _HOME = {
 
 __all__ = [
     "Controller",
-    "Handle",
     "NewHealthMonitor",
     "NewL7Policy",
     "NewL7Rule",
@@ -48,6 +48,7 @@ __all__ = [
     "NewMember",
     "NewPool",
     "OctaviaError",
+    "Operation",
     "__version__",
 ]
 

@@ -1,0 +1,313 @@
+"""The parts of flows that build, configure and remove one amphora."""
+
+from __future__ import annotations
+
+import attrs
+
+from octavia_core.domain.amphora import AgentAddress, Amphora
+from octavia_core.domain.operation import Operation
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
+from octavia_core.errors import AmphoraGone, NotFound, OctaviaError, SecretMissing
+from octavia_core.flows.flow import derived_id, emit
+from octavia_core.flows.run import Run
+from octavia_core.flows.waits import AgentAnswers, ServerActive
+from octavia_core.flows.world import World
+from octavia_core.lifecycle.amphora import AmphoraEvent
+from octavia_core.policy.last_good import resolve
+from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Material, Pushed
+from octavia_core.ports.compute import BootFiles, Server, ServerSpec
+from octavia_core.ports.network import VipPlug
+from octavia_core.ports.storage import Transaction
+
+__all__ = ["Booted", "PushKey", "Site", "boot", "draft", "insert_amphora", "plug", "push", "push_all", "remove", "site"]
+
+
+@attrs.frozen(kw_only=True)
+class Site:
+    """Where an amphora is to stand: recorded once, so that a resumed flow decides as the first run did."""
+
+    load_balancer_id: str
+    amphora_id: str
+    role: Role
+    topology: Topology
+    server_group_id: str | None = None
+
+
+@attrs.frozen(kw_only=True)
+class Booted:
+    """What booting gave: the server, and when its certificate ends (epoch seconds)."""
+
+    server: Server
+    not_after: int
+
+
+@attrs.frozen
+class PushKey:
+    """A push is one revision for one amphora."""
+
+    amphora_id: str
+    revision: int
+
+
+_PRIORITY = {Role.MASTER: 100, Role.BACKUP: 90, Role.STANDALONE: None}
+"""keepalived priorities of upstream's roles."""
+
+
+def site(operation: Operation, tree: LoadBalancer, role: Role) -> Site:
+    """A place for a new amphora of that role; its id follows from the operation."""
+    return Site(
+        load_balancer_id=tree.id,
+        amphora_id=derived_id(operation.id, f"amphora/{role}"),
+        role=role,
+        topology=tree.topology,
+        server_group_id=tree.server_group_id,
+    )
+
+
+def insert_amphora(tx: Transaction, where: Site) -> None:
+    """The row comes first: the first heartbeat of the server must find it."""
+    tx.insert(
+        Amphora(id=where.amphora_id, status=AmphoraStatus.PENDING_CREATE, load_balancer_id=where.load_balancer_id)
+    )
+
+
+def drop_amphora(tx: Transaction, amphora_id: str) -> None:
+    """Undo of `insert_amphora`: the row stays as DELETED, so that its history can be read."""
+    if tx.amphora(amphora_id) is None:
+        return
+    tx.settle_amphora(amphora_id, AmphoraEvent.DELETE)
+    tx.settle_amphora(amphora_id, AmphoraEvent.DELETED)
+    tx.forget_health(amphora_id)
+
+
+def boot(run: Run, world: World, where: Site) -> Booted:
+    """Ask for the server. Its certificate is issued inside the step and exists nowhere else."""
+
+    def do(spec: ServerSpec) -> Booted:
+        made: list[int] = []
+
+        def files() -> BootFiles:
+            issued = world.issuer.issue(spec.amphora_id)
+            made.append(issued.not_after)
+            return world.amphora.boot_files(
+                BootIdentity(
+                    amphora_id=spec.amphora_id,
+                    topology=spec.topology,
+                    server_pem=issued.server_pem,
+                    controller_ca_pem=world.issuer.controller_ca(),
+                )
+            )
+
+        server = world.compute.boot(spec, files)
+        validity = world.settings.certificates.cert_validity_time
+        # found, not made: the server keeps a certificate that is at most a boot deadline older than now
+        oldest = int(world.clock.now() + validity - world.settings.engine.boot_deadline)
+        return Booted(server=server, not_after=made[0] if made else oldest)
+
+    def undo(spec: ServerSpec, booted: Booted | None) -> None:
+        world.compute.destroy(booted.server.id if booted else spec.name)
+
+    spec = ServerSpec(
+        name=f"amphora-{where.amphora_id}",
+        amphora_id=where.amphora_id,
+        load_balancer_id=where.load_balancer_id,
+        topology=where.topology,
+        server_group_id=where.server_group_id,
+    )
+    return run.step("boot", key=spec, do=do, undo=undo, result=Booted, limit=world.compute.time_limit)
+
+
+def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
+    """Wait until the server runs and its agent answers; then it is ALLOCATED, with its role and addresses."""
+    deadline = world.settings.engine.boot_deadline
+    server = run.wait(ServerActive(booted.server.id), within=deadline, name="server-active", result=Server)
+    assert server.management_ip is not None
+    at = AgentAddress(amphora_id=where.amphora_id, host=server.management_ip, port=server.agent_port)
+    run.wait(AgentAnswers(at), within=deadline, name="agent-answers", result=AgentInfo)
+
+    def settle(tx: Transaction) -> Amphora:
+        tx.change_amphora(
+            where.amphora_id,
+            compute_id=server.id,
+            lb_network_ip=server.management_ip,
+            agent_port=server.agent_port,
+            cached_zone=server.zone,
+            image_id=server.image_id,
+            compute_flavor=server.flavor,
+            cert_expiration=booted.not_after,
+            role=where.role,
+            vrrp_priority=_PRIORITY[where.role],
+        )
+        tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE)
+        emit(tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id)
+        row = tx.amphora(where.amphora_id)
+        assert row is not None
+        return row
+
+    return run.record("allocated", settle, result=Amphora)
+
+
+def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:
+    """The server was asked for: remember it at once, so that its death is noticed while it is still starting."""
+    tx.change_amphora(where.amphora_id, compute_id=booted.server.id)
+    tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT)
+
+
+def plug(run: Run, world: World, load_balancer_id: str, amphora: Amphora) -> None:
+    """Give the amphora the VIP: the network's part, then the agent's."""
+
+    def tree() -> LoadBalancer:
+        found = run.read(lambda tx: tx.tree(load_balancer_id))
+        if found is None:
+            raise NotFound("load balancer", load_balancer_id)
+        return found
+
+    plugged = run.step(
+        "plug-vip",
+        key=amphora.id,
+        do=lambda _: world.network.plug_vip(tree(), amphora),
+        undo=lambda _, __: world.network.unplug_vip(tree(), amphora),
+        result=VipPlug,
+        limit=world.network.time_limit,
+    )
+
+    def tell(_: str) -> None:
+        at = amphora.agent
+        assert at is not None
+        world.amphora.plug_vip(at, plugged)
+
+    run.step("agent-vip", key=amphora.id, do=tell, limit=world.amphora.time_limit)
+
+
+def draft(tx: Transaction, operation: Operation) -> int:
+    """Store what is to be rendered as the next revision: the rows, with what is broken replaced by its last good form."""
+    assert operation.load_balancer_id is not None
+    tree = tx.tree(operation.load_balancer_id)
+    if tree is None:
+        raise NotFound("load balancer", operation.load_balancer_id)
+    good = tx.last_good(tree.id)
+    wanted = resolve(tree, good.tree if good else None, operation.subjects)
+    return tx.store_revision(tree.id, wanted, operation.id)
+
+
+def material(world: World, tree: LoadBalancer) -> Material:
+    """Fetch every secret the tree refers to; one that is missing is said so, and does not stop the others."""
+    certificates, payloads = _refs(tree)
+    bundles, texts, missing = {}, {}, {}
+    for ref in sorted(certificates):
+        try:
+            bundles[ref] = world.certificates.bundle(ref)
+        except SecretMissing as error:
+            missing[ref] = str(error)
+    for ref in sorted(payloads):
+        try:
+            texts[ref] = world.certificates.payload(ref)
+        except SecretMissing as error:
+            missing[ref] = str(error)
+    return Material(bundles=bundles, payloads=texts, missing=missing)
+
+
+def _refs(tree: LoadBalancer) -> tuple[set[str], set[str]]:
+    certificates: set[str | None] = set()
+    payloads: set[str | None] = set()
+    for listener in tree.listeners:
+        certificates |= {listener.tls_certificate_id, *listener.sni_container_ids}
+        payloads |= {listener.client_ca_tls_certificate_id, listener.client_crl_container_id}
+    for pool in tree.pools:
+        if pool.tls_enabled:
+            certificates.add(pool.tls_certificate_id)
+            payloads |= {pool.ca_tls_certificate_id, pool.crl_container_id}
+    return {ref for ref in certificates if ref}, {ref for ref in payloads if ref}
+
+
+def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool) -> Pushed:
+    """Make one amphora serve a revision. `put_back` restores the last good revision when the wish fails."""
+    load_balancer_id = amphora.load_balancer_id
+    assert load_balancer_id is not None
+
+    def do(key: PushKey) -> Pushed:
+        alive, wanted, peers = run.read(lambda tx: _push_facts(tx, load_balancer_id, key))
+        if not alive:
+            raise AmphoraGone(f"amphora {key.amphora_id} was declared dead; its failover is next")
+        return _deliver(run, world, amphora, wanted, peers)
+
+    def undo(key: PushKey, _: Pushed | None) -> None:
+        alive, good, peers = run.read(lambda tx: _put_back_facts(tx, load_balancer_id, key))
+        at = amphora.agent
+        if not alive or at is None:
+            return
+        if good is None:
+            world.amphora.remove(at, load_balancer_id)
+        else:
+            _deliver(run, world, amphora, good, peers)
+
+    return run.step(
+        "push",
+        key=PushKey(amphora.id, revision),
+        do=do,
+        undo=undo if put_back else None,
+        result=Pushed,
+        limit=world.amphora.time_limit,
+    )
+
+
+def _push_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer, tuple[Amphora, ...]]:
+    wanted = tx.revision(lb, key.revision)
+    if wanted is None:
+        raise NotFound("revision", f"{lb}/{key.revision}")
+    return _alive(tx, key.amphora_id), wanted.tree, _peers(tx, lb, key.amphora_id)
+
+
+def _put_back_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer | None, tuple[Amphora, ...]]:
+    good = tx.last_good(lb)
+    return _alive(tx, key.amphora_id), good.tree if good else None, _peers(tx, lb, key.amphora_id)
+
+
+def _alive(tx: Transaction, amphora_id: str) -> bool:
+    row = tx.amphora(amphora_id)
+    if row is None or row.status in (AmphoraStatus.DELETED, AmphoraStatus.PENDING_DELETE):
+        return False
+    return not any(heart.declared_dead for heart in tx.liveness([amphora_id]))
+
+
+def _peers(tx: Transaction, lb: str, amphora_id: str) -> tuple[Amphora, ...]:
+    serving = (AmphoraStatus.ALLOCATED,)
+    return tuple(a for a in tx.amphorae(lb) if a.id != amphora_id and a.status in serving)
+
+
+def _deliver(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, peers: tuple[Amphora, ...]) -> Pushed:
+    at = amphora.agent
+    if at is None:
+        raise AmphoraGone(f"amphora {amphora.id} has no management address")
+    delivery = Delivery(
+        load_balancer=tree, amphora=amphora, peers=peers, material=material(world, tree), fence=run.fence
+    )
+    return world.amphora.push(at, delivery)
+
+
+def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> None:
+    """Push a revision to every amphora side by side; when one fails, all get the last good one back."""
+    run.parallel(
+        {a.id: lambda branch, a=a: push(branch, world, a, revision, put_back=True) for a in amphorae}  # type: ignore[misc]
+    )
+
+
+def remove(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None:
+    """Remove a server and its ports. Nothing is undone: what is gone is gone, and repeating is harmless."""
+    target = amphora.compute_id or f"amphora-{amphora.id}"
+    run.step("destroy", key=target, do=world.compute.destroy, limit=world.compute.time_limit)
+    run.step(
+        "unplug", key=amphora.id, do=lambda _: world.network.unplug_vip(tree, amphora), limit=world.network.time_limit
+    )
+
+
+def fail_amphora(tx: Transaction, amphora_id: str) -> None:
+    """Mark an amphora ERROR, if it still is anything."""
+    row = tx.amphora(amphora_id)
+    if row is not None and row.status is not AmphoraStatus.DELETED:
+        tx.settle_amphora(amphora_id, AmphoraEvent.FAIL)
+
+
+
+
