@@ -55,6 +55,8 @@ class Server:
     zone: str | None = None
     image_id: str | None = None
     flavor: str | None = None
+    fault: str | None = None
+    """Why it is STOPPED or in ERROR, in the words of compute or of the server's own log, where they are known."""
 
 
 @attrs.frozen(kw_only=True)

@@ -1,0 +1,49 @@
+"""What this package offers: everything that one machine without a cloud needs, under the name `local`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from octavia_core.hooks.specs import hookimpl
+from octavia_core.ports.compute import ComputePort
+from octavia_core.ports.network import NetworkPort
+from octavia_core.ports.secrets import SecretStorePort
+from octavia_core.settings import Settings
+
+__all__ = ["octavia_compute_drivers", "octavia_network_drivers", "octavia_secret_stores"]
+
+
+@hookimpl
+def octavia_compute_drivers() -> Mapping[str, Callable[[Settings], ComputePort]]:
+    """Amphorae as processes of this machine."""
+    return {"local": _compute}
+
+
+@hookimpl
+def octavia_network_drivers() -> Mapping[str, Callable[[Settings], NetworkPort]]:
+    """VIPs on loopback."""
+    return {"local": _network}
+
+
+@hookimpl
+def octavia_secret_stores() -> Mapping[str, Callable[[Settings], SecretStorePort]]:
+    """Secrets from files."""
+    return {"local": _secrets}
+
+
+def _compute(settings: Settings) -> ComputePort:
+    from octavia_local.compute import LocalCompute
+
+    return LocalCompute(settings)
+
+
+def _network(settings: Settings) -> NetworkPort:
+    from octavia_local.network import LocalNetwork
+
+    return LocalNetwork(settings)
+
+
+def _secrets(settings: Settings) -> SecretStorePort:
+    from octavia_local.secrets import FileSecrets
+
+    return FileSecrets(settings)
