@@ -52,6 +52,7 @@ class ControllerWorker:
     loadbalancer_topology: str = _option("SINGLE", "topology of new load balancers: SINGLE or ACTIVE_STANDBY")
     amp_active_retries: int = _option(30, "looks at a new server before giving up")
     amp_active_wait_sec: int = _option(10, "seconds between those looks")
+    client_ca: str = _option("/etc/octavia/certs/ca_01.pem", "authority that signed the controllers' certificates")
     statistics_drivers: tuple[str, ...] = _option(("stats_db",), "where traffic counters go")
 
 
@@ -294,6 +295,7 @@ def local_defaults(state_directory: str) -> dict[str, dict[str, Any]]:
             "compute_driver": "local",
             "network_driver": "local",
             "amphora_driver": "haproxy",
+            "client_ca": f"{state_directory}/authority/controllers.pem",
         },
         "certificates": {
             "cert_manager": "local",
