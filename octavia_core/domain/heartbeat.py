@@ -24,6 +24,8 @@ import attrs
 from octavia_core.errors import OctaviaError
 
 __all__ = [
+    "DELTAS_SINCE",
+    "FLAT_POOLS_SINCE",
     "MAX_INFLATED",
     "BadPacket",
     "Heartbeat",
