@@ -12,6 +12,7 @@ import fcntl
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -137,7 +138,7 @@ BALANCER = "local" if platform.libc_ver()[0] == "glibc" else ""  # elsewhere the
 EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "postgresql"]))
 
 
-def equip(session: nox.Session, name: str, extras: str, *groups: str) -> None:
+def equip(session: nox.Session, name: str, extras: str, *groups: str, lowest: bool = False) -> None:
     """Put the environment .nox/NAME on PATH, with the project (editable), extras and dependency groups in it.
 
     Not nox's own environments: all sessions that check the code share one, two runs at a time do not disturb each
@@ -152,10 +153,25 @@ def equip(session: nox.Session, name: str, extras: str, *groups: str) -> None:
         if not stamp.exists() or stamp.read_text(encoding="ascii") != digest:
             session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(home), external=True)
             pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            if lowest:
+                bounds = home / "lowest.txt"
+                bounds.write_text("\n".join(lower_bounds()), encoding="utf-8")
+                pip += ["--constraint", str(bounds)]
             session.run(*pip, "--editable", *wanted, external=True)
             stamp.write_text(digest, encoding="ascii")
     os.environ["PATH"] = os.pathsep.join([str(home / "bin"), os.environ.get("PATH", os.defpath)])
     os.environ["VIRTUAL_ENV"] = str(home)
+
+
+def lower_bounds() -> list[str]:
+    """What pyproject.toml asks for, pinned to the oldest release it allows."""
+    project = PYPROJECT["project"]
+    wanted = [
+        *project["dependencies"],
+        *(entry for extra in project["optional-dependencies"].values() for entry in extra),
+    ]
+    pins = (re.match(r"([\w.-]+)(?:\[[^]]*\])?>=([\w.]+)", entry) for entry in wanted)
+    return [f"{pin[1]}=={pin[2]}" for pin in pins if pin]
 
 
 def system_packages(session: nox.Session) -> None:
@@ -230,7 +246,8 @@ def types(session: nox.Session) -> None:
 def docs(session: nox.Session) -> None:
     """Write the generated pages of docs/reference anew, then run every snippet and check every page."""
     equip(session, "checks", EVERYTHING, "tests", "lint", "types")
-    session.run("python", "docs/make.py")
+    for script in sorted((HERE / "docs").glob("*.py")):
+        session.run("python", str(script.relative_to(HERE)))
     session.run("python", "-m", "pytest", "tests/docs", *session.posargs)
 
 
@@ -259,6 +276,13 @@ def full(session: nox.Session) -> None:
     checks(session)
     session.run("mypy")
     pytest(session, "--ignore=tests/benchmarks", "--ignore=tests/peers", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The lower bounds of pyproject.toml are not just words: tests with exactly those releases."""
+    equip(session, "lowest", EVERYTHING, "tests", lowest=True)
+    pytest(session, "-m", "not slow", "--ignore=tests/benchmarks", "--ignore=tests/peers", *session.posargs)
 
 
 @nox.session
