@@ -1,0 +1,197 @@
+"""Connections: what each database is told before the first statement.
+
+SQLite: WAL, foreign keys, synchronous=FULL, BEGIN IMMEDIATE for whoever writes (a reader that turns writer could only
+fail), five seconds of patience with another process. MariaDB and PostgreSQL: READ COMMITTED to write, one snapshot to
+read. An engine belongs to the process that made it: after a fork, open another.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import URL, Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError
+
+from octavia_core.errors import ConfigurationError, DriverUnavailable
+from octavia_core.settings import Database
+
+__all__ = ["READS", "make_engine", "parse_url", "sqlite_path"]
+
+READS = "oc_reads"
+"""Execution option of connections that only read."""
+
+_DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "postgresql": "postgresql+psycopg"} | {
+    "postgres": "postgresql+psycopg",
+    "sqlite": "sqlite+pysqlite",
+}
+_EXTRA = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql"}
+
+_NETWORK_FILE_SYSTEMS = frozenset(
+    "nfs nfs4 cifs smb3 smbfs ncpfs afs ceph lustre gpfs beegfs 9p "
+    "fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone".split()
+)
+"""Where locks and shared memory are not to be trusted: sqlite.org/wal.html, 'All processes must be on the same host'."""
+
+_IDLE = 30.0
+"""Seconds that a pooled connection may lie unused before it is pinged: cheaper than a ping each time."""
+
+
+def parse_url(text: str) -> URL:
+    """The URL with the driver that this product brings; a bare `mysql://` or `postgresql://` will do.
+
+    Raises:
+        ConfigurationError: not a URL of SQLite, MariaDB/MySQL or PostgreSQL, or SQLite without a file.
+    """
+    try:
+        url = make_url(text)
+    except ArgumentError:
+        raise ConfigurationError(
+            "[database] connection is not a database URL; it looks like sqlite:////path/octavia.db, "
+            "mysql+pymysql://user:password@host/octavia or postgresql+psycopg://user:password@host/octavia"
+        ) from None
+    backend = url.get_backend_name()
+    if backend not in _DRIVERS:
+        raise ConfigurationError(
+            f"[database] connection: {backend!r} is not supported; use sqlite, mysql+pymysql or postgresql+psycopg"
+        )
+    if url.drivername == backend:
+        url = url.set(drivername=_DRIVERS[backend])
+    if backend == "sqlite" and url.database in (None, "", ":memory:"):
+        raise ConfigurationError("[database] connection: SQLite needs a file, such as sqlite:////path/octavia.db")
+    return url
+
+
+def sqlite_path(url: URL) -> Path | None:
+    """The file of an SQLite URL, None for servers."""
+    return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
+
+
+def make_engine(settings: Database, url: URL | None = None) -> Engine:
+    """An engine with a pool, ready for many threads. Connects to nothing yet.
+
+    Raises:
+        ConfigurationError: the URL is wrong, or its SQLite file lies on a network file system.
+        DriverUnavailable: the database's driver is not installed.
+    """
+    url = url or parse_url(settings.connection.reveal().decode())
+    path = sqlite_path(url)
+    options: dict[str, Any] = {
+        "pool_size": settings.max_pool_size,
+        "max_overflow": 2 * settings.max_pool_size,
+        "pool_timeout": 10,
+        "hide_parameters": True,
+    }
+    if path is not None:
+        _refuse_network(path.parent)
+        options["connect_args"] = {"timeout": 5.0, "check_same_thread": False, "isolation_level": None}
+    else:
+        options |= {"pool_recycle": 3600, "isolation_level": "READ COMMITTED"}
+    try:
+        engine = create_engine(url, **options)
+    except (ModuleNotFoundError, NoSuchModuleError) as error:
+        extra = _EXTRA.get(url.get_backend_name(), "all")
+        raise DriverUnavailable(
+            f"no driver for {url.drivername} is installed; run: pip install 'octavia-core[{extra}]'"
+        ) from error
+    _listen(engine)
+    return engine
+
+
+def _listen(engine: Engine) -> None:
+    backend = engine.dialect.name
+    home = os.getpid()
+    if backend == "sqlite":
+        event.listen(engine, "connect", _prepare_sqlite)
+        event.listen(engine, "begin", _begin_sqlite)
+    else:
+        event.listen(engine, "checkin", _note_time)
+        event.listen(engine, "checkout", lambda dbapi, record, _: _ping(engine, dbapi, record))
+        if backend == "postgresql":
+            event.listen(engine, "begin", _begin_postgresql)
+        else:
+            event.listen(engine, "connect", _prepare_mysql)
+            event.listen(engine, "begin", _begin_mysql)
+
+    def at_home(*_: Any) -> None:
+        if os.getpid() != home:
+            raise RuntimeError("this storage was opened before a fork: open another one in each process")
+
+    event.listen(engine, "checkout", at_home)
+
+
+def _prepare_sqlite(dbapi: Any, _: Any) -> None:
+    cursor = dbapi.cursor()
+    try:
+        cursor.execute("PRAGMA foreign_keys = ON")
+        cursor.execute("PRAGMA synchronous = FULL")
+        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+            cursor.execute("PRAGMA journal_mode = WAL")
+    finally:
+        cursor.close()
+
+
+def _begin_sqlite(connection: Any) -> None:
+    reads = connection.get_execution_options().get(READS)
+    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+
+
+def _prepare_mysql(dbapi: Any, _: Any) -> None:
+    cursor = dbapi.cursor()
+    try:
+        cursor.execute("SET time_zone = '+00:00'")
+    finally:
+        cursor.close()
+
+
+def _begin_mysql(connection: Any) -> None:
+    if connection.get_execution_options().get(READS):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+
+
+def _begin_postgresql(connection: Any) -> None:
+    if connection.get_execution_options().get(READS):
+        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+def _note_time(_: Any, record: Any) -> None:
+    record.info["used"] = time.monotonic()
+
+
+def _ping(engine: Engine, dbapi: Any, record: Any) -> None:
+    if time.monotonic() - record.info.get("used", time.monotonic()) < _IDLE:
+        return
+    try:
+        alive = engine.dialect.do_ping(dbapi)
+    except engine.dialect.loaded_dbapi.Error as error:
+        raise DisconnectionError("the connection was lost while it lay unused") from error
+    if not alive:
+        raise DisconnectionError("the connection was lost while it lay unused")
+
+
+def _refuse_network(directory: Path) -> None:
+    kind = _file_system(directory)
+    if kind in _NETWORK_FILE_SYSTEMS:
+        raise ConfigurationError(
+            f"{directory} is on a network file system ({kind}), where SQLite is not safe; "
+            "choose a directory on a local disk, or a MariaDB or PostgreSQL server"
+        )
+
+
+def _file_system(directory: Path) -> str:
+    """The type of the file system that holds a directory, from the mount table; '' where there is none."""
+    try:
+        lines = Path("/proc/mounts").read_text("utf-8", "surrogateescape").splitlines()
+    except OSError:
+        return ""
+    wanted = directory.resolve()
+    found, kind = -1, ""
+    for line in lines:
+        fields = line.split(" ")
+        point = Path(fields[1].encode("utf-8", "surrogateescape").decode("unicode_escape", "surrogateescape"))
+        if wanted.is_relative_to(point) and len(point.parts) >= found:
+            found, kind = len(point.parts), fields[2]
+    return kind

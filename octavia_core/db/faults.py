@@ -1,0 +1,141 @@
+"""What an error of a database means for us: run the transaction again, give up in one sentence, or blame the input."""
+
+from __future__ import annotations
+
+from enum import Enum, auto
+from typing import Any
+
+from sqlalchemy.engine import URL
+from sqlalchemy.exc import DBAPIError, IntegrityError, InterfaceError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
+
+from octavia_core.errors import BadRequest, ConfigurationError, OctaviaError, TransientError
+
+__all__ = ["Fault", "classify", "translated", "where"]
+
+
+class Fault(Enum):
+    """The kinds of trouble."""
+
+    AGAIN = auto()
+    """Deadlock, lock timeout, serialisation failure, or a race for one of our keys: the transaction is run again."""
+    AWAY = auto()
+    """The connection is lost or cannot be made: run again, on a new one."""
+    FULL = auto()
+    """No room: may pass."""
+    UNUSABLE = auto()
+    """Read-only, damaged, not a database, no such database, access denied: a person must act."""
+    INPUT = auto()
+    """The values do not fit: too long, out of range, a key that exists, a reference to nothing."""
+    BUG = auto()
+    """Anything else: our own mistake."""
+
+
+_SQLITE = {5: Fault.AGAIN, 6: Fault.AGAIN, 8: Fault.UNUSABLE, 10: Fault.FULL, 11: Fault.UNUSABLE} | {
+    13: Fault.FULL,
+    14: Fault.UNUSABLE,
+    19: Fault.INPUT,
+    26: Fault.UNUSABLE,
+}
+"""Primary result codes, sqlite.org/rescode.html. An I/O error under WAL is nearly always a full disk, too."""
+
+_MYSQL = (
+    dict.fromkeys((1205, 1213, 1020), Fault.AGAIN)
+    | dict.fromkeys((1040, 1047, 1053, 1927, 2002, 2003, 2006, 2013, 2055), Fault.AWAY)  # 1047: Galera not ready
+    | dict.fromkeys((1021, 1114), Fault.FULL)
+    | dict.fromkeys((1044, 1045, 1049, 1290), Fault.UNUSABLE)
+    | dict.fromkeys((1048, 1062, 1264, 1366, 1406, 1451, 1452), Fault.INPUT)
+)
+"""mariadb.com/kb/en/mariadb-error-code-reference/"""
+
+_POSTGRESQL = {
+    "40001": Fault.AGAIN,
+    "40P01": Fault.AGAIN,
+    "55P03": Fault.AGAIN,
+    "08": Fault.AWAY,
+    "57": Fault.AWAY,
+    "53300": Fault.AWAY,
+    "53100": Fault.FULL,
+    "28": Fault.UNUSABLE,
+    "3D": Fault.UNUSABLE,
+    "25006": Fault.UNUSABLE,
+    "22": Fault.INPUT,
+    "23": Fault.INPUT,
+}
+"""SQLSTATEs and their classes, postgresql.org/docs/current/errcodes-appendix.html"""
+
+
+def classify(error: SQLAlchemyError) -> Fault:
+    """The kind of trouble that an error of SQLAlchemy is."""
+    if isinstance(error, PoolTimeout):
+        return Fault.AWAY
+    if not isinstance(error, DBAPIError):
+        return Fault.BUG
+    fault = _by_code(error.orig)
+    if error.connection_invalidated:
+        return Fault.AWAY
+    if isinstance(error, IntegrityError) and _about_us(error.statement):
+        return Fault.AGAIN
+    if fault is None and isinstance(error, (OperationalError, InterfaceError)):
+        return Fault.AWAY  # drivers give no code when they cannot connect
+    return fault or Fault.BUG
+
+
+def _by_code(orig: Any) -> Fault | None:
+    sqlite = getattr(orig, "sqlite_errorcode", None)
+    if sqlite is not None:
+        return _SQLITE.get(sqlite & 0xFF, Fault.BUG)
+    state = getattr(orig, "sqlstate", None)
+    if isinstance(state, str):
+        return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], Fault.BUG)
+    code = orig.args[0] if getattr(orig, "args", None) else None
+    return _MYSQL.get(code, Fault.BUG) if isinstance(code, int) and code else None
+
+
+def _about_us(statement: str | None) -> bool:
+    """Our own keys are settled by the database: who loses a race looks again. (MariaDB names a key, not its table.)"""
+    return statement is not None and any(verb in statement for verb in ("INSERT INTO oc_", "UPDATE oc_"))
+
+
+def where(url: URL) -> str:
+    """The database as a person knows it: a file, or server and name; never a password."""
+    if url.get_backend_name() == "sqlite":
+        return f"database {url.database}"
+    return f"database {url.render_as_string(hide_password=True)}"
+
+
+def translated(error: SQLAlchemyError, url: URL) -> OctaviaError | None:
+    """The error to raise instead, with one sentence; None for a mistake of ours, which keeps its traceback."""
+    words = str(getattr(error, "orig", None) or error).splitlines()[0] if str(error) else type(error).__name__
+    match classify(error):
+        case Fault.AGAIN:
+            return TransientError(f"{where(url)} is busy: {words}")
+        case Fault.AWAY:
+            return TransientError(f"{where(url)} does not answer: {words}")
+        case Fault.FULL:
+            return TransientError(f"{where(url)} cannot be written: {words}; make room on its file system")
+        case Fault.UNUSABLE:
+            return ConfigurationError(f"{where(url)} cannot be used: {words}; check that it exists and may be written")
+        case Fault.INPUT:
+            return BadRequest(_input(words))
+    return None
+
+
+def _input(words: str) -> str:
+    for keys, sentence in (
+        (
+            ("uq_listener_load_balancer_id_protocol_port", "UNIQUE constraint failed: listener.load_balancer_id"),
+            "the load balancer already has a listener on that port",
+        ),
+        (
+            ("uq_member_pool_id_address_protocol_port", "UNIQUE constraint failed: member.pool_id"),
+            "the pool already has a member with that address and port",
+        ),
+        (
+            ("uq_health_monitor_pool", "UNIQUE constraint failed: health_monitor.pool_id"),
+            "the pool already has a health monitor",
+        ),
+    ):
+        if any(key in words for key in keys):
+            return sentence
+    return f"the database refused the values: {words}"

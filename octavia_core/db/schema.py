@@ -1,0 +1,190 @@
+"""Is the schema there, and is it ours? Creating and upgrading it.
+
+Our revisions are counted in a table of their own (`oc_alembic_version`), beside upstream's `alembic_version`, so both
+products may migrate the same database. A new SQLite file is created from the metadata, without Alembic, since a
+person waits for it; a test holds both ways equal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
+
+from octavia_core.db.engine import make_engine, parse_url, sqlite_path
+from octavia_core.db.faults import translated, where
+from octavia_core.errors import ConfigurationError
+from octavia_core.settings import Database
+
+__all__ = ["HEAD", "KNOWN", "VERSION_TABLE", "check", "create", "downgrade", "prepare", "upgrade"]
+
+KNOWN = ("oc0001",)
+"""Our revisions, oldest first; a test compares them with the files in migrations/versions."""
+
+HEAD = KNOWN[-1]
+VERSION_TABLE = "oc_alembic_version"
+
+_version = Table(VERSION_TABLE, MetaData(), Column("version_num", String(32), primary_key=True))
+_LOCK = 0x0C7A71A  # any number that nobody else locks
+_PATIENCE = 60  # seconds that a second migrator waits for the first
+
+
+def check(engine: Engine) -> None:
+    """Look whether the schema is the one that this program needs.
+
+    Raises:
+        ConfigurationError: there are no tables, they are older, or a newer version made them.
+        TransientError: the database does not answer.
+    """
+    try:
+        with engine.connect() as connection:
+            found = _revision(connection)
+    except SQLAlchemyError as error:
+        raise (translated(error, engine.url) or error) from error
+    if found == HEAD:
+        return
+    if found is None:
+        raise ConfigurationError(f"{where(engine.url)} has no tables yet; run: octavia-admin db upgrade")
+    if found in KNOWN:
+        raise ConfigurationError(
+            f"{where(engine.url)} is at revision {found}, and this program needs {HEAD}; run: octavia-admin db upgrade"
+        )
+    raise ConfigurationError(_newer(engine, found))
+
+
+def _newer(engine: Engine, found: str) -> str:
+    return (
+        f"{where(engine.url)} was made by a newer version of octavia-core (revision {found}; this one knows {HEAD}); "
+        "install that version"
+    )
+
+
+def _revision(connection: Connection) -> str | None:
+    try:
+        return connection.execute(select(_version.c.version_num)).scalar()
+    except (OperationalError, ProgrammingError):
+        # No such table, which each driver says in its own words; any other trouble shows when we look for tables.
+        connection.rollback()
+        if inspect(connection).has_table(VERSION_TABLE):
+            raise
+        return None
+
+
+def prepare(settings: Database) -> None:
+    """Make the schema ready: create it in a new file or database, upgrade an older one, touch nothing when it is ready.
+
+    Raises:
+        ConfigurationError: a newer version made it, or the place cannot be used.
+    """
+    url = parse_url(settings.connection.reveal().decode())
+    path = sqlite_path(url)
+    if path is not None:
+        _touch(path)
+    engine = make_engine(settings, url)
+    try:
+        with engine.connect() as connection:
+            found = _revision(connection)
+            fresh = found is None and path is not None and not inspect(connection).get_table_names()
+        if fresh:
+            create(engine)
+        elif found != HEAD:
+            _upgrade(engine, found)
+    except SQLAlchemyError as error:
+        raise (translated(error, url) or error) from error
+    finally:
+        engine.dispose()
+
+
+def _touch(path: Path) -> None:
+    """Make the file with its owner's rights only; SQLite gives its companions the same."""
+    try:
+        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+    except OSError as error:
+        raise ConfigurationError(f"cannot create the database {path}: {error.strerror}") from error
+
+
+def create(engine: Engine) -> None:
+    """Everything at once, from the metadata, in one transaction; what another process did meanwhile is left alone."""
+    from octavia_core.db.tables import metadata
+    from octavia_core.db.tables.seeds import own_rows, upstream_rows
+
+    with engine.begin() as connection:
+        if inspect(connection).has_table(VERSION_TABLE):
+            return
+        metadata.create_all(connection, checkfirst=False)
+        for table, rows in (*upstream_rows(), *own_rows()):
+            connection.execute(table.insert().values(rows))
+        _version.create(connection)
+        connection.execute(_version.insert().values(version_num=HEAD))
+
+
+def upgrade(url: str | Database) -> None:
+    """Bring a database to the newest revision by the migrations; an empty one gets everything. Twice is harmless.
+
+    Raises:
+        ConfigurationError: a newer version made it, or upstream's tables in it are not those of upstream 19.
+    """
+    engine = _engine(url)
+    try:
+        with engine.connect() as connection:
+            found = _revision(connection)
+        _upgrade(engine, found)
+    except SQLAlchemyError as error:
+        raise (translated(error, engine.url) or error) from error
+    finally:
+        engine.dispose()
+
+
+def _upgrade(engine: Engine, found: str | None) -> None:
+    if found is not None and found not in KNOWN:
+        raise ConfigurationError(_newer(engine, found))
+    _run(engine, "upgrade", HEAD)
+
+
+def downgrade(url: str | Database, revision: str = "base") -> None:
+    """Take our tables away again, down to a revision. Upstream's tables stay: they hold the load balancers."""
+    engine = _engine(url)
+    try:
+        _run(engine, "downgrade", revision)
+    except SQLAlchemyError as error:
+        raise (translated(error, engine.url) or error) from error
+    finally:
+        engine.dispose()
+
+
+def _engine(url: str | Database) -> Engine:
+    if isinstance(url, Database):
+        return make_engine(url)
+    return make_engine(Database(), parse_url(url))
+
+
+def _run(engine: Engine, command: str, revision: str) -> None:
+    from alembic import command as commands
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
+    with engine.begin() as connection, _alone(connection):
+        config.attributes["connection"] = connection
+        getattr(commands, command)(config, revision)
+
+
+@contextlib.contextmanager
+def _alone(connection: Connection) -> Iterator[None]:
+    """Keep two migrators apart: by the write lock of SQLite, by named locks on servers."""
+    match connection.dialect.name:
+        case "postgresql":
+            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+            yield
+        case "mysql" | "mariadb":
+            connection.exec_driver_sql(f"SELECT GET_LOCK('octavia_core_schema', {_PATIENCE})")
+            try:
+                yield
+            finally:
+                connection.exec_driver_sql("SELECT RELEASE_LOCK('octavia_core_schema')")
+        case _:
+            yield
