@@ -1,4 +1,4 @@
-"""Write the generated parts of docs/reference/statuses.md anew: python docs/statuses.py."""  # noqa: INP001
+"""Write the generated parts of docs/reference/statuses.md anew: python docs/statuses.py."""
 
 from __future__ import annotations
 
