@@ -20,6 +20,7 @@ from octavia_core.domain.secret import Secret
 from octavia_core.errors import ConfigurationError
 
 __all__ = [
+    "AmphoraAgent",
     "Certificates",
     "Compute",
     "ControllerWorker",
@@ -118,6 +119,27 @@ class HaproxyAmphora:
 
 
 @attrs.frozen(kw_only=True)
+class AmphoraAgent:
+    """[amphora_agent]: what agents are told at boot and by `PUT /config`"""
+
+    agent_server_ca: str = _option("/etc/octavia/certs/client_ca.pem", "authority of the controllers, in the amphora")
+    agent_server_cert: str = _option("/etc/octavia/certs/server.pem", "the agent's certificate and key, in the amphora")
+    agent_server_network_dir: str = _option("", "directory of interface files in the amphora; empty for the agent's own")
+    agent_request_read_timeout: int = _option(180, "seconds the agent gives one request")
+    agent_tls_protocol: str = _option("TLSv1.2", "lowest TLS version between controller and agent")
+    user_log_facility: int = _option(0, "syslog facility of connection logs")
+    administrative_log_facility: int = _option(1, "syslog facility of administrative logs")
+    admin_log_targets: tuple[str, ...] = _option((), "host:port list that administrative logs are sent to")
+    tenant_log_targets: tuple[str, ...] = _option((), "host:port list that connection logs are sent to")
+    log_protocol: str = _option("UDP", "how logs are sent: UDP or TCP")
+    log_retry_count: int = _option(5, "attempts to reach a log target")
+    log_retry_interval: int = _option(2, "seconds between them")
+    log_queue_size: int = _option(10000, "messages kept meanwhile")
+    forward_all_logs: bool = _option(False, "send the amphora's system logs as well")
+    disable_local_log_storage: bool = _option(False, "keep no log file in the amphora")
+
+
+@attrs.frozen(kw_only=True)
 class KeepalivedVrrp:
     """[keepalived_vrrp]"""
 
@@ -196,6 +218,7 @@ class Settings:
     health_manager: HealthManager = attrs.field(factory=HealthManager)
     house_keeping: HouseKeeping = attrs.field(factory=HouseKeeping)
     haproxy_amphora: HaproxyAmphora = attrs.field(factory=HaproxyAmphora)
+    amphora_agent: AmphoraAgent = attrs.field(factory=AmphoraAgent)
     keepalived_vrrp: KeepalivedVrrp = attrs.field(factory=KeepalivedVrrp)
     certificates: Certificates = attrs.field(factory=Certificates)
     compute: Compute = attrs.field(factory=Compute)
