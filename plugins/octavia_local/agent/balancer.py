@@ -1,0 +1,307 @@
+"""One load balancer on this amphora: its configuration as received, its sockets, its HAProxy; what each request does."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import os
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from octavia_local.agent.changes import AddServer, RemoveServer, SetCertificate, Step, compare, servers
+from octavia_local.agent.generation import Generation, make, remove_tree
+from octavia_local.agent.process import Haproxy, NotStarted, Running
+from octavia_local.agent.root import Root, log
+from octavia_local.agent.runtime import StatRow, Unexpected, apply, down_members, read_stats, remove, verify
+from octavia_local.agent.sockets import HeldSockets
+from octavia_local.agent.supervisor import Supervisor
+from octavia_local.agent.translate import Document, Limits
+from octavia_local.agent.wire import Refusal
+
+__all__ = ["Balancer", "Observation", "Surroundings", "peer_name"]
+
+
+class Surroundings(NamedTuple):
+    """What a balancer needs of its agent.
+
+    Attributes:
+        root: the amphora's file system.
+        base_path: upstream's /var/lib/octavia, an absolute path of the image.
+        supervisor: starts processes.
+        haproxy: absolute path of HAProxy.
+        limits: what this machine gives.
+        offset: how much higher a port is served that needs privileges.
+        before_handover: told what a process counted just before another takes over from it.
+        changed: told that a process was started, replaced or ended.
+    """
+
+    root: Root
+    base_path: str
+    supervisor: Supervisor
+    haproxy: str
+    limits: Limits
+    offset: int
+    before_handover: Callable[[Observation], None]
+    changed: Callable[[], None]
+
+
+class Observation(NamedTuple):
+    """What a process says about itself.
+
+    Attributes:
+        balancer: id of the load balancer.
+        pid: the process that counted; another one begins at zero.
+        rows: its statistics.
+        leaving: members (`backend/server`) that are out already and wait for their last connection.
+    """
+
+    balancer: str
+    pid: int
+    rows: tuple[StatRow, ...]
+    leaving: frozenset[str]
+
+
+def peer_name(amphora_id: str) -> str:
+    """The name of an amphora in a `peers` section: base64 of SHA-1 of its id, with `_` for `+` and `-` for `/`, `x` for
+    a leading `-`, without `=` (agent API reference, 6.1).
+    """
+    digest = hashlib.sha1(amphora_id.encode(), usedforsecurity=False).digest()
+    name = base64.b64encode(digest, altchars=b"_-").decode().rstrip("=")
+    return "x" + name[1:] if name.startswith("-") else name
+
+
+class Balancer:
+    """A load balancer of this amphora. One request at a time calls it; `observe` and `tidy` may be called beside them.
+
+    Args:
+        id: the load balancer's id.
+        around: what it needs.
+    """
+
+    def __init__(self, id: str, around: Surroundings) -> None:
+        self.id = id
+        self._around = around
+        self._home = f"{around.base_path}/{id}"
+        self._run = around.root.inside(self._home + "/run")
+        self._sockets = HeldSockets(around.offset)
+        self._changing = threading.Lock()
+        self._generations = 0
+        self._leaving: set[str] = set()
+        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        log_folder = around.root.inside("/var/log/octavia")
+        os.makedirs(log_folder, mode=0o700, exist_ok=True)
+        self._haproxy = Haproxy(around.haproxy, around.supervisor, self._run, f"{log_folder}/haproxy-{id}.log")
+        self._haproxy.respawned = self._respawned
+
+    # -- what requests do ------------------------------------------------------------------------------------------
+
+    def received(self) -> bytes:
+        """The configuration as it was uploaded.
+
+        Raises:
+            FileNotFoundError: none was.
+        """
+        return self._around.root.read(self._home + "/haproxy.cfg")
+
+    def document(self) -> Document:
+        """The same, understood."""
+        return Document(self.received().decode(), self._around.limits)
+
+    def upload(self, data: bytes, amphora_id: str) -> None:
+        """Check and keep a configuration. It is not run before `reload`; until then its new addresses are held.
+
+        Raises:
+            Refusal: 400, it cannot be run; what runs and what was kept is untouched.
+            OSError: it cannot be written.
+        """
+        with self._changing:
+            try:
+                document = Document(data.decode(), self._around.limits)
+            except UnicodeDecodeError as error:
+                raise Refusal(400, "Invalid request", "the configuration is not UTF-8 text") from error
+            new = self._sockets.hold(document.binds)
+            try:
+                generation = self._make(document)
+                try:
+                    complaint = self._haproxy.check(generation, peer_name(amphora_id))
+                finally:
+                    remove_tree(generation.folder)
+                if complaint is not None:
+                    raise Refusal(400, "Invalid request", complaint)
+                root = self._around.root
+                root.write(self._home + "/peer", peer_name(amphora_id).encode())
+                root.write(self._home + "/haproxy.cfg", data)
+            except BaseException:
+                self._sockets.release(new)
+                raise
+            self._keep_sockets(document)
+
+    def start(self) -> None:
+        """Run the kept configuration; a running one takes it over (see `reload`)."""
+        self.reload()
+
+    def reload(self) -> bool:
+        """Let what runs do what was uploaded: by the Runtime API where that is enough, otherwise by a new process.
+
+        Returns:
+            True when a new process was started.
+
+        Raises:
+            Refusal: 400, an address cannot be had or a file is missing; 500, HAProxy did not come up. What ran, runs.
+        """
+        with self._changing:
+            document = self.document()
+            peer = self._around.root.read(self._home + "/peer").decode()
+            before = self._haproxy.generation
+            new = self._sockets.hold(document.binds)
+            try:
+                generation = self._make(document)
+                try:
+                    fresh = not self._change_in_place(generation, peer)
+                    if fresh:
+                        self._replace(generation, peer)
+                except BaseException:
+                    if self._haproxy.generation is not generation:
+                        remove_tree(generation.folder)
+                    raise
+            except BaseException:
+                self._sockets.release(new)
+                raise
+            if before is not None:
+                remove_tree(before.folder)
+            self._mark_stopped(stopped=False)
+            self._keep_sockets(document)
+        self._around.changed()
+        return fresh
+
+    def stop(self) -> None:
+        """End HAProxy and close the addresses; the configuration stays. Not running is fine."""
+        with self._changing:
+            generation = self._haproxy.generation
+            self._haproxy.stop()
+            self._sockets.keep_only(())
+            self._leaving.clear()
+            self._mark_stopped(stopped=True)
+            if generation is not None:
+                remove_tree(generation.folder)
+        self._around.changed()
+
+    def delete(self) -> None:
+        """End HAProxy and forget everything of this load balancer but its certificates."""
+        self.stop()
+        remove_tree(self._around.root.inside(self._home))
+
+    def was_stopped(self) -> bool:
+        """True when its last order was to stop."""
+        return os.path.exists(self._around.root.inside(self._home + "/stopped"))
+
+    # -- what the agent asks beside requests ------------------------------------------------------------------------
+
+    @property
+    def running(self) -> bool:
+        """True while a process is (or is about to be again) in service."""
+        return self._haproxy.current is not None
+
+    @property
+    def processes(self) -> int:
+        """Running HAProxy processes."""
+        return self._haproxy.count
+
+    def observe(self) -> Observation | None:
+        """What the process counts; None when there is none, or when it was replaced meanwhile."""
+        running = self._haproxy.current
+        if running is None:
+            return None
+        try:
+            rows = read_stats(running.channel.ask("show stat -1 7 -1", timeout=1.0))
+        except (OSError, ValueError, KeyError):
+            return None
+        if self._haproxy.current is not running:
+            return None
+        return Observation(self.id, running.child.pid, tuple(rows), frozenset(self._leaving))
+
+    def tidy(self) -> None:
+        """Delete members whose last connection has ended."""
+        if not self._leaving or not self._changing.acquire(blocking=False):
+            return
+        try:
+            running = self._haproxy.current
+            for path in list(self._leaving):
+                if running is not None and remove(running.channel, RemoveServer(path)):
+                    self._leaving.discard(path)
+        except (OSError, Unexpected):
+            return  # they are out of service, and the next start does not know them
+        finally:
+            self._changing.release()
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+
+    def _make(self, document: Document) -> Generation:
+        self._generations += 1
+        folder = f"{self._run}/{self._generations}"
+        remove_tree(folder)  # of an earlier agent on the same root
+        return make(folder, document, self._sockets, self._around.root)
+
+    def _change_in_place(self, wanted: Generation, peer: str) -> bool:
+        """True when the running process does now what `wanted` says."""
+        running, before = self._haproxy.current, self._haproxy.generation
+        if running is None or before is None or not running.child.running:
+            return False
+        steps = compare(before.rendered, wanted.rendered, before.changed_files(wanted))
+        if steps is None:
+            return False
+        try:
+            self._apply(running, steps, wanted)
+        except (Unexpected, OSError) as error:
+            log(f"load balancer {self.id}: reloading, because at run time: {error}")
+            return False
+        self._haproxy.adopt(wanted, peer)
+        return self._haproxy.current is running and running.child.running
+
+    def _apply(self, running: Running, steps: tuple[Step, ...], wanted: Generation) -> None:
+        for step in steps:
+            if isinstance(step, AddServer) and step.server.path in self._leaving:
+                if not remove(running.channel, RemoveServer(step.server.path)):
+                    raise Unexpected(f"{step.server.path} comes back while its old connections are still open")
+                self._leaving.discard(step.server.path)
+        pem = {step.name: wanted.contents(step.name) for step in steps if isinstance(step, SetCertificate)}
+        self._leaving.update(apply(running.channel, steps, pem))
+        if any(not isinstance(step, SetCertificate) for step in steps):
+            verify(running.channel, servers(wanted.rendered))
+
+    def _replace(self, generation: Generation, peer: str) -> None:
+        try:
+            running = self._haproxy.current
+            if running is not None:
+                try:
+                    dump = running.channel.ask("show servers state")
+                    generation.write_states(down_members(dump, servers(generation.rendered)))
+                except (OSError, KeyError):
+                    log(f"load balancer {self.id}: members' states are not carried over")
+            self._haproxy.switch(generation, peer, self._hand_over)
+        except NotStarted as error:
+            raise Refusal(500, "Error reloading haproxy", str(error)) from error
+        self._leaving.clear()
+
+    def _hand_over(self) -> None:
+        last = self.observe()
+        if last is not None:
+            self._around.before_handover(last)
+
+    def _keep_sockets(self, uploaded: Document) -> None:
+        """Hold what is uploaded and what runs, nothing else."""
+        generation = self._haproxy.generation
+        used = set(generation.descriptors) if generation is not None else set()
+        self._sockets.keep_only(set(uploaded.binds) | self._sockets.with_descriptors(used))
+
+    def _respawned(self) -> None:
+        self._leaving.clear()
+        self._around.changed()
+
+    def _mark_stopped(self, *, stopped: bool) -> None:
+        path = self._around.root.inside(self._home + "/stopped")
+        if stopped and os.path.isdir(os.path.dirname(path)):
+            self._around.root.write(self._home + "/stopped", b"")
+        elif not stopped and os.path.exists(path):
+            os.unlink(path)

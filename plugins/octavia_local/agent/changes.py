@@ -1,0 +1,184 @@
+"""What must be done so that a running HAProxy does what a new configuration says: Runtime API commands, or a reload. Pure.
+
+Rule 1: only weights, members' states, members that come or go, and the contents of certificates are changed at run
+time; any other difference is a reload. Rule 2: a keyword that is not known to work in `add server` is a reload.
+Order of steps: certificates, then members that come, then changes, then members that go, so no backend is ever empty
+in between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import NamedTuple
+
+from octavia_local.agent.syntax import Line, Section, read
+from octavia_local.agent.translate import Rendered
+
+__all__ = [
+    "AddServer",
+    "RemoveServer",
+    "ServerLine",
+    "SetCertificate",
+    "SetState",
+    "SetWeight",
+    "Step",
+    "compare",
+    "servers",
+]
+
+_DEFAULT_WEIGHT = 1
+_FLAGS = frozenset({"check", "backup", "disabled", "send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn", "check-ssl"})
+_WITH_VALUE = frozenset({"weight", "inter", "fall", "rise", "addr", "port", "verify", "check-alpn", "cookie"})
+_NEEDS_TLS_FILES = frozenset({"required"})  # as the value of `verify`
+
+
+class ServerLine(NamedTuple):
+    """One member of a backend as its configuration says.
+
+    Attributes:
+        path: `backend/server`, as the Runtime API calls it.
+        address: address and port.
+        weight: 0 to 256.
+        disabled: administratively out.
+        checked: has a health monitor.
+        rest: all other words of the line; None when one of them is not known to work in `add server`.
+        words: the words that make it the same member: all but weight and state.
+    """
+
+    path: str
+    address: str
+    weight: int
+    disabled: bool
+    checked: bool
+    rest: tuple[str, ...] | None
+    words: tuple[str, ...]
+
+
+class AddServer(NamedTuple):
+    """A member comes."""
+
+    server: ServerLine
+
+
+class RemoveServer(NamedTuple):
+    """A member goes; the connections it has end by themselves."""
+
+    path: str
+
+
+class SetWeight(NamedTuple):
+    """A member's weight changes."""
+
+    path: str
+    weight: int
+
+
+class SetState(NamedTuple):
+    """A member is taken out or comes back."""
+
+    path: str
+    disabled: bool
+
+
+class SetCertificate(NamedTuple):
+    """A certificate has new contents under the same name."""
+
+    name: str
+
+
+Step = AddServer | RemoveServer | SetWeight | SetState | SetCertificate
+
+
+def servers(rendered: Rendered) -> dict[str, ServerLine]:
+    """All members of all backends, by path, without the Prometheus internals."""
+    return {
+        server.path: server
+        for section in read(rendered.text)
+        if section.kind in ("backend", "listen") and "prometheus" not in section.name
+        for line in section.lines
+        if line.word(0) == "server"
+        for server in [_server(section.name, line)]
+    }
+
+
+def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str]) -> tuple[Step, ...] | None:
+    """The steps from `running` to `wanted`; empty when they do the same; None when a reload is needed.
+
+    Args:
+        running: what the process does now.
+        wanted: what it shall do.
+        changed_files: names of copied files whose contents differ.
+    """
+    certificates = wanted.certificates
+    if not set(changed_files) <= set(certificates) or _names(running) != _names(wanted):
+        return None
+    old_sections, new_sections = read(running.text), read(wanted.text)
+    if [_skeleton(section) for section in old_sections] != [_skeleton(section) for section in new_sections]:
+        return None
+    old, new = servers(running), servers(wanted)
+    steps: list[Step] = [SetCertificate(name) for name in sorted(changed_files)]
+    changes: list[Step] = []
+    for path, server in new.items():
+        before = old.get(path)
+        if before is None:
+            if server.rest is None:
+                return None
+            steps.append(AddServer(server))
+        elif before.words != server.words:
+            return None
+        else:
+            if before.weight != server.weight:
+                changes.append(SetWeight(path, server.weight))
+            if before.disabled != server.disabled:
+                changes.append(SetState(path, server.disabled))
+    gone: list[Step] = [RemoveServer(path) for path in old if path not in new]
+    return (*steps, *changes, *gone)
+
+
+def _names(rendered: Rendered) -> tuple[object, ...]:
+    lists = tuple((listed.name, listed.text) for listed in rendered.crt_lists)
+    return (*lists, *sorted(copy.name for copy in rendered.files))
+
+
+def _skeleton(section: Section) -> tuple[object, ...]:
+    """The section without its members: what must be equal. A backend with `default-server` keeps its members in it,
+    since dynamic servers ignore that directive.
+    """
+    lines = [tuple(word.text for word in line.words) for line in section.lines if line.words]
+    fixed = any(line[0] == "default-server" for line in lines) or "prometheus" in section.name
+    if section.kind in ("backend", "listen") and not fixed:
+        lines = [line for line in lines if line[0] != "server"]
+    return (section.kind, section.name, tuple(lines))
+
+
+def _server(backend: str, line: Line) -> ServerLine:
+    texts = [word.text for word in line.words]
+    weight, disabled, known = _DEFAULT_WEIGHT, False, True
+    rest: list[str] = []
+    position = 3
+    while position < len(texts):
+        keyword = texts[position]
+        value = texts[position + 1] if position + 1 < len(texts) else ""
+        if keyword == "weight" and value.isdigit():
+            weight = int(value)
+            position += 2
+        elif keyword == "disabled":
+            disabled = True
+            position += 1
+        elif keyword in _WITH_VALUE:
+            known = known and value not in _NEEDS_TLS_FILES
+            rest += [keyword, value]
+            position += 2
+        else:
+            known = known and keyword in _FLAGS
+            rest.append(keyword)
+            position += 1
+    return ServerLine(
+        path=f"{backend}/{texts[1] if len(texts) > 1 else ''}",
+        address=texts[2] if len(texts) > 2 else "",
+        weight=weight,
+        disabled=disabled,
+        checked="check" in rest,
+        rest=tuple(rest) if known else None,
+        words=(*texts[2:3], *rest),
+    )

@@ -1,0 +1,107 @@
+"""The listening sockets of the VIP. The agent holds them, so that nobody is refused while HAProxy is away.
+
+They are bound exclusively: SO_REUSEADDR, so that old connections do not matter, and never SO_REUSEPORT. Linux refuses
+the second listener of an address and port at bind or, when both are bound already, at listen.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Collection, Iterable
+from typing import NamedTuple
+
+from octavia_local.agent.wire import Refusal
+from octavia_local.reach import reachable_port
+
+__all__ = ["Bind", "HeldSockets"]
+
+_BACKLOG = 65535  # the kernel cuts it down to net.core.somaxconn
+
+
+class Bind(NamedTuple):
+    """A place where the configuration wants to be reached: address and port as asked; port 0 is any free one."""
+
+    host: str
+    port: int
+    label: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class HeldSockets:
+    """The sockets held for one load balancer.
+
+    Args:
+        offset: how much higher a port is served that needs privileges.
+    """
+
+    def __init__(self, offset: int) -> None:
+        self._offset = offset
+        self._held: dict[Bind, socket.socket] = {}
+
+    def hold(self, binds: Iterable[Bind]) -> list[Bind]:
+        """Listen on all of them; those already held stay as they are. Returns the new ones.
+
+        Raises:
+            Refusal: 400, one of them cannot be had; none of the new ones is held then.
+        """
+        new: list[Bind] = []
+        try:
+            for bind in binds:
+                if bind not in self._held:
+                    self._held[bind] = self._listen(bind)
+                    new.append(bind)
+        except Refusal:
+            self.release(new)
+            raise
+        return new
+
+    def release(self, binds: Iterable[Bind]) -> None:
+        """Close these; unknown ones are ignored."""
+        for bind in binds:
+            held = self._held.pop(bind, None)
+            if held is not None:
+                held.close()
+
+    def keep_only(self, binds: Collection[Bind]) -> None:
+        """Close all others."""
+        self.release([bind for bind in self._held if bind not in binds])
+
+    def descriptor(self, bind: Bind) -> int:
+        """The number under which a child finds the socket; it stays valid as long as the socket is held."""
+        return self._held[bind].fileno()
+
+    def with_descriptors(self, descriptors: Collection[int]) -> set[Bind]:
+        """The binds whose sockets have these numbers."""
+        return {bind for bind, held in self._held.items() if held.fileno() in descriptors}
+
+    def address(self, bind: Bind) -> tuple[str, int]:
+        """Where it really listens."""
+        host, port = self._held[bind].getsockname()[:2]
+        return str(host), int(port)
+
+    def _listen(self, bind: Bind) -> socket.socket:
+        port = reachable_port(bind.port, offset=self._offset) if bind.port else 0
+        place = f"{bind.host}:{port}" if port == bind.port else f"{bind.host}:{port} (asked for as port {bind.port})"
+        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        try:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((bind.host, port))
+            made.listen(_BACKLOG)
+            made.setblocking(False)
+        except OSError as error:
+            made.close()
+            raise Refusal(400, "Invalid request", _why_not(place, error)) from error
+        return made
+
+
+def _why_not(place: str, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{place} is already in use on this machine; free it or choose another protocol_port"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"{place} cannot be bound: the address is not one of this machine"
+    if error.errno == errno.EACCES:
+        return f"{place} cannot be bound without privileges; choose a protocol_port of 1024 or above"
+    return f"{place} cannot be bound: {error.strerror}"

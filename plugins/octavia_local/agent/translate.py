@@ -1,0 +1,294 @@
+"""From the configuration a controller sends to the one that is run: pure, text in, text out.
+
+The received bytes are kept as they came; this makes the copy that HAProxy reads. Line by line:
+- `bind ADDRESS:PORT` becomes `bind fd@N`, a socket the agent holds;
+- every file becomes a path relative to HAProxy's working directory, where the agent puts a copy. The certificates of
+  a crt-list get names by their place in the list (`…0.pem`, `…1.pem`), so a renewed one is new content under
+  the same name, which the Runtime API can take over;
+- `daemon`, `user`, `group`, `log` and `stats socket` become empty lines: the agent knows better;
+- a global directive that is not on the list below is refused.
+
+Line numbers stay, so that HAProxy's own complaints name the lines the controller wrote.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Iterable, Mapping
+from typing import NamedTuple
+
+from octavia_local.agent.sockets import Bind
+from octavia_local.agent.syntax import Line, Section, Word, quoted, read, words
+from octavia_local.agent.wire import Refusal
+
+__all__ = ["STATE_FILE", "Copy", "CrtList", "Document", "Limits", "Rendered"]
+
+STATE_FILE = "servers-state"
+"""Name of the server state file in HAProxy's working directory."""
+
+_DROPPED = frozenset({"daemon", "user", "group", "log", "log-tag", "log-send-hostname", "ulimit-n"})
+_PASSED = frozenset({
+    "busy-polling", "cpu-map", "description", "hard-stop-after", "insecure-fork-wanted", "maxcompcpuusage",
+    "maxcomprate", "maxconnrate", "maxpipes", "maxsessrate", "maxsslconn", "maxsslrate", "maxzlibmem", "nbthread",
+    "no", "node", "noepoll", "nogetaddrinfo", "nopoll", "noreuseport", "nosplice", "spread-checks",
+    "ssl-default-bind-ciphers", "ssl-default-bind-ciphersuites", "ssl-default-bind-curves",
+    "ssl-default-bind-options", "ssl-default-server-ciphers", "ssl-default-server-ciphersuites",
+    "ssl-default-server-options", "ssl-server-verify", "strict-limits",
+})  # fmt: skip
+_FILE_KEYWORDS = frozenset({"ca-file", "ca-verify-file", "crl-file", "crt"})
+_PROXIES = frozenset({"frontend", "backend", "listen", "defaults"})
+_PROMETHEUS_FRONTEND, _PROMETHEUS_SERVER = "prometheus-exporter-internal-endpoint", "prometheus-internal"
+_PING = (
+    "line {}: PING health monitors (external checks) do not work on a local amphora, which may not send ICMP without "
+    "privileges; choose a TCP or HTTP monitor"
+)
+
+
+class Limits(NamedTuple):
+    """What this machine gives.
+
+    Attributes:
+        maxconn: most connections that the limit of open files allows.
+        internal_host: address for the internal Prometheus endpoint, which is 127.0.0.1:9101 in an image.
+    """
+
+    maxconn: int
+    internal_host: str
+
+
+class Copy(NamedTuple):
+    """A file to be put into HAProxy's working directory: from the image's path, under this relative name."""
+
+    source: str
+    name: str
+
+
+class CrtList(NamedTuple):
+    """A crt-list: its own name there, its text there, and the certificates it names."""
+
+    name: str
+    text: str
+    certificates: tuple[Copy, ...]
+
+
+class Rendered(NamedTuple):
+    """What HAProxy is run with.
+
+    Attributes:
+        text: the configuration.
+        files: files of the image, unchanged.
+        crt_lists: crt-lists and their certificates.
+    """
+
+    text: str
+    files: tuple[Copy, ...]
+    crt_lists: tuple[CrtList, ...]
+
+    @property
+    def certificates(self) -> dict[str, str]:
+        """Relative name to image path, of everything that the Runtime API can replace as a certificate."""
+        return {copy.name: copy.source for listed in self.crt_lists for copy in listed.certificates}
+
+
+class Document:
+    """A configuration as it was received.
+
+    Args:
+        text: the configuration.
+        limits: what this machine gives.
+
+    Raises:
+        Refusal: 400, something in it cannot be run here; the details name it in one sentence.
+    """
+
+    def __init__(self, text: str, limits: Limits) -> None:
+        self._limits = limits
+        self.sections = read(text)
+        self._binds: dict[int, Bind] = {}
+        for section in self.sections:
+            if section.kind == "" and any(line.words for line in section.lines):
+                line = next(line for line in section.lines if line.words)
+                raise Refusal(400, "Invalid request", f"line {line.number}: {line.word(0)!r} is outside of any section")
+            for line in section.lines:
+                self._judge(section, line)
+
+    @property
+    def binds(self) -> tuple[Bind, ...]:
+        """Where it wants to be reached, each once, in order."""
+        return tuple(dict.fromkeys(self._binds.values()))
+
+    @property
+    def listeners(self) -> tuple[tuple[str, str], ...]:
+        """(frontend name, type) of each listener: HTTP, TCP or TERMINATED_HTTPS; without the Prometheus internals."""
+        found = []
+        for section in self.sections:
+            if section.kind == "frontend" and "prometheus" not in section.name:
+                mode = next((line.word(1).upper() for line in section.lines if line.word(0) == "mode"), "TCP")
+                tls = any(
+                    line.word(0) == "bind" and "crt-list" in [word.text for word in line.words]
+                    for line in section.lines
+                )
+                found.append((section.name, "TERMINATED_HTTPS" if tls else mode))
+        return tuple(found)
+
+    def render(
+        self,
+        descriptor: Callable[[Bind], int],
+        address: Callable[[Bind], tuple[str, int]],
+        content: Callable[[str], bytes],
+    ) -> Rendered:
+        """The copy to be run.
+
+        Args:
+            descriptor: number of the held socket of a bind.
+            address: where that socket really listens.
+            content: the bytes of a file of the image.
+
+        Raises:
+            Refusal: 400, a file that it names is not there or has the wrong form.
+        """
+        return _Rendering(self._binds, descriptor, address, content).document(self.sections, self._limits)
+
+    def _judge(self, section: Section, line: Line) -> None:
+        first = line.word(0)
+        if section.kind == "global":
+            _judge_global(line)
+        elif first == "external-check" or (first == "option" and line.word(1) == "external-check"):
+            raise Refusal(400, "Invalid request", _PING.format(line.number))
+        elif first == "bind" and section.kind in ("frontend", "listen"):
+            if section.name == _PROMETHEUS_FRONTEND:
+                self._binds[line.number] = Bind(self._limits.internal_host, 0, _PROMETHEUS_FRONTEND)
+            else:
+                self._binds[line.number] = _place(line)
+
+
+def _judge_global(line: Line) -> None:
+    first = line.word(0)
+    if first == "external-check":
+        raise Refusal(400, "Invalid request", _PING.format(line.number))
+    known = (
+        not first
+        or first in _DROPPED
+        or first in _PASSED
+        or first in ("maxconn", "server-state-file")
+        or (first == "stats" and line.word(1) in ("socket", "timeout", "maxconn"))
+        or (first.startswith("tune.") and not first.startswith("tune.lua"))
+    )
+    if not known:
+        raise Refusal(
+            400,
+            "Invalid request",
+            f"line {line.number}: the global directive {first!r} is not allowed on a local amphora",
+        )
+
+
+def _place(line: Line) -> Bind:
+    """The one IPv4 address and port of a bind line."""
+    text = line.word(1)
+    host, colon, port = text.rpartition(":")
+    if ":" in host or "[" in host:
+        raise Refusal(
+            400,
+            "Invalid request",
+            f"line {line.number}: {text} is an IPv6 address; a local amphora has IPv4 VIPs only",
+        )
+    if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or not _is_ipv4(host):
+        raise Refusal(400, "Invalid request", f"line {line.number}: {text!r} is not an IPv4 address and a port")
+    return Bind("0.0.0.0" if host in ("", "*") else host, int(port))  # noqa: S104 - as asked for
+
+
+def _is_ipv4(host: str) -> bool:
+    parts = host.split(".")
+    return host in ("", "*") or (len(parts) == 4 and all(p.isascii() and p.isdigit() and int(p) < 256 for p in parts))
+
+
+class _Rendering:
+    def __init__(
+        self,
+        binds: Mapping[int, Bind],
+        descriptor: Callable[[Bind], int],
+        address: Callable[[Bind], tuple[str, int]],
+        content: Callable[[str], bytes],
+    ) -> None:
+        self._binds, self._descriptor, self._address, self._content = binds, descriptor, address, content
+        self._files: dict[str, Copy] = {}
+        self._crt_lists: dict[str, CrtList] = {}
+
+    def document(self, sections: Iterable[Section], limits: Limits) -> Rendered:
+        out: list[str] = []
+        for section in sections:
+            if section.header is not None:
+                out.append(section.header.raw)
+            for line in section.lines:
+                if section.kind == "global":
+                    out.append(self._global(line, limits))
+                elif section.kind in _PROXIES and line.words:
+                    out.append(self._proxy(line))
+                else:
+                    out.append(line.raw)
+        text = "\n".join(out)
+        return Rendered(text, tuple(self._files.values()), tuple(self._crt_lists.values()))
+
+    def _global(self, line: Line, limits: Limits) -> str:
+        first = line.word(0)
+        if first in _DROPPED or (first == "stats" and line.word(1) == "socket"):
+            return ""
+        if first == "server-state-file":
+            return line.replaced({1: STATE_FILE})
+        if first == "maxconn" and line.word(1).isdigit():
+            return line.replaced({1: str(min(int(line.word(1)), limits.maxconn))})
+        return line.raw
+
+    def _proxy(self, line: Line) -> str:
+        changes: dict[int, str] = {}
+        first = line.word(0)
+        if first == "log" and line.word(1) != "global":
+            return ""
+        if line.number in self._binds:
+            changes[1] = f"fd@{self._descriptor(self._binds[line.number])}"
+        if first == "server" and line.word(1) == _PROMETHEUS_SERVER:
+            internal = next((bind for bind in self._binds.values() if bind.label == _PROMETHEUS_FRONTEND), None)
+            if internal is not None:
+                host, port = self._address(internal)
+                changes[2] = f"{host}:{port}"
+        if first in ("bind", "server", "default-server"):
+            for index in range(2, len(line.words) - 1):
+                keyword, path = line.word(index), line.word(index + 1)
+                if keyword == "crt-list":
+                    changes[index + 1] = quoted(self._crt_list(path, line.number))
+                elif keyword in _FILE_KEYWORDS and not path.startswith("@"):
+                    changes[index + 1] = quoted(self._file(path, line.number))
+        elif first == "errorfile":
+            changes[2] = quoted(self._file(line.word(2), line.number))
+        return line.replaced(changes)
+
+    def _file(self, path: str, number: int) -> str:
+        self._read(path, number)
+        name = "files/" + posixpath.normpath(path).lstrip("/").replace("/", "+")
+        self._files.setdefault(name, Copy(path, name))
+        return name
+
+    def _crt_list(self, path: str, number: int) -> str:
+        stem = "lists/" + posixpath.normpath(path).lstrip("/").replace("/", "+").removesuffix(".pem")
+        if stem not in self._crt_lists:
+            copies: list[Copy] = []
+            out: list[str] = []
+            for raw in self._read(path, number).decode("utf-8", "replace").splitlines():
+                entry: tuple[Word, ...] = words(raw)
+                if not entry:
+                    continue
+                self._read(entry[0].text, number)
+                copies.append(Copy(entry[0].text, f"{stem}-{len(copies)}.pem"))
+                out.append(quoted(copies[-1].name) + raw[entry[0].end :])
+            self._crt_lists[stem] = CrtList(f"{stem}.list", "\n".join(out) + "\n", tuple(copies))
+        return self._crt_lists[stem].name
+
+    def _read(self, path: str, number: int) -> bytes:
+        try:
+            return self._content(path)
+        except ValueError as error:
+            raise Refusal(400, "Invalid request", f"line {number}: {error}") from error
+        except FileNotFoundError as error:
+            raise Refusal(
+                400, "Invalid request", f"line {number}: there is no file {path} on this amphora; upload it first"
+            ) from error
