@@ -1,0 +1,1 @@
+"""The only room with doors to all others: wiring, accepting wishes, worker, health, explaining."""

@@ -175,8 +175,9 @@ class Transaction(Protocol):
         Succeeded: PENDING_CREATE and PENDING_UPDATE become ACTIVE, PENDING_DELETE rows go, a pending load balancer
         becomes ACTIVE (PENDING_DELETE: DELETED). Monitors, policies and rules that become ACTIVE get operating status
         ONLINE when enabled, else OFFLINE; members of a pool whose monitor goes become NO_MONITOR.
-        Failed: children among `failed` become ERROR, other pending children go back to ACTIVE; the load
-        balancer becomes ERROR when it is among `failed`, else ACTIVE. Children in ERROR that are not pending stay.
+        Failed: children among `failed` become ERROR, other pending children end as `lifecycle.provisioning.ending`
+        says (what was only locked goes back to ACTIVE); the load balancer becomes ERROR when it is among `failed`,
+        else ACTIVE. Children in ERROR that are not pending stay.
         """
 
     def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
@@ -221,6 +222,9 @@ class Transaction(Protocol):
             LoadBalancerBusy: an operation that is not final holds or awaits that load balancer.
         """
 
+    def requested(self, flow: str, request_id: str) -> Operation | None:
+        """The operation that was stored for a request, or None."""
+
     def operation(self, operation_id: str) -> Operation | None:
         """The row, or None."""
 
@@ -259,6 +263,19 @@ class Transaction(Protocol):
 
     def events(self, *, after: int = 0, load_balancer_id: str | None = None, operation_id: str | None = None, limit: int = 1000) -> Sequence[Event]:
         """Events with a sequence above `after`, oldest first."""
+
+
+    def delivered(self, plugin: str) -> int:
+        """The sequence up to which a plugin has been given events; a plugin not seen before starts at the newest event."""
+
+    def set_delivered(self, plugin: str, sequence: int) -> None:
+        """Remember it. It never moves back."""
+
+    def cancel_operation(self, operation_id: str, reason: str) -> bool:
+        """Turn an operation that is not final to undoing: its holder loses the fence, the next claim (after the present
+        lease, so that a call under way is over) undoes. One that was never claimed is closed as CANCELLED by its next claim.
+        False when it is final already.
+        """
 
 
 class Storage(Protocol):

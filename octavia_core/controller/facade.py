@@ -1,0 +1,341 @@
+"""The controller: what an embedding program opens, asks and closes.
+
+Thread-safe; not fork-safe (open it after forking). It never configures logging, signals or the root logger.
+`close()` never stops amphorae: they serve on, and the next controller on the same state directory takes them over.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.handle import Operation
+from octavia_core.controller.services import Services
+from octavia_core.controller.start import Started, start
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import Event
+from octavia_core.domain.operation import Operation as Row
+from octavia_core.domain.tree import Listener, LoadBalancer
+from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
+from octavia_core.domain.wishes import (
+    NewHealthMonitor,
+    NewL7Policy,
+    NewL7Rule,
+    NewListener,
+    NewLoadBalancer,
+    NewMember,
+    NewPool,
+)
+from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound
+from octavia_core.ports.storage import Revision, Storage, Summary
+from octavia_core.settings import Settings
+
+__all__ = ["Controller"]
+
+T = TypeVar("T")
+
+
+class Controller:
+    """A controller on a state directory, or on given settings.
+
+    Every wish takes `actor` (who asks; for the records), `request_id` (the same id again is the same operation) and
+    `wait` (seconds to keep trying while the load balancer is busy; 0 raises `LoadBalancerBusy` at once), and returns
+    an `Operation`.
+
+    Use it as a context manager, or call `close()`.
+    """
+
+    def __init__(self, started: Started, *, run: bool) -> None:
+        """Use `Controller.open`."""
+        self._started = started
+        self.settings: Settings = started.settings
+        self.storage: Storage = started.storage
+        self.clock = started.world.clock
+        self.world = started.world
+        self._acceptor = Acceptor(self.storage, Topology(self.settings.controller_worker.loadbalancer_topology))
+        self._ended = threading.Condition()
+        self._ends = 0
+        self.services: Services | None = None
+        if run:
+            self.services = Services(started, self._one_ended)
+            self.services.start()
+
+    @classmethod
+    def open(
+        cls,
+        state_directory: str | Path | None = None,
+        *,
+        settings: Settings | None = None,
+        plugins: Mapping[str, object] | None = None,
+        run: bool = True,
+    ) -> Self:
+        """Open a controller.
+
+        Args:
+            state_directory: where everything lives on one machine without a cloud; made when it is not there.
+            settings: complete settings instead, for a controller of a cloud.
+            plugins: plugin objects of the embedding program, by name, besides the installed ones.
+            run: False gives a client: it stores wishes and follows rows, while a controller elsewhere does the work.
+
+        Raises:
+            StateDirectoryBusy: a controller runs on that directory already.
+            StateDirectoryError: the directory cannot be used.
+            ConfigurationError: settings, drivers, certificates or the database are not as needed.
+        """
+        started = start(state_directory, settings=settings, plugins=plugins, run=run)
+        try:
+            return cls(started, run=run)
+        except BaseException:
+            started.release()
+            raise
+
+    def close(self, grace: float = 10.0) -> None:
+        """Stop working: wait up to `grace` seconds for what runs; what does not end is resumed later. Twice is harmless."""
+        services, self.services = self.services, None
+        if services is not None:
+            services.stop(grace)
+        self._started.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    # -- load balancers --------------------------------------------------------------------------------------------
+    def create_load_balancer(
+        self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None
+    ) -> Operation:
+        """Ask for a load balancer with everything below it."""
+        return self._ask(lambda asked: self._acceptor.create_load_balancer(wish, asked), actor, request_id, 0.0)
+
+    def update_load_balancer(
+        self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
+    ) -> Operation:
+        """Change a load balancer itself: name, description, enabled."""
+        return self._ask(
+            lambda asked: self._acceptor.change_load_balancer(id, values, asked), actor, request_id, wait
+        )
+
+    def delete_load_balancer(
+        self, id: str, *, cascade: bool = True, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for its end. Without `cascade`, one that has listeners or pools is refused."""
+        return self._ask(
+            lambda asked: self._acceptor.delete_load_balancer(id, asked, cascade=cascade), actor, request_id, wait
+        )
+
+    def failover_load_balancer(
+        self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for new amphorae. This is also the repair of a load balancer in ERROR."""
+        return self._ask(lambda asked: self._acceptor.failover_load_balancer(id, asked), actor, request_id, wait)
+
+    def failover_amphora(self, id: str, *, actor: str = "library", request_id: str | None = None) -> Operation:
+        """Ask for the replacement of one amphora; queues behind what runs."""
+        return self._ask(lambda asked: self._acceptor.failover_amphora(id, asked), actor, request_id, 0.0)
+
+    def apply(
+        self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation | None:
+        """Make the load balancer of that name what the wish says, creating it if needed; None when it is that already."""
+        if not wish.name:
+            raise BadRequest("apply needs a name to find the load balancer by")
+        found = self.storage.read(lambda tx: tx.find(Kind.LOAD_BALANCER, wish.name or ""))
+        if not found:
+            return self.create_load_balancer(wish, actor=actor, request_id=request_id)
+        lb_id = self._one(Kind.LOAD_BALANCER, wish.name, found)
+        row = self._retry(lambda asked: self._acceptor.apply(lb_id, wish, asked), actor, request_id, wait)
+        return None if row is None else self._handle(row)
+
+    # -- below a load balancer -------------------------------------------------------------------------------------
+    def create_listener(
+        self, load_balancer_id: str, wish: NewListener, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for a listener, with the pools and policies it brings."""
+        return self._ask(lambda a: self._acceptor.create_listener(load_balancer_id, wish, a), actor, request_id, wait)
+
+    def create_pool(
+        self,
+        load_balancer_id: str,
+        wish: NewPool,
+        *,
+        listener_id: str | None = None,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
+    ) -> Operation:
+        """Ask for a pool; with `listener_id` it becomes that listener's default."""
+        return self._ask(
+            lambda a: self._acceptor.create_pool(load_balancer_id, wish, a, listener_id=listener_id), actor, request_id, wait
+        )
+
+    def create_member(
+        self, pool_id: str, wish: NewMember, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for a member."""
+        return self._ask(lambda a: self._acceptor.create_member(pool_id, wish, a), actor, request_id, wait)
+
+    def set_members(
+        self,
+        pool_id: str,
+        wishes: Sequence[NewMember],
+        *,
+        additive_only: bool = False,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
+    ) -> Operation | None:
+        """Make a pool's members exactly these (or, additive, at least these) in one operation; None when they are."""
+        row = self._retry(
+            lambda a: self._acceptor.set_members(pool_id, wishes, a, additive_only=additive_only), actor, request_id, wait
+        )
+        return None if row is None else self._handle(row)
+
+    def create_health_monitor(
+        self, pool_id: str, wish: NewHealthMonitor, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for the health monitor of a pool."""
+        return self._ask(lambda a: self._acceptor.create_health_monitor(pool_id, wish, a), actor, request_id, wait)
+
+    def create_l7policy(
+        self, listener_id: str, wish: NewL7Policy, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for an L7 policy with its rules."""
+        return self._ask(lambda a: self._acceptor.create_l7policy(listener_id, wish, a), actor, request_id, wait)
+
+    def create_l7rule(
+        self, l7policy_id: str, wish: NewL7Rule, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for a rule of an L7 policy."""
+        return self._ask(lambda a: self._acceptor.create_l7rule(l7policy_id, wish, a), actor, request_id, wait)
+
+    def update(
+        self, kind: Kind, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
+    ) -> Operation:
+        """Change a listener, pool, member, health monitor, L7 policy or L7 rule; names are those of the domain values."""
+        return self._ask(lambda a: self._acceptor.change(kind, id, values, a), actor, request_id, wait)
+
+    def delete(
+        self, kind: Kind, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+    ) -> Operation:
+        """Ask for the end of a listener, pool, member, health monitor, L7 policy or L7 rule."""
+        return self._ask(lambda a: self._acceptor.delete(kind, id, a), actor, request_id, wait)
+
+    # -- looking ---------------------------------------------------------------------------------------------------
+    def load_balancer(self, name_or_id: str) -> LoadBalancer:
+        """The whole tree as the rows say now.
+
+        Raises:
+            NotFound: there is none (DELETED ones do not count).
+            BadRequest: several have that name; the message lists their ids.
+        """
+        lb_id = self.resolve(Kind.LOAD_BALANCER, name_or_id)
+        tree = self.storage.read(lambda tx: tx.tree(lb_id))
+        if tree is None or tree.provisioning_status is Provisioning.DELETED:
+            raise NotFound("load balancer", name_or_id)
+        return tree
+
+    def load_balancers(self) -> Sequence[Summary]:
+        """All that are not DELETED."""
+        return self.storage.read(lambda tx: tx.load_balancers())
+
+    def resolve(self, kind: Kind, name_or_id: str) -> str:
+        """The id for a name or id; errors as `load_balancer`."""
+        found = self.storage.read(lambda tx: tx.find(kind, name_or_id))
+        return self._one(kind, name_or_id, found)
+
+    def reachable_at(self, load_balancer: LoadBalancer, listener: Listener) -> str | None:
+        """Where clients reach a listener, "host:port"; None before the VIP is known."""
+        address = load_balancer.vip.ip_address
+        return None if address is None else self.world.network.reachable_at(address, listener.protocol_port)
+
+    def amphorae(self, load_balancer_id: str | None = None) -> Sequence[Amphora]:
+        """Those of one load balancer, or all; not the DELETED ones."""
+        return self.storage.read(lambda tx: tx.amphorae(load_balancer_id))
+
+    def amphora(self, id: str) -> Amphora:
+        """One amphora, DELETED or not."""
+        found = self.storage.read(lambda tx: tx.amphora(id))
+        if found is None:
+            raise NotFound("amphora", id)
+        return found
+
+    def operation(self, id: str) -> Operation:
+        """A handle on an operation that exists."""
+        row = self.storage.read(lambda tx: tx.operation(id))
+        if row is None:
+            raise NotFound("operation", id)
+        return self._handle(row)
+
+    def operations(
+        self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100
+    ) -> Sequence[Row]:
+        """Rows of operations, newest first."""
+        return self.storage.read(
+            lambda tx: tx.operations(load_balancer_id=load_balancer_id, open_only=open_only, limit=limit)
+        )
+
+    def events(self, *, after: int = 0, load_balancer_id: str | None = None, limit: int = 1000) -> Sequence[Event]:
+        """What happened, oldest first, with a sequence above `after`."""
+        return self.storage.read(lambda tx: tx.events(after=after, load_balancer_id=load_balancer_id, limit=limit))
+
+    def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
+        """The configurations a load balancer had, newest first."""
+        return self.storage.read(lambda tx: tx.revisions(load_balancer_id))
+
+    def drain(self, operation: Operation) -> None:
+        """Carry an operation to its end on this thread: for a process that opened the controller to do just that."""
+        self._started.worker.drain(operation.id)
+
+    def follow(self, operation_id: str, seconds: float) -> None:
+        """Sleep up to `seconds`, less when an operation of this process ends."""
+        if self.services is None:
+            self.clock.sleep(seconds)
+            return
+        with self._ended:
+            if not self._started.recently_ended(operation_id):
+                self._ended.wait(seconds)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+    def _one_ended(self, operation_id: str) -> None:
+        with self._ended:
+            self._started.note_ended(operation_id)
+            self._ended.notify_all()
+
+    def _handle(self, row: Row) -> Operation:
+        return Operation(self, row)
+
+    def _ask(self, accept: Callable[[Asked], Row], actor: str, request_id: str | None, wait: float) -> Operation:
+        return self._handle(self._retry(accept, actor, request_id, wait))
+
+    def _retry(self, accept: Callable[[Asked], T], actor: str, request_id: str | None, wait: float) -> T:
+        """Accept, again while the load balancer is busy and time is left; then tell the worker of this process."""
+        asked = Asked(actor=actor, request_id=request_id)
+        deadline = self.clock.monotonic() + wait
+        while True:
+            try:
+                accepted = accept(asked)
+                break
+            except LoadBalancerBusy:
+                if self.clock.monotonic() >= deadline:
+                    raise
+            self.follow("", BUSY_PAUSE)
+        if self.services is not None:
+            self.services.nudge()
+        return accepted
+
+    def _one(self, kind: Kind, name: str, found: Sequence[str]) -> str:
+        if not found:
+            raise NotFound(kind.words, name)
+        if len(found) > 1:
+            raise BadRequest(f"{len(found)} {kind.words}s are called {name!r}; say which: {', '.join(found)}")
+        return found[0]
+
+
+BUSY_PAUSE = 0.05
+"""Seconds between two attempts at a busy load balancer."""

@@ -1,0 +1,63 @@
+"""The threads of a running controller: worker, health, outbox, housekeeping."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from octavia_core.controller.health import HealthManager
+from octavia_core.controller.outbox import Outbox
+from octavia_core.controller.start import Started
+from octavia_core.domain.operation import Operation
+from octavia_core.flows.runner import Ending
+
+__all__ = ["Services"]
+
+
+class Services:
+    """Started together, stopped together, in the order that loses nothing.
+
+    Args:
+        started: what the controller consists of.
+        on_ended: called with the id of each operation that a thread of ours brought to an end.
+    """
+
+    def __init__(self, started: Started, on_ended: Callable[[str], None]) -> None:
+        settings = started.settings
+        self._on_ended = on_ended
+        self.worker = started.worker
+        self.worker.on_ended = self._ended
+        self.outbox = Outbox(
+            started.storage,
+            started.plugins.event_listeners(),
+            timeout=settings.engine.event_timeout,
+            pause=settings.engine.poll_interval,
+        )
+        self.health: HealthManager | None = None
+        if started.receiver is not None:
+            self.health = HealthManager(
+                started.storage, settings, started.world.compute, started.world.clock, started.receiver, self.nudge
+            )
+
+    def start(self) -> None:
+        """Start everything."""
+        self.worker.start()
+        self.outbox.start()
+        if self.health is not None:
+            self.health.start()
+
+    def stop(self, grace: float) -> None:
+        """Stop everything; see `Worker.stop` for what still runs."""
+        if self.health is not None:
+            self.health.stop()
+        self.worker.stop(grace)
+        self.outbox.stop()
+
+    def nudge(self) -> None:
+        """Something was stored: look now."""
+        self.worker.nudge()
+        self.outbox.nudge()
+
+    def _ended(self, operation: Operation, ending: Ending) -> None:
+        self.outbox.nudge()
+        if ending is Ending.CLOSED:
+            self._on_ended(operation.id)

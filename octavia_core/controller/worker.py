@@ -1,0 +1,139 @@
+"""The worker: claims operations that are due and runs them on a few threads.
+
+The queue is a hint, the row is the truth: a wake-up from the accepting side only shortens the wait for the next look.
+One dispatcher thread claims for all runner threads, so an idle worker costs one query per poll interval.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import socket
+import threading
+import uuid
+from collections.abc import Callable
+
+from octavia_core.domain.operation import Operation
+from octavia_core.errors import TransientError
+from octavia_core.flows.catalogue import claimable
+from octavia_core.flows.runner import Ending, Runner
+from octavia_core.ports.storage import Claim
+
+__all__ = ["Worker", "holder_name"]
+
+log = logging.getLogger("octavia_core.worker")
+
+_STOP = None
+
+
+def holder_name() -> str:
+    """Who holds an operation: host, process and a random part, so that a restarted process is somebody else."""
+    return f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+class Worker:
+    """Runs operations until it is stopped.
+
+    Args:
+        runner: carries out what is claimed.
+        threads: operations side by side.
+    Attributes:
+        on_ended: called after every run, from a runner thread; set before `start`.
+    """
+
+    def __init__(self, runner: Runner, *, threads: int) -> None:
+        engine = runner.world.settings.engine
+        self._runner, self._threads = runner, max(1, threads)
+        self._lease, self._poll = engine.lease, engine.poll_interval
+        self.on_ended: Callable[[Operation, Ending], None] | None = None
+        self.holder = holder_name()
+        self._work: queue.SimpleQueue[tuple[Operation, Claim] | None] = queue.SimpleQueue()
+        self._nudge = threading.Event()
+        self._stopping = threading.Event()
+        self._free = threading.Semaphore(self._threads)
+        self._pool: list[threading.Thread] = []
+
+    def start(self) -> None:
+        """Start the dispatcher and the runner threads."""
+        names = [(f"octavia-run-{n}", self._run_loop) for n in range(self._threads)]
+        for name, target in [*names, ("octavia-dispatch", self._dispatch_loop)]:
+            thread = threading.Thread(target=target, name=name, daemon=True)
+            thread.start()
+            self._pool.append(thread)
+
+    def nudge(self) -> None:
+        """Look at the queue now."""
+        self._nudge.set()
+
+    def stop(self, grace: float) -> bool:
+        """Claim nothing more; wait up to `grace` seconds for what is running. True when all of it ended.
+
+        What still runs then is left: its lease ends and any worker resumes it.
+        """
+        self._stopping.set()
+        self._nudge.set()
+        for _ in range(self._threads):
+            self._work.put(_STOP)
+        deadline = self._runner.world.clock.monotonic() + grace
+        for thread in self._pool:
+            thread.join(max(0.0, deadline - self._runner.world.clock.monotonic()))
+        return not any(thread.is_alive() for thread in self._pool)
+
+    def drain(self, operation_id: str) -> None:
+        """Run due operations on this thread until that one is final: for a command without a running controller."""
+        storage = self._runner.storage
+        while True:
+            row = storage.read(lambda tx: tx.operation(operation_id))
+            if row is None or row.state.final:
+                return
+            claimed = storage.claim(self.holder, claimable(), lease=self._lease, limit=1)
+            for operation, claim in claimed:
+                self._runner.run(operation, claim)
+            if not claimed:
+                due = storage.next_due()
+                self._runner.world.clock.sleep(min(self._poll, max(0.01, 0.05 if due is None else due)))
+
+    def _dispatch_loop(self) -> None:
+        storage, clock = self._runner.storage, self._runner.world.clock
+        while not self._stopping.is_set():
+            self._nudge.clear()
+            free = 0
+            while free < self._threads and self._free.acquire(blocking=False):
+                free += 1
+            pause = self._poll
+            taken: int = 0
+            try:
+                if free:
+                    claimed = storage.claim(self.holder, claimable(), lease=self._lease, limit=free)
+                    for pair in claimed:
+                        self._work.put(pair)
+                    taken = len(claimed)
+                if taken < free or not free:
+                    due = storage.next_due()
+                    pause = self._poll if due is None else min(self._poll, max(0.005, due))
+            except TransientError as error:
+                log.warning("the queue cannot be read, trying again: %s", error)
+            finally:
+                for _ in range(free - taken):
+                    self._free.release()
+            if taken and taken == free:
+                continue
+            clock.sleep(pause, self._nudge)
+
+    def _run_loop(self) -> None:
+        while True:
+            item = self._work.get()
+            if item is _STOP:
+                return
+            operation, claim = item
+            try:
+                ending = self._runner.run(operation, claim)
+            except Exception:  # a bug of ours must not cost the thread; the lease hands the operation on
+                log.exception("operation %s (%s) ended in a bug; it is tried again after its lease", operation.id, operation.flow)
+                ending = Ending.LOST
+            finally:
+                self._free.release()
+            if self.on_ended is not None:
+                self.on_ended(operation, ending)
+            self._nudge.set()
