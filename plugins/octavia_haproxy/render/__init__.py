@@ -1,0 +1,1 @@
+"""From a load balancer to the text HAProxy reads. Pure: no socket, no file, no clock."""

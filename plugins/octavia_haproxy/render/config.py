@@ -1,0 +1,134 @@
+"""The whole file: which listeners can be served, with which files, and the text."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import TypeVar
+
+import attrs
+
+from octavia_core.domain.vocabulary import ListenerProtocol
+from octavia_core.errors import SecretMissing
+from octavia_core.ports.amphora import Delivery, Material
+from octavia_core.settings import Settings
+from octavia_haproxy.render import check
+from octavia_haproxy.render.backend import backend
+from octavia_haproxy.render.frontend import addresses, frontend
+from octavia_haproxy.render.held import Held
+from octavia_haproxy.render.model import Facts, PemFile, Served, Tls, alive, haproxy_listeners, served
+from octavia_haproxy.render.names import backend_name, cert_directory, peers_section
+from octavia_haproxy.render.sections import defaults, global_section, peers, prometheus
+from octavia_haproxy.render.tls import listener_tls, pool_tls
+
+__all__ = ["Configuration", "configure"]
+
+Owner = TypeVar("Owner")
+
+
+@attrs.frozen(kw_only=True)
+class Configuration:
+    """What an amphora is to hold.
+
+    Attributes:
+        text: haproxy.cfg, or None when no HAProxy listener remains and the load balancer is to be removed there.
+        files: the PEM files it refers to, by name.
+        not_haproxy: UDP and SCTP listeners, which HAProxy cannot serve.
+        missing: listeners left out because a secret is missing and the amphora holds nothing to go on with.
+        kept: listeners that go on with what they have on the amphora because a secret is missing.
+    """
+
+    text: str | None
+    files: Mapping[str, PemFile] = attrs.field(factory=dict)
+    not_haproxy: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    kept: tuple[str, ...] = ()
+
+
+def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held | None = None) -> Configuration:
+    """Decide what is served and render it. The same arguments give the same bytes.
+
+    Args:
+        delivery: tree, amphora, secrets.
+        settings: `haproxy_amphora` and `amphora_agent` shape the file.
+        facts: about this amphora; the two of a pair may differ.
+        held: what the amphora has, used where a secret is missing.
+
+    Raises:
+        PermanentError: something cannot be written; the message names the object and field.
+    """
+    load_balancer = delivery.load_balancer
+    check.identifier("load balancer", load_balancer.id)
+    lvs = tuple(
+        listener.id
+        for listener in load_balancer.listeners
+        if listener.enabled and alive(listener) and listener.protocol in (ListenerProtocol.UDP, ListenerProtocol.SCTP)
+    )
+    if not haproxy_listeners(load_balancer):
+        return Configuration(text=None, not_haproxy=lvs)
+    directory = cert_directory(settings.haproxy_amphora.base_cert_dir, load_balancer.id)
+    entries, missing, kept = [], [], []
+    for entry in served(load_balancer):
+        tls = _ListenerTls(material=delivery.material, directory=directory, facts=facts, held=held or Held())
+        try:
+            entries.append(tls.of(entry))
+        except SecretMissing:
+            missing.append(entry.listener.id)
+        if tls.kept:
+            kept.append(entry.listener.id)
+    files = {file.name: file for entry in entries for file in entry.files()}
+    text = "\n".join(_lines(delivery, entries, settings, facts)) + "\n"
+    return Configuration(text=text, files=files, not_haproxy=lvs, missing=tuple(missing), kept=tuple(kept))
+
+
+@attrs.define(kw_only=True)
+class _ListenerTls:
+    """Finds the TLS of one listener and its pools, part by part: fresh, or else what the amphora holds."""
+
+    material: Material
+    directory: str
+    facts: Facts
+    held: Held
+    kept: bool = False
+
+    def of(self, entry: Served) -> Served:
+        """The listener with its TLS; `kept` tells whether some of it is old."""
+        bind, listener_id = Tls(), entry.listener.id
+        if entry.terminates:
+            bind = self._or_held(self.held.binds.get(listener_id), listener_tls, entry.listener)
+        pools = {
+            pool.id: self._or_held(self.held.servers.get(backend_name(pool.id, listener_id)), pool_tls, pool)
+            for pool in entry.pools
+            if pool.tls_enabled
+        }
+        return attrs.evolve(entry, bind_tls=bind, pool_tls=pools)
+
+    def _or_held(self, old: Tls | None, fresh: Callable[[Owner, Material, str, Facts], Tls], owner: Owner) -> Tls:
+        try:
+            return fresh(owner, self.material, self.directory, self.facts)
+        except SecretMissing:
+            if old is None:
+                self.kept = False
+                raise
+            self.kept = True
+            return old
+
+
+def _lines(delivery: Delivery, entries: list[Served], settings: Settings, facts: Facts) -> Iterator[str]:
+    load_balancer, amphora = delivery.load_balancer, settings.haproxy_amphora
+    yield f"# Configuration for loadbalancer {load_balancer.id}"
+    yield from global_section(load_balancer, entries, settings, facts)
+    yield ""
+    yield from defaults(settings)
+    shared = list(peers(load_balancer, delivery.amphora, delivery.peers))
+    if shared:
+        yield from ("", *shared)
+    if facts.haproxy_version >= (2, 0) and any(e.listener.protocol is ListenerProtocol.PROMETHEUS for e in entries):
+        yield from ("", *prometheus())
+    vips = addresses(load_balancer) if entries else []
+    table = peers_section(load_balancer.id) if shared else None
+    for entry in entries:
+        yield ""
+        yield from frontend(entry, load_balancer, vips, amphora, facts)
+        for pool in entry.pools:
+            yield ""
+            yield from backend(entry, pool, table, amphora, facts)
