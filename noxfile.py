@@ -20,6 +20,7 @@ import sysconfig
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 HERE = Path(__file__).resolve().parent
 NOX = "nox>=2025.2"
@@ -32,7 +33,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 # --- running as a program: bring nox, hand over -----------------------------------------------------------------------
 
 
-def complain(sentence: str) -> None:
+def complain(sentence: str) -> NoReturn:
     """End with one sentence for a person."""
     print(f"noxfile: {sentence}", file=sys.stderr)
     raise SystemExit(2)
@@ -41,8 +42,12 @@ def complain(sentence: str) -> None:
 @contextlib.contextmanager
 def alone(lock: Path) -> Iterator[None]:
     """Only one process at a time does what is inside; the others wait."""
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    with lock.open("w") as file:
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("w")
+    except OSError as error:
+        complain(f"this clone must be writable by whoever runs its sessions: {error}")
+    with file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
@@ -109,7 +114,18 @@ def apt_install(packages: list[str]) -> bool:
 
     def step(*arguments: str) -> bool:
         command = [*apt, *arguments]
-        return subprocess.run(command, check=False, env=environment, stdin=subprocess.DEVNULL).returncode == 0
+        done = subprocess.run(
+            command,
+            check=False,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        if done.returncode:
+            print(done.stdout[-2000:], file=sys.stderr)
+        return done.returncode == 0
 
     print(f"noxfile: apt-get install {' '.join(packages)} ...", flush=True)
     step("update")
