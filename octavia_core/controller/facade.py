@@ -320,14 +320,14 @@ class Controller:
         while True:
             try:
                 accepted = accept(asked)
-                break
             except LoadBalancerBusy:
                 if self.clock.monotonic() >= deadline:
                     raise
-            self.follow("", BUSY_PAUSE)
-        if self.services is not None:
-            self.services.nudge()
-        return accepted
+                self.follow("", BUSY_PAUSE)
+                continue
+            if self.services is not None:
+                self.services.nudge()
+            return accepted
 
     def _one(self, kind: Kind, name: str, found: Sequence[str]) -> str:
         if not found:

@@ -362,8 +362,9 @@ WRITE_PAUSE = 0.02
 
 def _name(tree: LoadBalancer, id: str) -> str:
     for _, node in tree.nodes():
-        if node.id == id:
-            return f"{node.name} ({id})" if getattr(node, "name", None) else id
+        name = getattr(node, "name", None)
+        if node.id == id and name:
+            return f"{name} ({id})"
     return id
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -10,7 +11,8 @@ from pathlib import Path
 import attrs
 
 from octavia_core.controller.health import bind_receiver
-from octavia_core.controller.state import StateDirectory, prepare_state
+from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.state import ControllerLock, StateDirectory, prepare_state
 from octavia_core.controller.wiring import build_world, with_receiver
 from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage
@@ -18,9 +20,11 @@ from octavia_core.errors import ConfigurationError
 from octavia_core.flows.runner import Runner
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
-from octavia_core.settings import Settings, local_defaults
+from octavia_core.settings import Settings
 
 __all__ = ["Started", "start"]
+
+log = logging.getLogger("octavia_core.controller")
 
 
 @attrs.define(eq=False)
@@ -34,6 +38,7 @@ class Started:
     worker: Worker
     receiver: socket.socket | None
     state: StateDirectory | None
+    lock: ControllerLock | None
     _ended: OrderedDict[str, None] = attrs.field(factory=OrderedDict)
 
     def note_ended(self, operation_id: str) -> None:
@@ -51,8 +56,8 @@ class Started:
         if self.receiver is not None:
             self.receiver.close()
         self.storage.close()
-        if self.state is not None:
-            self.state.release()
+        if self.lock is not None:
+            self.lock.close()
 
 
 def start(
@@ -64,16 +69,20 @@ def start(
     undo: list[Callable[[], None]] = []
     try:
         state: StateDirectory | None = None
+        lock: ControllerLock | None = None
         if settings is None:
-            state = prepare_state(Path(str(state_directory)), lock=run)
-            undo.append(state.release)
-            settings = local_settings(state)
+            state = prepare_state(str(state_directory))
+            if run:
+                lock = state.lock()
+                undo.append(lock.close)
+            create_authorities(state.authority)
+            settings = state.settings()
         receiver: socket.socket | None = None
         if run:
             receiver, settings = _receive(settings, state)
             undo.append(receiver.close)
-        elif state is not None and state.heartbeat_port:
-            settings = with_receiver(settings, state.heartbeat_port)
+        elif state is not None and (port := _known_port(state)):
+            settings = with_receiver(settings, port)
         storage = SqlStorage.prepare(settings) if state is not None else SqlStorage.open(settings)
         undo.append(storage.close)
         found = Plugins(plugins)
@@ -83,31 +92,33 @@ def start(
             step()
         raise
     worker = Worker(Runner(storage, world), threads=settings.controller_worker.workers)
-    return Started(settings, storage, world, found, worker, receiver, state)
-
-
-def local_settings(state: StateDirectory) -> Settings:
-    """Defaults of one machine, then what the state directory made for itself, then what its octavia.toml says."""
-    directory = str(state.path)
-    return Settings.load(
-        ("local defaults", local_defaults(directory)),
-        *state.sources(),
-        state_directory=directory,
-    )
+    return Started(settings, storage, world, found, worker, receiver, state, lock)
 
 
 def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.socket, Settings]:
     """Bind where amphorae of an earlier start send to, or anywhere free, and remember it."""
     health = settings.health_manager
-    if health.bind_port == 0 and state is not None and state.heartbeat_port:
+    known = _known_port(state) if state is not None and health.bind_port == 0 else None
+    if known:
         try:
-            wanted = attrs.evolve(health, bind_port=state.heartbeat_port)
-            receiver = bind_receiver(attrs.evolve(settings, health_manager=wanted))
-            return receiver, with_receiver(settings, state.heartbeat_port)
+            wanted = attrs.evolve(settings, health_manager=attrs.evolve(health, bind_port=known))
+            return bind_receiver(wanted), with_receiver(settings, known)
         except ConfigurationError:
-            pass  # taken meanwhile: another one, and the amphorae are told
+            log.info("heartbeat port %s is taken; another one is used, and the amphorae are told", known)
     receiver = bind_receiver(settings)
     port = int(receiver.getsockname()[1])
     if state is not None:
-        state.remember_heartbeat_port(port)
+        _port_file(state).write_text(f"{port}\n", encoding="ascii")
     return receiver, with_receiver(settings, port)
+
+
+def _port_file(state: StateDirectory) -> Path:
+    return Path(state.path, "heartbeat.port")
+
+
+def _known_port(state: StateDirectory) -> int | None:
+    try:
+        text = _port_file(state).read_text(encoding="ascii").strip()
+    except FileNotFoundError:
+        return None
+    return int(text) if text.isdigit() and 0 < int(text) < 65536 else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from octavia_core.certs.authority import Authority
-from octavia_core.certs.cache import CachedCertificates
+from octavia_core.certs.cache import Certificates
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.ports.clock import Clock, SystemClock
@@ -29,8 +29,8 @@ def build_world(settings: Settings, plugins: Plugins, clock: Clock | None = None
         compute=plugins.driver("compute", chosen.compute_driver, settings),
         network=plugins.driver("network", chosen.network_driver, settings),
         amphora=plugins.driver("amphora", chosen.amphora_driver, settings),
-        certificates=CachedCertificates(store, ttl=settings.certificates.cache_seconds, clock=clock),
-        issuer=Authority.load(settings),
+        certificates=Certificates(store, seconds=settings.certificates.cache_seconds, clock=clock),
+        issuer=Authority.from_settings(settings, clock),
         settings=settings,
         clock=clock,
     )
