@@ -14,7 +14,6 @@ OctaviaError
  │   └─ AmphoraUnreachable
  ├─ PermanentError        the outside will not do it, however often it is asked
  │   ├─ AmphoraRefused    the agent answered, and the answer was no
- │   ├─ AmphoraGone       the amphora was declared dead; its failover is next
  │   ├─ SecretMissing
  │   └─ StepTimeout
  └─ OperationFailed       what `Operation.wait` raises when the operation ended in failure
@@ -28,7 +27,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 __all__ = [
-    "AmphoraGone",
     "AmphoraRefused",
     "AmphoraUnreachable",
     "BadRequest",
@@ -136,10 +134,6 @@ class AmphoraRefused(PermanentError):
     def __init__(self, message: str, *, status: int, details: str = "") -> None:
         super().__init__(message)
         self.status, self.details = status, details
-
-
-class AmphoraGone(PermanentError):
-    """Health declared the amphora dead while an operation was about to use it."""
 
 
 class SecretMissing(PermanentError):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from octavia_core.domain.amphora import AgentAddress, Amphora
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
-from octavia_core.errors import AmphoraGone, NotFound, OctaviaError, SecretMissing
+from octavia_core.domain.vocabulary import AmphoraStatus, Role, Topology
+from octavia_core.errors import NotFound, PermanentError, SecretMissing
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
 from octavia_core.flows.waits import AgentAnswers, ServerActive
@@ -20,7 +22,24 @@ from octavia_core.ports.compute import BootFiles, Server, ServerSpec
 from octavia_core.ports.network import VipPlug
 from octavia_core.ports.storage import Transaction
 
-__all__ = ["Booted", "PushKey", "Site", "boot", "draft", "insert_amphora", "plug", "push", "push_all", "remove", "site"]
+__all__ = [
+    "Booted",
+    "PushKey",
+    "Sent",
+    "Site",
+    "allocate",
+    "boot",
+    "booted_row",
+    "draft",
+    "drop_amphora",
+    "fail_amphora",
+    "insert_amphora",
+    "plug",
+    "push",
+    "push_all",
+    "remove",
+    "site",
+]
 
 
 @attrs.frozen(kw_only=True)
@@ -74,7 +93,8 @@ def insert_amphora(tx: Transaction, where: Site) -> None:
 
 def drop_amphora(tx: Transaction, amphora_id: str) -> None:
     """Undo of `insert_amphora`: the row stays as DELETED, so that its history can be read."""
-    if tx.amphora(amphora_id) is None:
+    row = tx.amphora(amphora_id)
+    if row is None or row.status is AmphoraStatus.DELETED:
         return
     tx.settle_amphora(amphora_id, AmphoraEvent.DELETE)
     tx.settle_amphora(amphora_id, AmphoraEvent.DELETED)
@@ -221,18 +241,34 @@ def _refs(tree: LoadBalancer) -> tuple[set[str], set[str]]:
     return {ref for ref in certificates if ref}, {ref for ref in payloads if ref}
 
 
-def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool) -> Pushed:
-    """Make one amphora serve a revision. `put_back` restores the last good revision when the wish fails."""
+@attrs.frozen(kw_only=True)
+class Sent:
+    """How a push ended: with what the amphora holds, or with the amphora gone (health has declared it dead)."""
+
+    amphora_id: str
+    pushed: Pushed | None
+
+    @property
+    def gone(self) -> bool:
+        """The amphora is dead; it has to be replaced rather than told."""
+        return self.pushed is None
+
+
+def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool) -> Sent:
+    """Make one amphora serve a revision. `put_back` restores the last good revision when the wish fails.
+
+    An amphora that health has declared dead is not asked; one that dies meanwhile is found dead by the next attempt.
+    """
     load_balancer_id = amphora.load_balancer_id
     assert load_balancer_id is not None
 
-    def do(key: PushKey) -> Pushed:
+    def do(key: PushKey) -> Sent:
         alive, wanted, peers = run.read(lambda tx: _push_facts(tx, load_balancer_id, key))
         if not alive:
-            raise AmphoraGone(f"amphora {key.amphora_id} was declared dead; its failover is next")
-        return _deliver(run, world, amphora, wanted, peers)
+            return Sent(amphora_id=key.amphora_id, pushed=None)
+        return Sent(amphora_id=key.amphora_id, pushed=_deliver(run, world, amphora, wanted, peers))
 
-    def undo(key: PushKey, _: Pushed | None) -> None:
+    def undo(key: PushKey, _: Sent | None) -> None:
         alive, good, peers = run.read(lambda tx: _put_back_facts(tx, load_balancer_id, key))
         at = amphora.agent
         if not alive or at is None:
@@ -247,7 +283,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: b
         key=PushKey(amphora.id, revision),
         do=do,
         undo=undo if put_back else None,
-        result=Pushed,
+        result=Sent,
         limit=world.amphora.time_limit,
     )
 
@@ -279,18 +315,20 @@ def _peers(tx: Transaction, lb: str, amphora_id: str) -> tuple[Amphora, ...]:
 def _deliver(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, peers: tuple[Amphora, ...]) -> Pushed:
     at = amphora.agent
     if at is None:
-        raise AmphoraGone(f"amphora {amphora.id} has no management address")
+        raise PermanentError(f"amphora {amphora.id} has no management address")
     delivery = Delivery(
         load_balancer=tree, amphora=amphora, peers=peers, material=material(world, tree), fence=run.fence
     )
     return world.amphora.push(at, delivery)
 
 
-def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> None:
+def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> tuple[Sent, ...]:
     """Push a revision to every amphora side by side; when one fails, all get the last good one back."""
-    run.parallel(
-        {a.id: lambda branch, a=a: push(branch, world, a, revision, put_back=True) for a in amphorae}  # type: ignore[misc]
-    )
+
+    def branch(amphora: Amphora) -> Callable[[Run], Sent]:
+        return lambda run: push(run, world, amphora, revision, put_back=True)
+
+    return tuple(run.parallel({a.id: branch(a) for a in amphorae}).values())
 
 
 def remove(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None:

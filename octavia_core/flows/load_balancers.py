@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import attrs
 
 from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role, Topology
@@ -61,11 +64,7 @@ def _create(run: Run, world: World) -> None:
             amphorae.insert_amphora(tx, where)
         return _Plan(request=request, sites=sites, has_listeners=bool(tree.listeners))
 
-    def drop(tx: Transaction) -> None:
-        for where in (amphorae.site(operation, _tree(tx, operation), role) for role in Role):
-            amphorae.drop_amphora(tx, where.amphora_id)
-
-    planned = run.record("plan", plan, drop, result=_Plan)
+    planned = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Plan)
     lb_id = planned.request.load_balancer_id
     addresses = run.step(
         "reserve-vip",
@@ -90,7 +89,10 @@ def _create(run: Run, world: World) -> None:
         if planned.has_listeners:
             amphorae.push(branch, world, amphora, revision, put_back=False)
 
-    run.parallel({str(w.role).lower(): lambda b, w=w: build(b, w) for w in planned.sites})  # type: ignore[misc]
+    def branch(where: amphorae.Site) -> Callable[[Run], None]:
+        return lambda branch: build(branch, where)
+
+    run.parallel({str(where.role).lower(): branch(where) for where in planned.sites})
 
     def finish(tx: Transaction) -> None:
         tx.mark_good(lb_id, revision)
@@ -118,10 +120,24 @@ def _configure(run: Run, world: World) -> None:
         return _Target(revision=revision, amphorae=serving)
 
     target = run.record("plan", plan, result=_Target)
-    amphorae.push_all(run, world, target.amphorae, target.revision)
+    sent = amphorae.push_all(run, world, target.amphorae, target.revision)
+    gone = {one.amphora_id for one in sent if one.gone}
+    rebuild: _Rebuild | None = None
+    if len(gone) == len(target.amphorae):
+        # Nobody serves: the wish is carried out by replacing the dead right here. The failover that health has asked
+        # for finds nothing left to do. (A pair goes on with one; its failover is next.)
+        dead = tuple(a for a in target.amphorae if a.id in gone)
+
+        def prepare(tx: Transaction) -> _Rebuild:
+            return _prepare(tx, operation, _tree(tx, operation), dead, target.revision)
+
+        rebuild = run.record("replace", prepare, lambda tx: _drop(tx, operation), result=_Rebuild)
+        _replace(run, world, rebuild)
 
     def finish(tx: Transaction) -> None:
         assert operation.load_balancer_id is not None
+        if rebuild is not None:
+            _retire(tx, rebuild)
         tx.mark_good(operation.load_balancer_id, target.revision)
         tx.settle_tree(operation.load_balancer_id, succeeded=True)
         what = ", ".join(f"{s.kind.words} {s.id}" for s in operation.subjects)
@@ -161,9 +177,11 @@ def _delete(run: Run, world: World) -> None:
         return _Doomed(tree=bare, amphorae=doomed)
 
     doomed = run.record("plan", plan, result=_Doomed)
-    run.parallel(
-        {a.id: lambda b, a=a: amphorae.remove(b, world, doomed.tree, a) for a in doomed.amphorae}  # type: ignore[misc]
-    )
+
+    def branch(amphora: Amphora) -> Callable[[Run], None]:
+        return lambda branch: amphorae.remove(branch, world, doomed.tree, amphora)
+
+    run.parallel({amphora.id: branch(amphora) for amphora in doomed.amphorae})
     run.step(
         "release-vip",
         key=doomed.tree.id,
@@ -189,61 +207,96 @@ def _failover(run: Run, world: World) -> None:
 
     def plan(tx: Transaction) -> _Rebuild:
         tree = _tree(tx, operation)
+        nothing = _Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
         if tree.provisioning_status is Provisioning.DELETED:
-            return _Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
+            return nothing
         old = tuple(tx.amphorae(tree.id))
         if operation.amphora_id is not None:
             old = tuple(a for a in old if a.id == operation.amphora_id)
             if not old:
                 _settle_nothing(tx, tree)
-                return _Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
+                return nothing
         if not tree.provisioning_status.pending:
             tx.settle(Kind.LOAD_BALANCER, tree.id, Event.ACCEPT_FAILOVER)
-        roles = tuple(a.role or Role.STANDALONE for a in old) or _roles(tree.topology)
-        sites = tuple(amphorae.site(operation, tree, role) for role in dict.fromkeys(roles))
-        for where in sites:
-            amphorae.insert_amphora(tx, where)
-        for amphora in old:
-            tx.settle_amphora(amphora.id, AmphoraEvent.DELETE)
-        emit(tx, operation, "failover.started", f"replacing {len(old)} amphora(e)", amphora_id=operation.amphora_id)
-        peers = tuple(
-            a for a in tx.amphorae(tree.id) if a.status is AmphoraStatus.ALLOCATED and a.id not in {o.id for o in old}
-        )
-        revision = amphorae.draft(tx, operation)
-        bare = attrs.evolve(tree, listeners=(), pools=())
-        return _Rebuild(tree=bare, old=old, sites=sites, peers=peers, revision=revision)
+        return _prepare(tx, operation, tree, old, amphorae.draft(tx, operation))
 
-    def drop(tx: Transaction) -> None:
-        for role in Role:
-            amphorae.drop_amphora(tx, amphorae.site(operation, _tree(tx, operation), role).amphora_id)
-
-    rebuild = run.record("plan", plan, drop, result=_Rebuild)
+    rebuild = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Rebuild)
     if rebuild.revision is None:
         run.finish(lambda tx: emit(tx, operation, "failover.unneeded", "the amphora is gone already; nothing to do"))
         return
     revision, lb_id = rebuild.revision, rebuild.tree.id
-    for index, where in enumerate(rebuild.sites):
-        scope = run.scope(str(where.role).lower())
-        booted = amphorae.boot(scope, world, where)
-        scope.record("booting", lambda tx, w=where, b=booted: amphorae.booted_row(tx, w, b))  # type: ignore[misc]
-        # The old one holds the VIP, frozen or half dead as it may be: it goes while the new one starts.
-        for old in _leaving(rebuild, index):
-            amphorae.remove(scope.scope(f"old-{old.id}"), world, rebuild.tree, old)
-        amphora = amphorae.allocate(scope, world, where, booted)
-        amphorae.plug(scope, world, lb_id, amphora)
-        amphorae.push(scope, world, amphora, revision, put_back=False)
+    _replace(run, world, rebuild)
     if rebuild.peers:
         amphorae.push_all(run.scope("peers"), world, rebuild.peers, revision)
 
     def finish(tx: Transaction) -> None:
-        for old in rebuild.old:
-            tx.settle_amphora(old.id, AmphoraEvent.DELETED)
-            tx.forget_health(old.id)
+        _retire(tx, rebuild)
         tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, succeeded=True)
-        emit(tx, operation, "failover.finished", f"{len(rebuild.sites)} amphora(e) rebuilt", revision=revision)
 
     run.finish(finish)
+
+
+def _prepare(
+    tx: Transaction, operation: Operation, tree: LoadBalancer, old: tuple[Amphora, ...], revision: int
+) -> _Rebuild:
+    """Decide who replaces whom; the rows of the new amphorae come first, the old ones are marked to go."""
+    roles = tuple(a.role or Role.STANDALONE for a in old) or _roles(tree.topology)
+    sites = tuple(amphorae.site(operation, tree, role) for role in dict.fromkeys(roles))
+    for where in sites:
+        amphorae.insert_amphora(tx, where)
+    for amphora in old:
+        tx.settle_amphora(amphora.id, AmphoraEvent.DELETE)
+    leaving = {amphora.id for amphora in old}
+    peers = tuple(a for a in tx.amphorae(tree.id) if a.status is AmphoraStatus.ALLOCATED and a.id not in leaving)
+    text = f"replacing amphora {', '.join(sorted(leaving))}" if leaving else "building an amphora; there was none"
+    emit(tx, operation, "failover.started", text, amphora_id=operation.amphora_id)
+    bare = attrs.evolve(tree, listeners=(), pools=())
+    return _Rebuild(tree=bare, old=old, sites=sites, peers=peers, revision=revision)
+
+
+def _drop(tx: Transaction, operation: Operation) -> None:
+    """Undo of `_prepare`: whatever this operation was building is DELETED."""
+    tree = _tree(tx, operation)
+    for role in Role:
+        amphorae.drop_amphora(tx, amphorae.site(operation, tree, role).amphora_id)
+
+
+def _replace(run: Run, world: World, rebuild: _Rebuild) -> None:
+    """Build the replacements one after the other, each in its predecessor's place."""
+    assert rebuild.revision is not None
+    for index, where in enumerate(rebuild.sites):
+        _replace_one(run.scope(str(where.role).lower()), world, rebuild, index)
+
+
+def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> None:
+    where, revision = rebuild.sites[index], rebuild.revision
+    assert revision is not None
+    booted = amphorae.boot(run, world, where)
+    run.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+    # The old one holds the VIP, frozen or half dead as it may be: it goes while the new one starts.
+    for old in _leaving(rebuild, index):
+        amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
+    amphora = amphorae.allocate(run, world, where, booted)
+    amphorae.plug(run, world, rebuild.tree.id, amphora)
+    # Should the new one be declared dead by now, its own failover is queued behind this operation.
+    amphorae.push(run, world, amphora, revision, put_back=False)
+
+
+def _retire(tx: Transaction, rebuild: _Rebuild) -> None:
+    """The end of those that were replaced."""
+    for old in rebuild.old:
+        tx.settle_amphora(old.id, AmphoraEvent.DELETED)
+        tx.forget_health(old.id)
+    new = ", ".join(where.amphora_id for where in rebuild.sites)
+    tx.emit(
+        Happening(
+            name="failover.finished",
+            text=f"amphora {new} serves",
+            load_balancer_id=rebuild.tree.id,
+            data={"new": [where.amphora_id for where in rebuild.sites], "old": [old.id for old in rebuild.old]},
+        )
+    )
 
 
 def _settle_nothing(tx: Transaction, tree: LoadBalancer) -> None:
