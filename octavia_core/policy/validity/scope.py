@@ -1,0 +1,59 @@
+"""What a check is about, and how its objects hang together."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+
+from octavia_core.domain.operation import Subject
+from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
+from octavia_core.domain.vocabulary import Kind, Provisioning
+
+__all__ = ["Scope"]
+
+_KINDS: dict[type[Node], Kind] = {
+    Listener: Kind.LISTENER,
+    Pool: Kind.POOL,
+    Member: Kind.MEMBER,
+    HealthMonitor: Kind.HEALTH_MONITOR,
+    L7Policy: Kind.L7POLICY,
+    L7Rule: Kind.L7RULE,
+}
+
+
+class Scope:
+    """The tree, and which of its objects are concerned."""
+
+    def __init__(self, tree: LoadBalancer, subjects: Collection[Subject] | None) -> None:
+        self.tree = tree
+        self._subjects = None if subjects is None else frozenset(subjects)
+        self._pools = {pool.id: pool for pool in tree.pools}
+
+    def root(self) -> bool:
+        """Is the load balancer itself concerned?"""
+        return (
+            self._subjects is None
+            or self.tree.provisioning_status == Provisioning.PENDING_CREATE
+            or Subject(Kind.LOAD_BALANCER, self.tree.id) in self._subjects
+        )
+
+    def concerned(self, node: Node) -> bool:
+        """Is this object concerned?"""
+        if self._subjects is None:
+            return True
+        created = node.provisioning_status == Provisioning.PENDING_CREATE
+        return created or Subject(_KINDS[type(node)], node.id) in self._subjects
+
+    def pool(self, id: object) -> Pool | None:
+        """The pool of that id, or None."""
+        return self._pools.get(id) if isinstance(id, str) else None
+
+    def uses(self) -> Iterator[tuple[Listener, Pool, L7Policy | None]]:
+        """Every use of a pool: as the default of a listener (no policy), or as the target of a policy of it."""
+        for listener in self.tree.listeners:
+            default = self.pool(listener.default_pool_id)
+            if default is not None:
+                yield listener, default, None
+            for policy in listener.l7policies:
+                target = self.pool(policy.redirect_pool_id)
+                if target is not None:
+                    yield listener, target, policy

@@ -1,0 +1,62 @@
+"""How a refusal reads: one sentence with the object, the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+import reprlib
+from collections.abc import Iterable
+from enum import Enum
+
+from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
+from octavia_core.domain.vocabulary import Kind
+from octavia_core.errors import BadRequest
+
+__all__ = ["alternatives", "label", "refusal", "show"]
+
+_KINDS: dict[type, Kind] = {
+    LoadBalancer: Kind.LOAD_BALANCER,
+    Listener: Kind.LISTENER,
+    Pool: Kind.POOL,
+    Member: Kind.MEMBER,
+    HealthMonitor: Kind.HEALTH_MONITOR,
+    L7Policy: Kind.L7POLICY,
+    L7Rule: Kind.L7RULE,
+}
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 80
+
+
+def show(value: object) -> str:
+    """The value in a sentence: quoted, cut when long, without control characters."""
+    if value is None:
+        return "not set"
+    if isinstance(value, Enum):
+        return str(value.value)
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # a number with more digits than Python turns into text
+        return f"a {type(value).__name__} too long to show"
+
+
+def label(node: LoadBalancer | Node) -> str:
+    """The object as a person knows it: `listener 'web'`, `member 10.0.0.5:80`, otherwise with its id."""
+    words = _KINDS[type(node)].words
+    name = getattr(node, "name", None)
+    if isinstance(name, str) and name:
+        return f"{words} {show(name)}"
+    if isinstance(node, Member):
+        place: tuple[object, object] = (node.address, node.protocol_port)
+        if isinstance(place[0], str) and isinstance(place[1], int):
+            return f"{words} {show(place[0])[1:-1]}:{show(place[1])}"
+    return f"{words} {node.id}"
+
+
+def refusal(owner: str, field: str, value: object, allowed: str) -> BadRequest:
+    """The error for one field. `allowed` continues the sentence '... but must be'."""
+    return BadRequest(f"{owner}: {field} is {show(value)}, but must be {allowed}")
+
+
+def alternatives(values: Iterable[object]) -> str:
+    """'A', 'A or B', 'A, B or C'."""
+    words = [str(value.value) if isinstance(value, Enum) else str(value) for value in values]
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
