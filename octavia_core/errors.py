@@ -24,7 +24,7 @@ Drivers translate foreign errors at their border (`raise TransientError(...) fro
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 __all__ = [
     "AmphoraRefused",
@@ -86,9 +86,12 @@ class ConfigurationError(OctaviaError):
 class DriverNotFound(ConfigurationError):
     """No installed plugin offers a driver of that kind under that name."""
 
-    def __init__(self, kind: str, name: str, offered: Iterable[tuple[str, str]]) -> None:
+    def __init__(
+        self, kind: str, name: str, offered: Iterable[tuple[str, str]], broken: Mapping[str, str] | None = None
+    ) -> None:
         known = ", ".join(f"{n} ({package})" for n, package in sorted(offered)) or "none"
-        super().__init__(f"no {kind} driver named {name!r}; installed: {known}")
+        failed = "".join(f"; plugin {plugin} could not be loaded ({why})" for plugin, why in (broken or {}).items())
+        super().__init__(f"no {kind} driver named {name!r}; installed: {known}{failed}")
         self.kind, self.name = kind, name
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from octavia_core.hooks import specs
 from octavia_core.settings import Settings
 
 __all__ = ["ALIASES", "Offer", "Plugins"]
+
+log = logging.getLogger("octavia_core.hooks")
 
 ALIASES: Mapping[str, str] = {
     "compute_nova_driver": "nova",
@@ -46,14 +49,18 @@ class Plugins:
         extra: plugin objects besides the installed ones, by name (an embedding program's own, a test's).
         installed: False leaves out what entry points bring.
 
+    An installed plugin that cannot be imported is left out and named by `broken`, and by `DriverNotFound` when
+    somebody wants a driver that is not there.
+
     Raises:
-        ConfigurationError: a plugin cannot be imported, or implements a hook that does not exist.
+        ConfigurationError: a plugin implements a hook that does not exist.
     """
 
     def __init__(self, extra: Mapping[str, object] | None = None, *, installed: bool = True) -> None:
         self._manager = pluggy.PluginManager(specs.PROJECT)
         self._manager.add_hookspecs(specs)
         self._packages: dict[str, str] = {}
+        self.broken: dict[str, str] = {}
         for name, plugin in (extra or {}).items():
             self._manager.register(plugin, name=name)
             self._packages[name] = name
@@ -71,7 +78,9 @@ class Plugins:
             try:
                 plugin = entry.load()
             except Exception as error:  # a foreign module may raise anything at import
-                raise ConfigurationError(f"plugin {entry.name} ({entry.value}) cannot be loaded: {error}") from error
+                self.broken[entry.name] = f"{type(error).__name__}: {error}"
+                log.warning("plugin %s (%s) cannot be loaded: %s", entry.name, entry.value, self.broken[entry.name])
+                continue
             self._manager.register(plugin, name=entry.name)
             self._packages[entry.name] = entry.dist.name if entry.dist else entry.value
 
@@ -105,11 +114,11 @@ class Plugins:
         for offer in offers:
             if wanted == offer.name:
                 return offer.factory(settings)
-        raise DriverNotFound(kind.replace("_", " "), name, _pairs(offers))
+        raise DriverNotFound(kind.replace("_", " "), name, _pairs(offers), self.broken)
 
     def event_listeners(self) -> list[tuple[str, Callable[..., None]]]:
         """(plugin name, its `octavia_events`) of each plugin that wants events, so that each can fail alone."""
-        return [(i.plugin_name, i.function) for i in self._manager.hook.octavia_events.get_hookimpls()]
+        return [(i.plugin_name, _quiet(i.function)) for i in self._manager.hook.octavia_events.get_hookimpls()]
 
     def names(self) -> list[str]:
         """Names of the registered plugins, sorted."""
@@ -126,3 +135,12 @@ _HOOKS = {
 
 def _pairs(offers: Iterable[Offer]) -> list[tuple[str, str]]:
     return [(offer.name, offer.package) for offer in offers]
+
+
+def _quiet(function: Callable[..., object]) -> Callable[..., None]:
+    """A listener's return value means nothing."""
+
+    def call(**arguments: Any) -> None:
+        function(**arguments)
+
+    return call
