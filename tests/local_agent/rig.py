@@ -281,6 +281,11 @@ class Rig:
         raise AssertionError("no such heartbeat")
 
 
+def members_of(beat: Heartbeat) -> dict[str, str]:
+    """Member id to status, over all pools of a heartbeat."""
+    return {name: status for pool in beat.pools.values() for name, status in pool.members.items()}
+
+
 class Member:
     """A web server that answers with its name."""
 

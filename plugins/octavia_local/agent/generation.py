@@ -48,9 +48,15 @@ class Generation(NamedTuple):
         with open(f"{self.folder}/{name}", "rb") as file:
             return file.read()
 
-    def write_own(self, stats_descriptor: int) -> None:
-        """Write the agent's own part of the configuration: the stats socket, and what an unprivileged process needs."""
-        lines = ["global", f"    stats socket fd@{stats_descriptor} level admin", "    no strict-limits"]
+    def write_own(self, stats_descriptor: int | None) -> None:
+        """Write the agent's own part of the configuration: the stats socket, and what an unprivileged process needs.
+
+        Args:
+            stats_descriptor: the held stats socket; None for a mere check, which opens none (but without one HAProxy
+                refuses a load balancer that has no listener).
+        """
+        place = "check.sock" if stats_descriptor is None else f"fd@{stats_descriptor}"
+        lines = ["global", f"    stats socket {place} level admin", "    no strict-limits"]
         if not self.threads:
             lines.append(f"    nbthread {min(_MOST_THREADS, os.cpu_count() or 1)}")
         _write(self.folder, OWN_CONFIG, "\n".join([*lines, ""]).encode())

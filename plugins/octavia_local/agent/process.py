@@ -82,10 +82,11 @@ class Haproxy:
 
     def check(self, generation: Generation, peer: str) -> str | None:
         """Let HAProxy judge a generation: None when it is good, otherwise its words."""
+        generation.write_own(None)
         path = generation.folder + "/output"
         output = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            argv = (self._program, "-c", "-L", peer, "-f", CONFIG)
+            argv = (self._program, "-c", "-L", peer, "-f", OWN_CONFIG, "-f", CONFIG)
             child = self._supervisor.spawn(Spawn(argv, generation.folder, output, generation.descriptors))
             status = child.wait(_CHECKED_WITHIN)
             child.signal(signal.SIGKILL)
