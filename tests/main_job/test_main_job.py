@@ -2,60 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import http.server
+import json
 import os
 import signal
-import threading
-import urllib.request
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from octavia_core import Controller, NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning
+from tests.support.members import ask, member
 
 PATIENCE = 30.0
 """Seconds within which anything here happens on the slowest machine."""
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    request_queue_size = 128
-    daemon_threads = True
-
-    def handle_error(self, request: object, client_address: object) -> None:
-        """A client that goes away is no news."""
-
-
-@contextlib.contextmanager
-def member(name: str) -> Iterator[NewMember]:
-    """A real web server that answers with its name."""
-
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            body = name.encode()
-            self.send_response(200)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            """Quiet."""
-
-    with _Server(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
-        thread.start()
-        try:
-            yield NewMember("127.0.0.1", server.server_address[1], name=name)
-        finally:
-            server.shutdown()
-            thread.join()
-
-
-def ask(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
-        return str(answer.read().decode())
 
 
 def wish(*members: NewMember, name: str = "web") -> NewLoadBalancer:
@@ -125,17 +86,13 @@ def test_traffic_goes_on_while_the_controller_is_away_and_it_finds_its_amphorae_
 
 
 def agent_pid(state: Path, amphora_id: str) -> int:
-    import json
-
     return int(json.loads((state / "amphorae" / amphora_id / "agent.json").read_text())["pid"])
 
 
-def wait_for(condition: object, patience: float = PATIENCE) -> None:
-    import time
-
+def wait_for(condition: Callable[[], bool], patience: float = PATIENCE) -> None:
     deadline = time.monotonic() + patience
     while time.monotonic() < deadline:
-        if condition():  # type: ignore[operator]
+        if condition():
             return
         time.sleep(0.02)
     raise AssertionError("it did not come true in time")
