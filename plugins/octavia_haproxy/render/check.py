@@ -17,7 +17,7 @@ _CODES = re.compile(r"[1-9][0-9]{2}|[1-9][0-9]{2}-[1-9][0-9]{2}")
 
 
 def refuse(owner: str, field: str, why: str) -> PermanentError:
-    """The refusal of a field; `owner` is the object as a person says it: "L7 rule 0f3c...\""""
+    """The refusal of a field; `owner` is the object as a person says it, kind and id."""
     return PermanentError(f"{owner}: {field} {why}")
 
 

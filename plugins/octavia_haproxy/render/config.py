@@ -17,7 +17,7 @@ from octavia_haproxy.render.frontend import addresses, frontend
 from octavia_haproxy.render.held import Held
 from octavia_haproxy.render.model import Facts, PemFile, Served, Tls, alive, haproxy_listeners, served
 from octavia_haproxy.render.names import backend_name, cert_directory, peers_section
-from octavia_haproxy.render.sections import defaults, global_section, peers, prometheus
+from octavia_haproxy.render.sections import defaults, global_maxconn, global_section, peers, prometheus
 from octavia_haproxy.render.tls import listener_tls, pool_tls
 
 __all__ = ["Configuration", "configure"]
@@ -32,6 +32,8 @@ class Configuration:
     Attributes:
         text: haproxy.cfg, or None when no HAProxy listener remains and the load balancer is to be removed there.
         files: the PEM files it refers to, by name.
+        maxconn: the global limit in it.
+        ends_tls: some listener in it ends TLS.
         not_haproxy: UDP and SCTP listeners, which HAProxy cannot serve.
         missing: listeners left out because a secret is missing and the amphora holds nothing to go on with.
         kept: listeners that go on with what they have on the amphora because a secret is missing.
@@ -39,6 +41,8 @@ class Configuration:
 
     text: str | None
     files: Mapping[str, PemFile] = attrs.field(factory=dict)
+    maxconn: int = 0
+    ends_tls: bool = False
     not_haproxy: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
@@ -77,7 +81,15 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
             kept.append(entry.listener.id)
     files = {file.name: file for entry in entries for file in entry.files()}
     text = "\n".join(_lines(delivery, entries, settings, facts)) + "\n"
-    return Configuration(text=text, files=files, not_haproxy=lvs, missing=tuple(missing), kept=tuple(kept))
+    return Configuration(
+        text=text,
+        files=files,
+        maxconn=global_maxconn(entries, settings),
+        ends_tls=any(entry.terminates for entry in entries),
+        not_haproxy=lvs,
+        missing=tuple(missing),
+        kept=tuple(kept),
+    )
 
 
 @attrs.define(kw_only=True)

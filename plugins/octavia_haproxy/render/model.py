@@ -42,17 +42,27 @@ class Facts:
 
 @attrs.frozen(kw_only=True)
 class PemFile:
-    """A file in the amphora's certificate directory. The content is None when only the amphora has it."""
+    """A file in the amphora's certificate directory.
+
+    Attributes:
+        name: file name, ending in `.pem`.
+        md5: of the content, hex; empty when it is not known.
+        public: it holds no private key.
+        content: what to send; None when only the amphora has it.
+    """
 
     name: str
     md5: str
+    public: bool = attrs.field(default=False, eq=False)
     content: Secret | None = attrs.field(default=None, repr=False, eq=False)
 
     @classmethod
-    def of(cls, name: str, content: str) -> PemFile:
+    def of(cls, name: str, content: str, *, public: bool = False) -> PemFile:
         """A file to send. MD5 is how the agent compares files; nothing is protected by it."""
         data = content.encode()
-        return cls(name=name, md5=hashlib.md5(data, usedforsecurity=False).hexdigest(), content=Secret(data))
+        return cls(
+            name=name, md5=hashlib.md5(data, usedforsecurity=False).hexdigest(), public=public, content=Secret(data)
+        )
 
 
 @attrs.frozen(kw_only=True)

@@ -59,7 +59,7 @@ def listener_tls(listener: Listener, material: Material, directory: str, facts: 
         raise check.refuse(owner, "tls_certificate_id", "is missing, and so are SNI certificates: it cannot end TLS")
     certificates = _unique(_certificate(_bundle(material, ref)) for ref in refs)
     paths = "".join(f"{directory}/{file.name}\n" for file in certificates)
-    crt_list = PemFile.of(f"{listener.id}.pem", paths)
+    crt_list = PemFile.of(f"{listener.id}.pem", paths, public=True)
     words = ["ssl", "crt-list", f"{directory}/{crt_list.name}"]
     files = [crt_list, *certificates]
     if listener.client_ca_tls_certificate_id:
@@ -155,7 +155,7 @@ def _payload(material: Material, ref: str) -> PemFile:
     found = material.payloads.get(ref)
     if found is None:
         raise SecretMissing(f"secret {ref}: {material.missing.get(ref, 'it was not fetched')}")
-    return PemFile.of(pem_name(found), found)
+    return PemFile.of(pem_name(found), found, public=True)
 
 
 def _certificate(bundle: CertificateBundle) -> PemFile:

@@ -1,0 +1,216 @@
+"""The agent's REST API, version 1.0, as typed calls (agent API reference, section 4)."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+from urllib.parse import quote
+
+import attrs
+
+from octavia_core.domain.amphora import AgentAddress
+from octavia_core.domain.secret import Secret
+from octavia_core.errors import AmphoraRefused, AmphoraUnreachable
+from octavia_core.ports.amphora import AgentInfo
+from octavia_haproxy.transport import Answer, HttpRequest, Transport
+
+__all__ = ["FENCE_HEADER", "AgentClient", "Details"]
+
+FENCE_HEADER = "X-Octavia-Fence"
+"""`<operation>:<fence>`: our own agent refuses an older holder of the same operation; upstream's ignores it."""
+
+_MEANING = {
+    400: "found the request wrong",
+    401: "does not know this controller",
+    403: "forbids the request",
+    404: "knows no such thing",
+    405: "does not offer the request",
+    409: "is in conflict with the request",
+    500: "failed",
+    503: "is not available",
+}
+_NO_NIC = "No suitable network interface found"
+_LONGEST_DETAILS = 4000  # of HAProxy's complaints: enough for the first dozen
+
+
+@attrs.frozen(kw_only=True)
+class Details:
+    """What shapes the configuration, from `GET /details`."""
+
+    cpu_count: int = 0
+    tuned_profiles: str = ""
+    free_memory_kb: int | None = None
+
+
+@attrs.frozen
+class AgentClient:
+    """Calls of one agent. Every call may raise AmphoraUnreachable (no answer, not ready) and AmphoraRefused (it said no).
+
+    Attributes:
+        transport: the connections.
+        at: the agent.
+        fence: (operation id, fence) to send along.
+        deadline: monotonic time by which a series of calls has to be over.
+    """
+
+    transport: Transport
+    at: AgentAddress
+    fence: tuple[str, int] | None = None
+    deadline: float = math.inf
+
+    def version(self) -> str:
+        """The newest API version of the agent.
+
+        Raises:
+            AmphoraRefused: it is too old to be driven.
+        """
+        answer = self._send("GET", "/")
+        older_than_discovery = answer.status == 404
+        found = "0.5" if older_than_discovery else str(_json(self._checked(answer, "GET /")).get("api_version", ""))
+        if found.partition(".")[0] in ("", "0"):
+            raise AmphoraRefused(
+                f"the agent of amphora {self.at.amphora_id} speaks API version {found or 'unknown'}, 1.0 is needed; "
+                f"replace it: octavia-admin amphora failover {self.at.amphora_id}",
+                status=answer.status,
+            )
+        return found
+
+    def info(self) -> AgentInfo:
+        """Versions and host name."""
+        found = _json(self._call("GET", "info"))
+        return AgentInfo(
+            api_version=str(found.get("api_version", "")),
+            hostname=str(found.get("hostname", "")),
+            haproxy_version=str(found.get("haproxy_version", "")),
+        )
+
+    def details(self) -> Details:
+        """Processors, tuning profile and memory. An agent that fails here (500 before its network namespace exists) has none."""
+        try:
+            found = _json(self._call("GET", "details"))
+        except AmphoraRefused as refused:
+            if refused.status != 500:
+                raise
+            return Details()
+        memory = found.get("memory")
+        free = None
+        if isinstance(memory, dict):
+            free = sum(_number(memory.get(name)) for name in ("free", "buffers", "cached"))
+        profiles = str(found.get("active_tuned_profiles") or "")
+        return Details(cpu_count=_number(found.get("cpu_count")), tuned_profiles=profiles, free_memory_kb=free)
+
+    def configuration(self, id: str) -> tuple[str, str] | None:
+        """(text, ETag) of the HAProxy configuration of a load balancer, or None when it has none."""
+        answer = self._call("GET", f"loadbalancer/{_part(id)}/haproxy", absent=True)
+        return None if answer.status == 404 else (answer.body.decode("utf-8", "replace"), answer.etag)
+
+    def upload_configuration(self, id: str, text: str) -> None:
+        """Send a configuration, which the agent checks. `reload` makes it effective."""
+        path = f"loadbalancer/{_part(self.at.amphora_id)}/{_part(id)}/haproxy"
+        self._call("PUT", path, body=text.encode())
+
+    def reload(self, id: str) -> None:
+        """Run the configuration it has; the agent starts a process that does not run."""
+        self._call("PUT", f"loadbalancer/{_part(id)}/reload")
+
+    def remove(self, id: str) -> None:
+        """Stop a load balancer and delete its files. Absent is success."""
+        self._call("DELETE", f"listeners/{_part(id)}", absent=True)
+
+    def certificate_md5(self, id: str, name: str) -> str | None:
+        """MD5 of a PEM file, or None when the amphora has no such file."""
+        answer = self._call("GET", _pem(id, name), absent=True)
+        return None if answer.status == 404 else str(_json(answer).get("md5sum", ""))
+
+    def upload_certificate(self, id: str, name: str, content: Secret) -> None:
+        """Store a PEM file."""
+        self._call("PUT", _pem(id, name), body=content.reveal())
+
+    def delete_certificate(self, id: str, name: str) -> None:
+        """Delete a PEM file. Absent is success."""
+        self._call("DELETE", _pem(id, name), absent=True)
+
+    def plug_vip(self, vip: str, body: dict[str, Any]) -> None:
+        """Configure the VIP interface. Already configured is success; an interface that is not there yet is unreachable."""
+        try:
+            self._call("POST", f"plug/vip/{_part(vip)}", body=_encoded(body))
+        except AmphoraRefused as refused:
+            if refused.status != 409:
+                raise
+
+    def plug_network(self, body: dict[str, Any]) -> None:
+        """Configure a member interface; errors as `plug_vip`."""
+        try:
+            self._call("POST", "plug/network", body=_encoded(body))
+        except AmphoraRefused as refused:
+            if refused.status != 409:
+                raise
+
+    def rotate_certificate(self, server_pem: Secret) -> None:
+        """Replace the agent's own certificate."""
+        self._call("PUT", "certificate", body=server_pem.reveal())
+
+    def update_agent(self, content: Secret) -> None:
+        """Replace the agent's configuration file."""
+        self._call("PUT", "config", body=content.reveal())
+
+    def _call(self, method: str, path: str, *, body: bytes | None = None, absent: bool = False) -> Answer:
+        return self._checked(self._send(method, f"/1.0/{path}", body), f"{method} /1.0/{path}", absent=absent)
+
+    def _send(self, method: str, path: str, body: bytes | None = None) -> Answer:
+        headers = {"User-Agent": "octavia-core", "Accept": "application/json, text/plain"}
+        if self.fence is not None:
+            headers[FENCE_HEADER] = f"{self.fence[0]}:{self.fence[1]}"
+        request = HttpRequest(method=method, path=path, body=body, headers=headers)
+        return self.transport.send(self.at, request, deadline=self.deadline)
+
+    def _checked(self, answer: Answer, asked: str, *, absent: bool = False) -> Answer:
+        if 200 <= answer.status < 300:
+            return answer
+        details = _words(answer)
+        if answer.status == 404 and (answer.content_type != "application/json" or _NO_NIC in details):
+            raise AmphoraUnreachable(
+                f"the agent of amphora {self.at.amphora_id} is not ready for {asked}: {details or 404}"
+            )
+        if answer.status == 404 and absent:
+            return answer
+        meaning = _MEANING.get(answer.status, "gave an answer that was not expected")
+        said = f": {details}" if details else ""
+        raise AmphoraRefused(
+            f"the agent of amphora {self.at.amphora_id} {meaning} ({answer.status} to {asked}){said}",
+            status=answer.status,
+            details=details,
+        )
+
+
+def _part(text: str) -> str:
+    """One part of a path: ids and addresses."""
+    return quote(text, safe=":")
+
+
+def _pem(id: str, name: str) -> str:
+    return f"loadbalancer/{_part(id)}/certificates/{_part(name)}"
+
+
+def _encoded(body: dict[str, Any]) -> bytes:
+    return json.dumps(body, separators=(",", ":")).encode()
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        found = json.loads(answer.body)
+    except ValueError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _words(answer: Answer) -> str:
+    """The agent's own words about a refusal."""
+    found = _json(answer)
+    parts = [str(found[name]) for name in ("details", "error") if found.get(name)] or [str(found.get("message", ""))]
+    return " ".join(parts).strip()[:_LONGEST_DETAILS]
+
+
+def _number(value: object) -> int:
+    return value if isinstance(value, int) and value > 0 else 0

@@ -1,0 +1,206 @@
+"""The amphora driver: what the core asks of an amphora, in terms of its agent's REST API."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import attrs
+
+from octavia_core.domain.amphora import AgentAddress
+from octavia_core.domain.secret import Secret
+from octavia_core.errors import AmphoraRefused, TransientError
+from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed
+from octavia_core.ports.compute import BootFiles
+from octavia_core.ports.network import PluggedNetwork, VipPlug
+from octavia_core.settings import Settings
+from octavia_haproxy.boot import agent_conf, boot_files
+from octavia_haproxy.client import AgentClient
+from octavia_haproxy.render.config import Configuration, configure
+from octavia_haproxy.render.held import Held, read_back
+from octavia_haproxy.render.model import Facts, PemFile, haproxy_listeners
+from octavia_haproxy.render.names import cert_directory
+from octavia_haproxy.transport import Transport
+
+__all__ = ["APPLIED", "HaproxyDriver"]
+
+APPLIED = "octavia-applied.pem"
+"""A file of ours beside the certificates, holding the ETag of the configuration that was last loaded.
+
+The agent can say which configuration it has stored, but not whether HAProxy runs it: a controller that died between
+upload and reload would find what it wanted and leave the old one running. It is removed before an upload and written
+after a reload; where certificates vanish at a reboot (RAM disk), so does it, and everything is sent again.
+"""
+
+_VERSION = re.compile(r"(\d+)\.(\d+)")
+
+
+class HaproxyDriver:
+    """Amphorae that run HAProxy behind upstream's agent, or ours. Safe for threads; opens nothing before the first call.
+
+    Args:
+        settings: groups `haproxy_amphora`, `amphora_agent`, `health_manager`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._transport = Transport(settings)
+        self.time_limit = self._transport.time_limit
+
+    def close(self) -> None:
+        """Close kept connections."""
+        self._transport.close()
+
+    def boot_files(self, identity: BootIdentity) -> BootFiles:
+        """See `AmphoraPort.boot_files`."""
+        return boot_files(identity, self._settings)
+
+    def info(self, at: AgentAddress) -> AgentInfo:
+        """See `AmphoraPort.info`."""
+        agent = self._agent(at)
+        agent.version()
+        return agent.info()
+
+    def plug_vip(self, at: AgentAddress, plug: VipPlug) -> None:
+        """See `AmphoraPort.plug_vip`."""
+        body: dict[str, Any] = {
+            "subnet_cidr": plug.subnet_cidr,
+            "gateway": plug.gateway,
+            "mac_address": plug.mac_address.lower(),
+            "vrrp_ip": plug.vrrp_ip,
+            "mtu": plug.mtu,
+            "host_routes": [attrs.asdict(route) for route in plug.host_routes],
+            "additional_vips": [dict(vip) for vip in plug.additional_vips],
+            "is_sriov": plug.is_sriov,
+        }
+        required = ("subnet_cidr", "gateway", "mac_address")
+        present = {name: value for name, value in body.items() if value is not None or name in required}
+        self._agent(at).plug_vip(plug.vip, present)
+
+    def plug_network(self, at: AgentAddress, network: PluggedNetwork) -> None:
+        """See `AmphoraPort.plug_network`."""
+        body: dict[str, Any] = {"mac_address": network.mac_address.lower()}
+        if network.fixed_ips:
+            body["fixed_ips"] = [dict(address) for address in network.fixed_ips]
+        if network.mtu is not None:
+            body["mtu"] = network.mtu
+        self._agent(at).plug_network(body)
+
+    def push(self, at: AgentAddress, delivery: Delivery) -> Pushed:
+        """See `AmphoraPort.push`. Certificates first, then the configuration, then its reload, then what is left over."""
+        agent = attrs.evolve(self._agent(at), fence=delivery.fence)
+        id = delivery.load_balancer.id
+        stored = agent.configuration(id)
+        if not haproxy_listeners(delivery.load_balancer):
+            agent.remove(id)
+            skipped = configure(delivery, self._settings, Facts()).not_haproxy
+            return Pushed(etag="", changed=stored is not None, skipped_listeners=skipped)
+        text, etag = stored or ("", "")
+        held = read_back(text, cert_directory(self._settings.haproxy_amphora.base_cert_dir, id))
+        wanted = self._configure(agent, delivery, held if stored else None)
+        skipped = (*wanted.not_haproxy, *wanted.missing, *wanted.kept)
+        marker = agent.certificate_md5(id, APPLIED) if stored else None
+        applied = marker is not None and marker == _md5(etag)
+        if applied and text == wanted.text:
+            return Pushed(etag=etag, changed=False, skipped_listeners=skipped)
+        known = held.files() if applied else {}
+        for file in wanted.files.values():
+            self._send(agent, id, file, known.get(file.name))
+        if marker is not None:
+            agent.delete_certificate(id, APPLIED)
+        etag = self._load(agent, id, wanted.text or "", upload=text != wanted.text)
+        for name in held.files():
+            if name not in wanted.files:
+                agent.delete_certificate(id, name)
+        agent.upload_certificate(id, APPLIED, Secret(etag))
+        return Pushed(etag=etag, changed=True, skipped_listeners=skipped)
+
+    def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
+        """See `AmphoraPort.remove`."""
+        self._agent(at).remove(load_balancer_id)
+
+    def rotate_certificate(self, at: AgentAddress, server_pem: Secret) -> None:
+        """See `AmphoraPort.rotate_certificate`."""
+        self._agent(at).rotate_certificate(server_pem)
+
+    def update_agent(self, at: AgentAddress, identity: BootIdentity) -> None:
+        """See `AmphoraPort.update_agent`."""
+        self._agent(at).update_agent(agent_conf(identity, self._settings))
+
+    def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
+        """See `AmphoraPort.render`. Without an agent to ask, a present-day HAProxy is assumed."""
+        wanted = configure(delivery, self._settings, Facts())
+        files = [("haproxy.cfg", wanted.text)] if wanted.text is not None else []
+        public = [file for file in wanted.files.values() if file.public and file.content is not None]
+        return [*files, *((file.name, file.content.reveal().decode()) for file in public if file.content is not None)]
+
+    def _agent(self, at: AgentAddress) -> AgentClient:
+        return AgentClient(self._transport, at, deadline=time.monotonic() + self.time_limit)
+
+    def _version(self, agent: AgentClient) -> tuple[int, int]:
+        """Version of HAProxy there: the two of a pair may differ. Asked each time, an image may be renewed."""
+        try:
+            info = agent.info()
+        except AmphoraRefused as refused:
+            if refused.status == 404:
+                agent.version()  # says in a sentence what is wrong with an agent that is too old
+            raise
+        found = _VERSION.search(info.haproxy_version)
+        return (int(found[1]), int(found[2])) if found else Facts().haproxy_version
+
+    def _configure(self, agent: AgentClient, delivery: Delivery, held: Held | None) -> Configuration:
+        """Decide what the amphora is to hold; ask it for details only where its present configuration does not tell."""
+        facts = Facts(haproxy_version=self._version(agent))
+        if held is not None:
+            cache = (held.maxconn or 0, held.ssl_cache) if held.binds else None
+            facts = attrs.evolve(facts, threads=held.threads, ssl_cache=cache)
+        wanted = configure(delivery, self._settings, facts)
+        new_cache = wanted.ends_tls and (facts.ssl_cache is None or facts.ssl_cache[0] != wanted.maxconn)
+        if held is None or new_cache:
+            details = agent.details()
+            tuned = "amphora" in details.tuned_profiles.split() and details.cpu_count > 1
+            threads = details.cpu_count - 1 if tuned else None
+            facts = attrs.evolve(facts, threads=threads, memory_kb=details.free_memory_kb)
+            wanted = configure(delivery, self._settings, facts)
+        if wanted.missing and held is not None:
+            old = self._still_there(agent, delivery.load_balancer.id, held, wanted.missing)
+            wanted = configure(delivery, self._settings, facts, old)
+        return wanted
+
+    def _still_there(self, agent: AgentClient, id: str, held: Held, listeners: Sequence[str]) -> Held:
+        """What the amphora holds for those listeners, as far as its files exist."""
+        tls = [found for name, found in held.binds.items() if name in listeners]
+        tls += [found for name, found in held.servers.items() if name.rpartition(":")[2] in listeners]
+        md5s = {file.name: agent.certificate_md5(id, file.name) for found in tls for file in found.files}
+        return held.only({name: md5 for name, md5 in md5s.items() if md5})
+
+    def _send(self, agent: AgentClient, id: str, file: PemFile, known: PemFile | None) -> None:
+        """Upload a file unless the amphora has it, by what it was last given or says itself."""
+        if file.content is None or (known is not None and known.md5 == file.md5):
+            return
+        if agent.certificate_md5(id, file.name) != file.md5:
+            agent.upload_certificate(id, file.name, file.content)
+
+    def _load(self, agent: AgentClient, id: str, text: str, *, upload: bool) -> str:
+        """Upload, reload, read back; returns the ETag.
+
+        Raises:
+            TransientError: somebody else wrote another configuration meanwhile.
+        """
+        if upload:
+            agent.upload_configuration(id, text)
+        agent.reload(id)
+        found, etag = agent.configuration(id), _md5(text)
+        if found is None or found[1] != etag:
+            raise TransientError(
+                f"amphora {agent.at.amphora_id} holds another configuration of load balancer {id} than was just sent"
+            )
+        return etag
+
+
+def _md5(text: str) -> str:
+    """As the agent reports files; nothing is protected by it."""
+    return hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
