@@ -30,8 +30,8 @@ _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "postgresql"
 _EXTRA = {"mysql": "mysql", "mariadb": "mysql", "postgresql": "postgresql"}
 
 _NETWORK_FILE_SYSTEMS = frozenset(
-    "nfs nfs4 cifs smb3 smbfs ncpfs afs ceph lustre gpfs beegfs 9p "
-    "fuse.sshfs fuse.glusterfs fuse.ceph fuse.s3fs fuse.rclone".split()
+    {"nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "ceph", "lustre", "gpfs", "beegfs", "9p"}
+    | {f"fuse.{kind}" for kind in ("sshfs", "glusterfs", "ceph", "s3fs", "rclone")}
 )
 """Where locks and shared memory are not to be trusted: sqlite.org/wal.html, 'All processes must be on the same host'."""
 

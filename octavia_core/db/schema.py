@@ -40,9 +40,13 @@ def check(engine: Engine) -> None:
         ConfigurationError: there are no tables, they are older, or a newer version made them.
         TransientError: the database does not answer.
     """
+    path = sqlite_path(engine.url)
     try:
-        with engine.connect() as connection:
-            found = _revision(connection)
+        if path is not None and not path.exists():
+            found = None  # connecting would create it
+        else:
+            with engine.connect() as connection:
+                found = _revision(connection)
     except SQLAlchemyError as error:
         raise (translated(error, engine.url) or error) from error
     if found == HEAD:

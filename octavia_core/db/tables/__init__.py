@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from sqlalchemy import Table
 
-from octavia_core.db.tables import amphora, balancer, listener, own, pool, tenancy, words
+from octavia_core.db.tables import amphora, balancer, listener, own, pool, tenancy, words  # noqa: F401 - they add to it
 from octavia_core.db.tables.parts import metadata
 from octavia_core.domain.vocabulary import Kind
 

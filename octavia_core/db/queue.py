@@ -1,0 +1,227 @@
+"""The queue: the operation table, seen by those who look for work.
+
+Candidates are found by a plain query over indexes, then each is taken by a compare-and-set on its own row. Whoever
+takes one for the first time also takes the lock of its load balancer, and a unique key decides between two takers.
+Only the database's clock says what is due.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import BigInteger, Row, Select, and_, bindparam, case, exists, func, select, tuple_, union_all, update
+from sqlalchemy.exc import IntegrityError
+
+from octavia_core.db.clock import db_now, db_statement_now
+from octavia_core.db.tables.own import oc_operation
+from octavia_core.db.transaction import SqlTransaction
+from octavia_core.db.transaction.operations import operation_of
+from octavia_core.db.transaction.session import chunks, fit, to_text
+from octavia_core.domain.codec import to_json
+from octavia_core.domain.operation import JournalEntry, Operation, OperationState
+from octavia_core.ports.storage import Claim, FenceLost
+
+__all__ = ["Queue", "microseconds"]
+
+T = TypeVar("T")
+
+_OF = oc_operation.c
+_KEY = func.coalesce(_OF.load_balancer_id, _OF.amphora_id)
+_HELD = tuple(str(state) for state in (OperationState.RUNNING, OperationState.UNDOING))
+_QUEUED, _WAITING = str(OperationState.QUEUED), str(OperationState.WAITING)
+_other = oc_operation.alias("other")
+_FREE = ~exists(select(_other.c.id).where(_other.c.lock_key == _KEY, _other.c.id != _OF.id).correlate(oc_operation))
+_CHOSEN = ("id", "state", "fence", "created_at")
+
+
+def microseconds(seconds: float) -> int:
+    """A duration as the tables count it."""
+    return round(seconds * 1_000_000)
+
+
+def _candidates() -> Select[Any]:
+    known = tuple_(_OF.flow, _OF.flow_version).in_(bindparam("flows", expanding=True))
+    columns = [_OF[name] for name in _CHOSEN] + [_KEY.label("lock_on")]
+    limit = bindparam("many", type_=BigInteger())
+    queued = select(*columns).where(_OF.state == _QUEUED, known, _FREE).order_by(_OF.created_at).limit(limit)
+    woken = (
+        select(*columns)
+        .where(_OF.state == _WAITING, _OF.wake_at <= db_statement_now(), known)
+        .order_by(_OF.wake_at)
+        .limit(limit)
+    )
+    left = (
+        select(*columns)
+        .where(_OF.state.in_(_HELD), _OF.lease_until < db_statement_now(), known)
+        .order_by(_OF.lease_until)
+        .limit(limit)
+    )
+    return select(union_all(*(select(each.subquery()) for each in (left, woken, queued))).subquery("due"))
+
+
+_CANDIDATES = _candidates()
+
+_TAKE = (
+    update(oc_operation)
+    .where(
+        _OF.id == bindparam("b_id"),
+        _OF.fence == bindparam("b_fence"),
+        _OF.state == bindparam("b_state"),
+        _OF.state.not_in(_HELD) | (_OF.lease_until < db_now()),
+    )
+    .values(
+        holder=bindparam("b_holder"),
+        fence=_OF.fence + 1,
+        lease_until=db_now() + bindparam("b_lease", type_=BigInteger()),
+        state=case((_OF.undoing, str(OperationState.UNDOING)), else_=str(OperationState.RUNNING)),
+        lock_key=bindparam("b_lock"),
+        wake_at=0,
+        wait=None,
+        wait_kind=None,
+        attempts=_OF.attempts + 1,
+        updated_at=db_now(),
+    )
+)
+
+_DUE = select(
+    db_statement_now().label("now"),
+    select(func.min(_OF.wake_at)).where(_OF.state == _WAITING).scalar_subquery().label("wake"),
+    select(func.min(_OF.lease_until)).where(_OF.state.in_(_HELD)).scalar_subquery().label("lease"),
+    select(func.count())
+    .where(exists(select(_OF.id).where(_OF.state == _QUEUED, _FREE)))
+    .scalar_subquery()
+    .label("queued"),
+)
+
+
+class Queue(ABC):
+    """Claiming, parking and waking; the transactions are the storage's."""
+
+    @abstractmethod
+    def transaction(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+        """Run `work` in one transaction."""
+
+    @abstractmethod
+    def read(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Run `work` on one snapshot."""
+
+    def claim(
+        self, holder: str, flows: Mapping[str, Collection[int]], *, lease: float, limit: int
+    ) -> Sequence[tuple[Operation, Claim]]:
+        """Take up to `limit` operations that are due; see the port. Costs one query when there is nothing."""
+        known = [(flow, version) for flow, versions in flows.items() for version in versions]
+        if not known or limit < 1:
+            return []
+        candidates = self.read(lambda tx: tx.rows(_CANDIDATES, flows=known, many=4 * limit))
+        if not candidates:
+            return []
+        taken = self.transaction(lambda tx: _take(tx, candidates, holder, microseconds(lease), limit))
+        return [
+            (operation, Claim(operation_id=operation.id, holder=holder, fence=operation.fence, lease=lease))
+            for operation in taken
+        ]
+
+    def renew(self, claim: Claim, lease: float) -> None:
+        """Extend the lease to `lease` seconds from now."""
+        self.transaction(
+            _nothing,
+            claim=Claim(operation_id=claim.operation_id, holder=claim.holder, fence=claim.fence, lease=lease),
+        )
+
+    def park(
+        self,
+        claim: Claim,
+        *,
+        wake_in: float,
+        wait: Mapping[str, Any] | None,
+        error: str | None = None,
+        entry: JournalEntry | None = None,
+    ) -> None:
+        """Let go of the operation until `wake_in` seconds have passed."""
+        waits_for = to_json(wait)
+        changes = fit(
+            oc_operation,
+            {
+                "state": _WAITING,
+                "holder": None,
+                "lease_until": 0,
+                "wait": to_text(waits_for),
+                "wait_kind": None if waits_for is None else waits_for.get("kind"),
+            },
+        )
+        changes |= {
+            "wake_at": db_now() + microseconds(max(wake_in, 0.0)),
+            "updated_at": db_now(),
+            "error": case((_OF.undoing, _OF.error), else_=error),  # the cause of an undo is not a passing one
+        }
+
+        def work(tx: SqlTransaction) -> None:
+            if entry is not None:
+                tx.write_journal(entry)
+            which = (_OF.id == claim.operation_id, _OF.fence == claim.fence, _OF.state.in_(_HELD))
+            if tx.write(update(oc_operation).where(*which).values(changes)) != 1:
+                raise FenceLost(claim.operation_id, claim.fence)
+
+        self.transaction(work, claim=claim)
+
+    def waiting(self, kinds: Collection[str], *, limit: int = 10_000) -> Sequence[Operation]:
+        """Parked operations that wait for one of these kinds, the longest parked first."""
+        query = (
+            select(oc_operation)
+            .where(_OF.state == _WAITING, _OF.wait_kind.in_(sorted(kinds)))
+            .order_by(_OF.updated_at, _OF.id)
+            .limit(limit)
+        )
+        return self.read(lambda tx: [operation_of(row) for row in tx.rows(query)])
+
+    def wake(self, operation_ids: Collection[str]) -> None:
+        """Make parked operations due now."""
+
+        def work(tx: SqlTransaction) -> None:
+            for ids in chunks(sorted(set(operation_ids))):
+                tx.write(update(oc_operation).where(_OF.id.in_(ids), _OF.state == _WAITING).values(wake_at=0))
+
+        if operation_ids:
+            self.transaction(work)
+
+    def next_due(self) -> float | None:
+        """Seconds until something may be claimed, 0 for now, None when there is nothing."""
+        due = self.read(lambda tx: tx.row(_DUE))
+        if due is None or due.queued:
+            return None if due is None else 0.0
+        times = [at for at in (due.wake, due.lease) if at is not None]
+        return max(min(times) - due.now, 0) / 1_000_000 if times else None
+
+
+def _nothing(_: SqlTransaction) -> None:
+    pass
+
+
+def _take(
+    tx: SqlTransaction, candidates: Sequence[Row[Any]], holder: str, lease: int, limit: int
+) -> Sequence[Operation]:
+    fences: dict[str, int] = {}
+    locks: set[str] = set()
+    for row in sorted(candidates, key=lambda row: (row.state == _QUEUED, row.created_at, row.id)):
+        if len(fences) == limit:
+            break
+        if row.lock_on is not None and row.lock_on in locks:
+            continue
+        values = {"b_id": row.id, "b_fence": row.fence, "b_state": row.state, "b_holder": holder, "b_lease": lease}
+        try:
+            with tx.savepoint():
+                won = tx.write(_TAKE, {**values, "b_lock": row.lock_on})
+        except IntegrityError:
+            continue  # somebody else took the lock of that load balancer first
+        if won:
+            fences[row.id] = row.fence + 1
+            locks.add(row.lock_on)
+    if not fences:
+        return []
+    mine = tx.rows(select(oc_operation).where(and_(_OF.id.in_(list(fences)), _OF.holder == holder)))
+    order = list(fences)
+    return sorted(
+        (operation_of(row) for row in mine if row.fence == fences[row.id]), key=lambda each: order.index(each.id)
+    )

@@ -1,0 +1,225 @@
+"""The storage port over SQLAlchemy Core: transactions that are run again when the database asks for it.
+
+What a lost COMMIT did is found out, not guessed: each transaction leaves a token, in the row of the operation that it
+acts for, or in a table of its own; when the connection breaks at COMMIT, the next attempt looks for the token and
+returns what the first one returned. So no work is ever applied twice. (SQLite has no connection to lose.)
+"""
+
+from __future__ import annotations
+
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Generic, TypeVar
+
+from sqlalchemy import BigInteger, Connection, Engine, bindparam, delete, select, update
+from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
+from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+
+from octavia_core.db import schema
+from octavia_core.db.clock import db_now
+from octavia_core.db.engine import READS, make_engine
+from octavia_core.db.faults import Fault, classify, translated
+from octavia_core.db.queue import Queue, microseconds
+from octavia_core.db.tables.own import oc_commit, oc_operation
+from octavia_core.db.transaction import SqlTransaction
+from octavia_core.ports.storage import Claim, FenceLost
+from octavia_core.settings import Database, Settings
+
+__all__ = ["SqlStorage", "prepare"]
+
+T = TypeVar("T")
+
+_OF = oc_operation.c
+_MINE = (
+    _OF.id == bindparam("b_id"),
+    _OF.fence == bindparam("b_fence"),
+    _OF.holder == bindparam("b_holder"),
+)
+_EXTEND = (
+    update(oc_operation)
+    .where(*_MINE)
+    .values(
+        lease_until=db_now() + bindparam("b_lease", type_=BigInteger()),
+        commit_token=bindparam("b_token"),
+        updated_at=db_now(),
+    )
+)
+_LOCK = update(oc_operation).where(_OF.id == bindparam("b_id")).values(updated_at=_OF.updated_at)
+_TOKEN = select(_OF.commit_token).where(_OF.id == bindparam("id"))
+
+_PRUNE_EVERY = 500
+_TOKENS_LIVE = microseconds(3600)
+
+
+def prepare(settings: Settings) -> None:
+    """Create or upgrade the schema, so that `SqlStorage.open` finds it. Twice is harmless; a ready one is not touched.
+
+    Raises:
+        ConfigurationError: a newer version made it, or the database cannot be used.
+        TransientError: the database does not answer.
+    """
+    schema.prepare(settings.database)
+
+
+class SqlStorage(Queue):
+    """`octavia_core.ports.storage.Storage` on SQLite, MariaDB and PostgreSQL. Any number of threads; one process."""
+
+    def __init__(self, engine: Engine, settings: Database) -> None:
+        self._engine = engine
+        self._reader = engine.execution_options(**{READS: True})
+        self._embedded = engine.dialect.name == "sqlite"
+        # Writers of one process take turns here, since SQLite's own waiting is a sleep that grows to 0.1 s.
+        self._turn = _Turn() if self._embedded else None
+        self._tokens = 0
+        self._patient = Retrying(
+            retry=retry_if_exception(_passes),
+            stop=stop_after_attempt(max(settings.max_retries, 1)),
+            wait=wait_random_exponential(multiplier=0.01, max=settings.retry_interval),
+            reraise=True,
+        )
+
+    @classmethod
+    def open(cls, settings: Settings) -> SqlStorage:
+        """Connect, and check that the schema is ready.
+
+        Raises:
+            ConfigurationError: no tables, older or newer ones, a wrong URL, a file that cannot be used.
+            TransientError: the database does not answer.
+        """
+        engine = make_engine(settings.database)
+        try:
+            schema.check(engine)
+        except BaseException:
+            engine.dispose()
+            raise
+        return cls(engine, settings.database)
+
+    def transaction(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+        """Run `work` in one transaction and commit; run it again when the database asks for that."""
+        attempt = _Attempt(work, claim)
+
+        def once() -> T:
+            with self._writing():
+                return self._once(attempt)
+
+        return self._run(once)
+
+    def read(self, work: Callable[[SqlTransaction], T]) -> T:
+        """Run `work` on one consistent snapshot."""
+
+        def once() -> T:
+            with self._reader.connect() as connection, connection.begin():
+                return work(SqlTransaction(connection, writes=False))
+
+        return self._run(once)
+
+    def now(self) -> int:
+        """The database's clock, microseconds since the epoch."""
+        return int(self.read(lambda tx: tx.value(select(db_now()))))
+
+    def close(self) -> None:
+        """Give connections back. Twice is harmless."""
+        self._engine.dispose()
+
+    def _run(self, once: Callable[[], T]) -> T:
+        try:
+            return self._patient(once)
+        except SQLAlchemyError as error:
+            told = translated(error, self._engine.url)
+            if told is None:
+                raise
+            raise told from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        if self._turn is None:
+            yield
+        else:
+            with self._turn:
+                yield
+
+    def _once(self, attempt: _Attempt[T]) -> T:
+        with self._engine.connect() as connection:
+            connection.begin()
+            tx = SqlTransaction(connection, writes=True)
+            if attempt.uncertain and self._arrived(tx, connection, attempt):
+                return attempt.result
+            if attempt.claim is not None:
+                _show(tx, attempt.claim, attempt.token)
+            attempt.result = attempt.work(tx)
+            tx.flush()
+            if attempt.claim is None and tx.changed and not self._embedded and not attempt.uncertain:
+                self._leave_token(tx, attempt.token)
+            try:
+                connection.commit()
+            except DBAPIError as error:
+                attempt.uncertain = not self._embedded and classify(error) is Fault.AWAY
+                raise
+            return attempt.result
+
+    def _arrived(self, tx: SqlTransaction, connection: Connection, attempt: _Attempt[T]) -> bool:
+        """Did the COMMIT whose answer was lost arrive? Waits for it where it is still under way."""
+        if attempt.claim is not None:
+            tx.write(_LOCK, {"b_id": attempt.claim.operation_id})
+            found = tx.value(_TOKEN, id=attempt.claim.operation_id)
+            return bool(found == attempt.token)
+        try:
+            self._leave_token(tx, attempt.token)
+        except IntegrityError:
+            connection.rollback()
+            return True
+        return False
+
+    def _leave_token(self, tx: SqlTransaction, token: str) -> None:
+        tx.add_rows(oc_commit, [{"token": token}], at=db_now())
+        self._tokens += 1
+        if self._tokens % _PRUNE_EVERY == 0:
+            tx.write(delete(oc_commit).where(oc_commit.c.at < db_now() - _TOKENS_LIVE))
+
+
+class _Attempt(Generic[T]):
+    """What is known of one call over all its attempts."""
+
+    result: T
+
+    def __init__(self, work: Callable[[SqlTransaction], T], claim: Claim | None) -> None:
+        self.work, self.claim = work, claim
+        self.token = str(uuid.uuid4())
+        self.uncertain = False
+
+
+class _Turn:
+    """A lock that tells a nested transaction from a second thread, instead of waiting for ever."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._owner: int | None = None
+
+    def __enter__(self) -> None:
+        if self._owner == threading.get_ident():
+            raise RuntimeError("transactions do not nest: hand the transaction on")
+        self._lock.acquire()
+        self._owner = threading.get_ident()
+
+    def __exit__(self, *_: object) -> None:
+        self._owner = None
+        self._lock.release()
+
+
+def _show(tx: SqlTransaction, claim: Claim, token: str) -> None:
+    """The fenced update that every transaction of a run begins with: it locks the row and extends the lease."""
+    values = {
+        "b_id": claim.operation_id,
+        "b_fence": claim.fence,
+        "b_holder": claim.holder,
+        "b_lease": microseconds(claim.lease),
+        "b_token": token,
+    }
+    if tx.write(_EXTEND, values) != 1:
+        raise FenceLost(claim.operation_id, claim.fence)
+
+
+def _passes(error: BaseException) -> bool:
+    return isinstance(error, SQLAlchemyError) and classify(error) in (Fault.AGAIN, Fault.AWAY)

@@ -1,0 +1,120 @@
+"""Rows of amphorae. What upstream's table has no column for (the agent's port) is in a row of ours."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from types import MappingProxyType
+from typing import Any
+
+import attrs
+from sqlalchemy import Row, Select, delete, func, select, update
+
+from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.tables.amphora import amphora
+from octavia_core.db.tables.own import oc_amphora, oc_liveness
+from octavia_core.db.transaction.session import Session, fit
+from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, Amphora
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role
+from octavia_core.errors import BadRequest, NotFound
+
+__all__ = ["Amphorae", "naive_utc", "seconds"]
+
+_SAME = (
+    "id",
+    "compute_id",
+    "load_balancer_id",
+    "lb_network_ip",
+    "vrrp_ip",
+    "ha_ip",
+    "vrrp_port_id",
+    "ha_port_id",
+    "cert_busy",
+    "vrrp_interface",
+    "vrrp_id",
+    "vrrp_priority",
+    "cached_zone",
+    "image_id",
+    "compute_flavor",
+)
+_NAMES: Mapping[str, str] = MappingProxyType({name: name for name in (*_SAME, "role", "cert_expiration")})
+
+
+def naive_utc(seconds: float | None) -> datetime | None:
+    """Seconds since the epoch as upstream's DATETIME columns hold them: UTC without a zone, whole seconds."""
+    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC).replace(tzinfo=None)
+
+
+def seconds(moment: datetime | None) -> int | None:
+    """The reverse of `naive_utc`."""
+    return None if moment is None else int(moment.replace(tzinfo=UTC).timestamp())
+
+
+class Amphorae(Session):
+    """Amphorae in and out."""
+
+    def insert_amphora(self, value: Amphora) -> None:
+        """Store it; the same id with the same values is success. From now it counts as never heard from."""
+        stored = self.amphora(value.id)
+        if stored is not None:
+            if attrs.evolve(stored, status=value.status) == value:
+                return
+            raise BadRequest(f"amphora {value.id} exists already, with other values")
+        row = {name: getattr(value, name) for name in _SAME}
+        row |= {"role": value.role, "cert_expiration": naive_utc(value.cert_expiration), "status": value.status}
+        self.add_rows(amphora, [row], created_at=db_utcnow())
+        self.add_rows(oc_liveness, [{"amphora_id": value.id}], since=db_now())
+        self._set_port(value.id, value.agent_port, known_absent=True)
+
+    def amphora(self, amphora_id: str) -> Amphora | None:
+        """The row as a value, or None."""
+        found = self.row(_query().where(amphora.c.id == amphora_id))
+        return None if found is None else _value(found)
+
+    def amphorae(self, load_balancer_id: str | None = None, *, with_deleted: bool = False) -> Sequence[Amphora]:
+        """Those of one load balancer, or all, by creation."""
+        query = _query().order_by(amphora.c.created_at, amphora.c.id)
+        if load_balancer_id is not None:
+            query = query.where(amphora.c.load_balancer_id == load_balancer_id)
+        if not with_deleted:
+            query = query.where(amphora.c.status != str(AmphoraStatus.DELETED))
+        return [_value(row) for row in self.rows(query)]
+
+    def change_amphora(self, amphora_id: str, **values: Any) -> None:
+        """Set attributes and `updated_at`.
+
+        Raises:
+            BadRequest: an attribute that is not there, or the status.
+            NotFound: there is no such row.
+        """
+        unknown = set(values) - set(_NAMES) - {"agent_port"} | {"id"} & set(values)
+        if unknown:
+            raise BadRequest(f"amphora {amphora_id}: {', '.join(sorted(unknown))} cannot be set")
+        port = values.pop("agent_port", None)
+        if "cert_expiration" in values:
+            values["cert_expiration"] = naive_utc(values["cert_expiration"])
+        changes = {**fit(amphora, values), "updated_at": db_utcnow()}
+        if self.write(update(amphora).where(amphora.c.id == amphora_id).values(changes)) == 0:
+            raise NotFound(Kind.AMPHORA.words, amphora_id)
+        if port is not None:
+            self._set_port(amphora_id, port)
+
+    def _set_port(self, amphora_id: str, port: int, *, known_absent: bool = False) -> None:
+        if not known_absent:
+            self.write(delete(oc_amphora).where(oc_amphora.c.amphora_id == amphora_id))
+        if port != DEFAULT_AGENT_PORT:
+            self.add_rows(oc_amphora, [{"amphora_id": amphora_id, "agent_port": port}])
+
+
+def _query() -> Select[Any]:
+    columns = [amphora.c[name] for name in (*_SAME, "role", "status", "cert_expiration")]
+    port = func.coalesce(oc_amphora.c.agent_port, DEFAULT_AGENT_PORT).label("agent_port")
+    return select(*columns, port).outerjoin(oc_amphora, oc_amphora.c.amphora_id == amphora.c.id)
+
+
+def _value(row: Row[Any]) -> Amphora:
+    values = dict(row._mapping)
+    values["status"] = AmphoraStatus(values["status"])
+    values["role"] = Role(values["role"]) if values["role"] else None
+    values["cert_expiration"] = seconds(values["cert_expiration"])
+    return Amphora(**values)

@@ -1,0 +1,214 @@
+"""Journals of operations, revisions of trees, and the outbox of events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Row, case, delete, func, literal, null, select, update
+
+from octavia_core.db.clock import db_now
+from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
+from octavia_core.db.tables.seeds import EVENT_COUNTER
+from octavia_core.db.transaction.session import Session, fit, from_text, to_text
+from octavia_core.domain.codec import from_json, to_json
+from octavia_core.domain.operation import EntryKind, Event, JournalEntry, Outcome
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.errors import NotFound
+from octavia_core.ports.storage import Revision
+
+__all__ = ["Events", "Journal", "Revisions"]
+
+_KEPT = 20
+"""Revisions of one load balancer that are kept, besides the last good one."""
+
+
+class Journal(Session):
+    """One row for each step of an operation."""
+
+    def journal(self, operation_id: str) -> Sequence[JournalEntry]:
+        """All entries, in the order in which they were first written."""
+        query = select(oc_journal).where(oc_journal.c.operation_id == operation_id).order_by(oc_journal.c.sequence)
+        return [_entry(row) for row in self.rows(query)]
+
+    def write_journal(self, entry: JournalEntry) -> None:
+        """Insert or replace, in one statement; the next sequence is counted in it, and kept when the row is there."""
+        row = fit(
+            oc_journal,
+            {
+                "operation_id": entry.operation_id,
+                "path": entry.path,
+                "kind": entry.kind,
+                "outcome": entry.outcome,
+                "entry_key": to_text(to_json(entry.key)),
+                "result": to_text(to_json(entry.result)),
+                "error": to_text(to_json(entry.error)),
+                "attempts": entry.attempts,
+            },
+        )
+        columns = oc_journal.c
+        place = func.coalesce(func.max(columns.sequence), 0) + 1
+        finished = null() if entry.outcome is Outcome.INTENT else db_now()
+        values: dict[str, Any] = {name: literal(value, columns[name].type) for name, value in row.items()}
+        values |= {"sequence": place, "started_at": db_now(), "finished_at": finished}
+        source = select(*values.values()).where(columns.operation_id == entry.operation_id)
+        statement = self.upsert(oc_journal).from_select(list(values), source)
+        new = self.incoming(statement)
+        replaced = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
+        self.write(self.on_conflict(statement, ["operation_id", "path"], {name: new[name] for name in replaced}))
+
+
+def _entry(row: Row[Any]) -> JournalEntry:
+    return JournalEntry(
+        operation_id=row.operation_id,
+        path=row.path,
+        kind=EntryKind(row.kind),
+        outcome=Outcome(row.outcome),
+        key=from_text(row.entry_key),
+        result=from_text(row.result),
+        error=from_text(row.error),
+        sequence=row.sequence,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        attempts=row.attempts,
+    )
+
+
+class Revisions(Session):
+    """Numbered trees."""
+
+    def store_revision(self, load_balancer_id: str, tree: LoadBalancer, operation_id: str | None) -> int:
+        """Store a tree as the next revision; the same operation twice returns the same number."""
+        of = oc_revision.c
+        if operation_id is not None:
+            stored = self.value(select(of.number).where(of.operation_id == operation_id))
+            if stored is not None:
+                return int(stored)
+        newest = self.value(select(func.max(of.number)).where(of.load_balancer_id == load_balancer_id))
+        number = (newest or 0) + 1
+        row = {
+            "load_balancer_id": load_balancer_id,
+            "number": number,
+            "tree": to_text(to_json(tree)),
+            "good": False,
+            "operation_id": operation_id,
+        }
+        self.add_rows(oc_revision, [row], created_at=db_now())
+        return number
+
+    def revision(self, load_balancer_id: str, number: int) -> Revision | None:
+        """One revision, or None."""
+        of = oc_revision.c
+        found = self.row(select(oc_revision).where(of.load_balancer_id == load_balancer_id, of.number == number))
+        return None if found is None else _revision(found)
+
+    def last_good(self, load_balancer_id: str) -> Revision | None:
+        """The newest revision that every amphora accepted, or None."""
+        of = oc_revision.c
+        query = (
+            select(oc_revision)
+            .where(of.load_balancer_id == load_balancer_id, of.good)
+            .order_by(of.number.desc())
+            .limit(1)
+        )
+        found = self.row(query)
+        return None if found is None else _revision(found)
+
+    def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
+        """All, newest first."""
+        of = oc_revision.c
+        query = select(oc_revision).where(of.load_balancer_id == load_balancer_id).order_by(of.number.desc())
+        return [_revision(row) for row in self.rows(query)]
+
+    def mark_good(self, load_balancer_id: str, number: int) -> None:
+        """Every amphora accepted it; older ones beyond the last 20 are dropped, never the last good one."""
+        of = oc_revision.c
+        mine = of.load_balancer_id == load_balancer_id
+        if self.write(update(oc_revision).where(mine, of.number == number).values(good=True)) == 0:
+            raise NotFound("revision", f"{load_balancer_id}/{number}")
+        newest = self.value(select(func.max(of.number)).where(mine))
+        good = self.value(select(func.max(of.number)).where(mine, of.good))
+        self.write(delete(oc_revision).where(mine, of.number <= newest - _KEPT, of.number != good))
+
+
+def _revision(row: Row[Any]) -> Revision:
+    return Revision(
+        load_balancer_id=row.load_balancer_id,
+        number=row.number,
+        tree=from_json(from_text(row.tree), LoadBalancer),
+        good=bool(row.good),
+        operation_id=row.operation_id,
+        created_at=row.created_at,
+    )
+
+
+class Events(Session):
+    """The outbox.
+
+    Sequences come from one counter row, locked by the last statements of the transaction: so whoever has seen
+    sequence n will never miss a smaller one that commits later, and the lock is held only for the commit.
+    """
+
+    def __init__(self, connection: Connection, *, writes: bool) -> None:
+        super().__init__(connection, writes=writes)
+        self._unsent: list[Event] = []
+
+    def emit(self, event: Event) -> None:
+        """Add an event; it is written when the transaction ends, or when events are read in it."""
+        self._may_write()
+        self._unsent.append(event)
+
+    def flush(self) -> None:
+        """Write what was emitted, in that order."""
+        events, self._unsent = self._unsent, []
+        if not events:
+            return
+        counter = oc_meta.c.name == EVENT_COUNTER
+        self.write(update(oc_meta).where(counter).values(number=oc_meta.c.number + len(events)))
+        last = self.value(select(oc_meta.c.number).where(counter))
+        rows = [
+            {
+                "sequence": last - len(events) + place,
+                "name": event.name,
+                "text": event.text,
+                "load_balancer_id": event.load_balancer_id,
+                "amphora_id": event.amphora_id,
+                "operation_id": event.operation_id,
+                "data": to_text(to_json(event.data)),
+            }
+            for place, event in enumerate(events, 1)
+        ]
+        self.add_rows(oc_event, rows, at=db_now())
+
+    def events(
+        self,
+        *,
+        after: int = 0,
+        load_balancer_id: str | None = None,
+        operation_id: str | None = None,
+        limit: int = 1000,
+    ) -> Sequence[Event]:
+        """Events with a sequence above `after`, oldest first."""
+        self.flush()
+        of = oc_event.c
+        query = select(oc_event).where(of.sequence > after).order_by(of.sequence).limit(limit)
+        if load_balancer_id is not None:
+            query = query.where(of.load_balancer_id == load_balancer_id)
+        if operation_id is not None:
+            query = query.where(of.operation_id == operation_id)
+        return [
+            Event(**{**row._mapping, "data": from_text(row.data)})  # columns are named as the attributes are
+            for row in self.rows(query)
+        ]
+
+    def delivered(self, plugin: str) -> int:
+        """The sequence up to which a plugin has got events; 0 for a new one."""
+        return int(self.value(select(oc_event_cursor.c.sequence).where(oc_event_cursor.c.plugin == plugin)) or 0)
+
+    def mark_delivered(self, plugin: str, sequence: int) -> None:
+        """The plugin has got everything up to here. Never moves back."""
+        statement = self.upsert(oc_event_cursor)
+        new, old = self.incoming(statement).sequence, oc_event_cursor.c.sequence
+        changes = {"sequence": case((old < new, new), else_=old)}
+        row = fit(oc_event_cursor, {"plugin": plugin, "sequence": sequence})
+        self.write(self.on_conflict(statement, ["plugin"], changes), row)

@@ -1,0 +1,149 @@
+"""Operations: accepted, undone, closed. Who may claim them is in queue.py."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+
+from octavia_core.db.clock import db_now
+from octavia_core.db.tables.own import oc_operation
+from octavia_core.db.transaction.session import Session, from_text, to_text
+from octavia_core.domain.codec import from_json, to_json
+from octavia_core.domain.operation import Operation, OperationState, Subject
+from octavia_core.errors import LoadBalancerBusy, NotFound, Refused
+
+__all__ = ["OPEN", "Operations", "lock_key", "operation_of"]
+
+OPEN = tuple(str(state) for state in OperationState if not state.final)
+"""The states in which something may still happen."""
+
+_SAME = (
+    "id",
+    "flow",
+    "flow_version",
+    "load_balancer_id",
+    "amphora_id",
+    "internal",
+    "actor",
+    "request_id",
+    "holder",
+    "fence",
+    "lease_until",
+    "wake_at",
+    "undoing",
+    "attempts",
+    "error",
+    "created_at",
+    "updated_at",
+    "finished_at",
+)
+
+
+def lock_key(operation: Operation) -> str | None:
+    """What the operation keeps others from: its load balancer, or its amphora where it has none."""
+    return operation.load_balancer_id or operation.amphora_id
+
+
+def operation_of(row: Row[Any]) -> Operation:
+    """An operation from its row."""
+    values = row._mapping
+    return Operation(
+        **{name: values[name] for name in _SAME},
+        state=OperationState(values["state"]),
+        arguments=from_text(values["arguments"]),
+        subjects=from_json(from_text(values["subjects"]), tuple[Subject, ...]),
+        wait=from_text(values["wait"]),
+    )
+
+
+class Operations(Session):
+    """Rows of oc_operation."""
+
+    def add_operation(self, operation: Operation) -> Operation:
+        """Store it; see the port."""
+        stored = self._earlier(operation)
+        if stored is not None:
+            return stored
+        key = lock_key(operation)
+        if key is not None and not operation.internal:
+            self._refuse_if_busy(operation, key)
+        row = {name: getattr(operation, name) for name in _SAME if not name.endswith("_at")}
+        row |= {
+            "state": operation.state,
+            "lock_key": None if operation.internal else key,
+            "arguments": to_text(to_json(operation.arguments)),
+            "subjects": to_text(to_json(operation.subjects)),
+            "wait": None,
+            "wake_at": operation.wake_at,
+        }
+        self.add_rows(oc_operation, [row], created_at=db_now(), updated_at=db_now())
+        stored = self.operation(operation.id)
+        assert stored is not None  # inserted above, in this transaction
+        return stored
+
+    def _earlier(self, operation: Operation) -> Operation | None:
+        same: ColumnElement[bool] = oc_operation.c.id == operation.id
+        if operation.request_id is not None:
+            asked = and_(oc_operation.c.flow == operation.flow, oc_operation.c.request_id == operation.request_id)
+            same = or_(same, asked)
+        found = self.row(select(oc_operation).where(same))
+        return None if found is None else operation_of(found)
+
+    def _refuse_if_busy(self, operation: Operation, key: str) -> None:
+        mine = (
+            oc_operation.c.load_balancer_id == key
+            if operation.load_balancer_id
+            else and_(oc_operation.c.amphora_id == key, oc_operation.c.load_balancer_id.is_(None))
+        )
+        query = select(oc_operation.c.id, oc_operation.c.state).where(
+            or_(oc_operation.c.lock_key == key, and_(oc_operation.c.state.in_(OPEN), mine))
+        )
+        found = self.row(query)
+        if found is None:
+            return
+        if operation.load_balancer_id:
+            raise LoadBalancerBusy(key, found.state, found.id)
+        raise Refused(f"amphora {key} is held by operation {found.id}; wait, or run: octavia-admin why {key}")
+
+    def operation(self, operation_id: str) -> Operation | None:
+        """The row, or None."""
+        found = self.row(select(oc_operation).where(oc_operation.c.id == operation_id))
+        return None if found is None else operation_of(found)
+
+    def operations(
+        self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100
+    ) -> Sequence[Operation]:
+        """Newest first."""
+        query = select(oc_operation).order_by(oc_operation.c.created_at.desc(), oc_operation.c.id.desc()).limit(limit)
+        if load_balancer_id is not None:
+            query = query.where(oc_operation.c.load_balancer_id == load_balancer_id)
+        if open_only:
+            query = query.where(oc_operation.c.state.in_(OPEN))
+        return [operation_of(row) for row in self.rows(query)]
+
+    def set_undoing(self, operation_id: str, error: str) -> None:
+        """From now on the operation only undoes."""
+        changes = {"state": str(OperationState.UNDOING), "undoing": True, "error": error, "updated_at": db_now()}
+        self._change_open(operation_id, changes)
+
+    def close_operation(self, operation_id: str, state: OperationState, error: str | None = None) -> None:
+        """Give it a final state and let go of everything; the same state twice is success."""
+        if not state.final:
+            raise ValueError(f"{state} is not final")
+        changes: dict[str, Any] = {"state": str(state), "updated_at": db_now(), "finished_at": db_now()}
+        changes |= {"lock_key": None, "holder": None, "lease_until": 0, "wake_at": 0, "wait": None, "wait_kind": None}
+        if error is not None:
+            changes["error"] = error
+        self._change_open(operation_id, changes, unless=state)
+
+    def _change_open(self, operation_id: str, changes: dict[str, Any], unless: OperationState | None = None) -> None:
+        which = (oc_operation.c.id == operation_id, oc_operation.c.state.in_(OPEN))
+        if self.write(update(oc_operation).where(*which).values(changes)):
+            return
+        found = self.value(select(oc_operation.c.state).where(oc_operation.c.id == operation_id))
+        if found is None:
+            raise NotFound("operation", operation_id)
+        if found != unless:
+            raise Refused(f"operation {operation_id} has ended already: {found}")

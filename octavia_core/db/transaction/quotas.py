@@ -1,0 +1,43 @@
+"""Usage counters of projects: kept only where upstream's API keeps a row of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from sqlalchemy import ColumnElement, case, func, select, update
+
+from octavia_core.db.tables.balancer import load_balancer
+from octavia_core.db.tables.tenancy import quotas
+from octavia_core.db.transaction.session import Session
+from octavia_core.domain.vocabulary import Kind
+
+__all__ = ["Quotas"]
+
+
+class Quotas(Session):
+    """Counting up on insert, down on removal, on the project of the load balancer. Never below 0; no row, no count."""
+
+    def count_up(self, load_balancer_id: str | None, counts: Mapping[Kind, int]) -> None:
+        """So many rows of these kinds were added to a load balancer."""
+        self._count(load_balancer_id, {_in_use(kind): _used(kind) + n for kind, n in counts.items() if n})
+
+    def count_down(self, load_balancer_id: str | None, counts: Mapping[Kind, int]) -> None:
+        """So many rows of these kinds are gone from a load balancer, whose own row is still there."""
+        self._count(
+            load_balancer_id,
+            {_in_use(kind): case((_used(kind) > n, _used(kind) - n), else_=0) for kind, n in counts.items() if n},
+        )
+
+    def _count(self, load_balancer_id: str | None, changes: Mapping[str, ColumnElement[int]]) -> None:
+        if load_balancer_id is None or not changes:
+            return
+        project = select(load_balancer.c.project_id).where(load_balancer.c.id == load_balancer_id).scalar_subquery()
+        self.write(update(quotas).where(quotas.c.project_id == project).values(changes))
+
+
+def _in_use(kind: Kind) -> str:
+    return f"in_use_{kind}"
+
+
+def _used(kind: Kind) -> ColumnElement[int]:
+    return func.coalesce(quotas.c[_in_use(kind)], 0)

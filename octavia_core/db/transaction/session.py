@@ -1,0 +1,157 @@
+"""What the parts of a transaction share: one connection, statements counted as reads or writes, rows checked."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
+
+from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table
+from sqlalchemy.dialects import mysql, postgresql, sqlite
+from sqlalchemy.sql.base import Executable
+
+from octavia_core.errors import BadRequest
+
+__all__ = ["Session", "chunks", "fit", "from_text", "to_text"]
+
+T = TypeVar("T")
+
+_CHUNK = 500
+"""Values in one IN list: SQLite binds at most 32,766, and a statement per length is kept in the cache."""
+
+
+class Session:
+    """One transaction that is under way."""
+
+    def __init__(self, connection: Connection, *, writes: bool) -> None:
+        self._connection = connection
+        self._writes = writes
+        self.changed = False
+        """True once a statement that writes was sent."""
+
+    @property
+    def dialect(self) -> str:
+        """sqlite, mysql (MariaDB too) or postgresql."""
+        name = self._connection.dialect.name
+        return "mysql" if name == "mariadb" else name
+
+    def rows(self, statement: Executable, **parameters: Any) -> Sequence[Row[Any]]:
+        """All rows of a query."""
+        return self._connection.execute(statement, parameters).all()
+
+    def row(self, statement: Executable, **parameters: Any) -> Row[Any] | None:
+        """The first row of a query, or None."""
+        return self._connection.execute(statement, parameters).first()
+
+    def value(self, statement: Executable, **parameters: Any) -> Any:
+        """The first column of the first row, or None."""
+        return self._connection.execute(statement, parameters).scalar()
+
+    def write(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
+        """Send a statement that changes rows; how many it matched."""
+        self._may_write()
+        return int(self._connection.execute(statement, parameters or {}).rowcount)
+
+    def write_many(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
+        """The same statement for many rows, in as few round trips as the driver has for it; no row, no trip."""
+        if rows:
+            self._may_write()
+            self._connection.execute(statement, rows)
+
+    def add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], **every: Any) -> None:
+        """Insert rows; `every` are SQL expressions that all of them get."""
+        self.write_many(table.insert().values(every) if every else table.insert(), [fit(table, row) for row in rows])
+
+    def upsert(self, table: Table) -> Any:
+        """An INSERT of this database that can say what happens when the key is there: see `on_conflict`."""
+        match self.dialect:
+            case "sqlite":
+                return sqlite.insert(table)
+            case "postgresql":
+                return postgresql.insert(table)
+        return mysql.insert(table)
+
+    def on_conflict(self, statement: Any, keys: Sequence[str], changes: Mapping[str, Any]) -> Any:
+        """What to set when the row is there. MariaDB sets from left to right and sees what it has set: order matters.
+
+        `changes` may use `incoming(statement)` for the values of the row that was about to be inserted.
+        """
+        if self.dialect == "mysql":
+            return statement.on_duplicate_key_update(list(changes.items()))
+        return statement.on_conflict_do_update(index_elements=list(keys), set_=dict(changes))
+
+    def incoming(self, statement: Any) -> Any:
+        """The columns of the row that was about to be inserted."""
+        return statement.inserted if self.dialect == "mysql" else statement.excluded
+
+    @contextlib.contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """What fails inside is taken back alone. (SQLite takes back single statements by itself.)"""
+        if self.dialect == "sqlite":
+            yield
+        else:
+            with self._connection.begin_nested():
+                yield
+
+    def _may_write(self) -> None:
+        if not self._writes:
+            raise RuntimeError("a read must not change anything: use Storage.transaction")
+        self.changed = True
+
+
+def chunks(values: Collection[T], size: int = _CHUNK) -> Iterator[list[T]]:
+    """The values in lists that fit into one IN."""
+    listed = list(values)
+    for start in range(0, len(listed), size):
+        yield listed[start : start + size]
+
+
+def fit(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row as plain values that every one of the databases takes, also where SQLite would take more.
+
+    Raises:
+        BadRequest: text that is too long or holds characters that cannot be stored, a number out of range, or nothing
+            where something is needed.
+    """
+    columns = table.c
+    return {name: _fit(table.name, columns[name], value) for name, value in row.items()}
+
+
+def _fit(table: str, column: Any, value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        if value is None and not column.nullable:
+            raise BadRequest(f"{table}.{column.name} must not be empty")
+        return value
+    kind = column.type
+    if isinstance(value, str):
+        text = str(value)  # an enum of words becomes its word
+        if isinstance(kind, String) and kind.length is not None and len(text) > kind.length:
+            raise BadRequest(f"{table}.{column.name} holds {kind.length} characters at most, not {len(text)}")
+        if not text.isascii() or "\0" in text:
+            _storable(table, column.name, text)
+        return text
+    if isinstance(value, int) and isinstance(kind, Integer):
+        bits = 63 if isinstance(kind, BigInteger) else 31
+        if not -(1 << bits) <= value < 1 << bits:
+            raise BadRequest(f"{table}.{column.name} cannot hold {value}")
+    return value
+
+
+def _storable(table: str, name: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise BadRequest(f"{table}.{name} holds half of a character") from None
+    if "\0" in text:
+        raise BadRequest(f"{table}.{name} holds a NUL character")
+
+
+def to_text(value: Any) -> str | None:
+    """JSON as it is stored: ASCII, so that no database refuses a character; None as NULL."""
+    return None if value is None else json.dumps(value, separators=(",", ":"), allow_nan=False)
+
+
+def from_text(text: str | None) -> Any:
+    """The reverse of `to_text`."""
+    return None if text is None else json.loads(text)

@@ -1,0 +1,165 @@
+"""Statuses: moved by the tables of `octavia_core.lifecycle` alone, each by a compare-and-set."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from sqlalchemy import ColumnElement, case, literal, select, union_all, update
+
+from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.tables import TABLE_OF
+from octavia_core.db.tables.amphora import amphora
+from octavia_core.db.tables.balancer import load_balancer
+from octavia_core.db.tables.listener import l7policy, l7rule, listener
+from octavia_core.db.tables.own import oc_liveness
+from octavia_core.db.tables.pool import health_monitor, member, pool
+from octavia_core.db.transaction.change import Change
+from octavia_core.db.transaction.session import chunks
+from octavia_core.domain.operation import Subject
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
+from octavia_core.errors import NotFound
+from octavia_core.lifecycle import amphora as amphora_life
+from octavia_core.lifecycle import provisioning
+from octavia_core.lifecycle.provisioning import Event
+
+__all__ = ["Settle"]
+
+_CHILDREN = (Kind.L7RULE, Kind.L7POLICY, Kind.MEMBER, Kind.HEALTH_MONITOR, Kind.LISTENER, Kind.POOL)
+_SHOWN = frozenset({Kind.HEALTH_MONITOR, Kind.L7POLICY, Kind.L7RULE})
+"""No heartbeat speaks about these, so they are ONLINE when they are in place and enabled."""
+
+
+class Settle(Change):
+    """Statuses of load balancers, children and amphorae."""
+
+    def settle(self, kind: Kind, id: str, event: Event) -> Provisioning:
+        """Move one provisioning status; see the port."""
+        table = TABLE_OF[kind]
+        while True:  # ends: each round means that somebody else moved it, along a table without circles of that kind
+            found = self.value(select(table.c.provisioning_status).where(table.c.id == id))
+            if found is None:
+                raise NotFound(kind.words, id)
+            status = Provisioning(found)
+            target = provisioning.after(kind, status, event, id=id)
+            if target is Provisioning.DELETED and kind is not Kind.LOAD_BALANCER:
+                self.delete(kind, id)
+                return target
+            if self._move(kind, [id], status, target):
+                if target is Provisioning.DELETED:
+                    self.count_down(id, {Kind.LOAD_BALANCER: 1})
+                return target
+
+    def _move(self, kind: Kind, ids: Collection[str], status: Provisioning, target: Provisioning) -> int:
+        table = TABLE_OF[kind]
+        changes: dict[str, Any] = {"provisioning_status": str(target), "updated_at": db_utcnow()}
+        if target is Provisioning.ACTIVE and kind in _SHOWN:
+            changes["operating_status"] = case((table.c.enabled, str(Operating.ONLINE)), else_=str(Operating.OFFLINE))
+        moved = 0
+        for some in chunks(ids):
+            which = (table.c.id.in_(some), table.c.provisioning_status == str(status))
+            moved += self.write(update(table).where(*which).values(changes))
+        return moved
+
+    def settle_tree(self, load_balancer_id: str, *, failed: Collection[Subject] = (), succeeded: bool) -> None:
+        """End a wish: children first, the load balancer last; see the port.
+
+        A child that is among `failed` although the wish succeeded becomes ERROR (a listener whose certificate is
+        gone). Which status follows which is decided by `lifecycle.provisioning.ending` and its tables.
+        """
+        found = self.value(select(load_balancer.c.provisioning_status).where(load_balancer.c.id == load_balancer_id))
+        if found is None:
+            raise NotFound(Kind.LOAD_BALANCER.words, load_balancer_id)
+        status = Provisioning(found)
+        blamed = set(failed)
+        final = (
+            self._ended(Kind.LOAD_BALANCER, load_balancer_id, status, blamed, succeeded) if status.pending else status
+        )
+        doomed: dict[Kind, list[str]] = {}
+        moves: dict[tuple[Kind, Provisioning, Provisioning], list[str]] = {}
+        for kind, id, child in self._pending(load_balancer_id):
+            target = self._ended(kind, id, child, blamed, succeeded)
+            if target is Provisioning.DELETED:
+                doomed.setdefault(kind, []).append(id)
+            else:
+                moves.setdefault((kind, child, target), []).append(id)
+        if final is Provisioning.DELETED:
+            doomed, moves = self.children_of(load_balancer_id), {}
+        self.remove(load_balancer_id, doomed)
+        for (kind, child, target), ids in moves.items():
+            self._move(kind, ids, child, target)
+        if final is not status:
+            self._move(Kind.LOAD_BALANCER, [load_balancer_id], status, final)
+        if final is Provisioning.DELETED and status.pending:
+            self.count_down(load_balancer_id, {Kind.LOAD_BALANCER: 1})
+
+    @staticmethod
+    def _ended(kind: Kind, id: str, status: Provisioning, blamed: Collection[Subject], succeeded: bool) -> Provisioning:
+        asked_for = Subject(kind, id) in blamed
+        event = provisioning.ending(status, succeeded=succeeded and not asked_for, asked_for=asked_for)
+        return provisioning.after(kind, status, event, id=id)
+
+    def _pending(self, load_balancer_id: str) -> list[tuple[Kind, str, Provisioning]]:
+        """Every pending child, in one query."""
+        pending = [str(status) for status in Provisioning if status.pending]
+        queries = [
+            select(literal(str(kind)).label("kind"), TABLE_OF[kind].c.id, TABLE_OF[kind].c.provisioning_status).where(
+                TABLE_OF[kind].c.provisioning_status.in_(pending), self._below(kind, load_balancer_id)
+            )
+            for kind in _CHILDREN
+        ]
+        return [
+            (Kind(row.kind), row.id, Provisioning(row.provisioning_status)) for row in self.rows(union_all(*queries))
+        ]
+
+    @staticmethod
+    def _below(kind: Kind, load_balancer_id: str) -> ColumnElement[bool]:
+        listeners = select(listener.c.id).where(listener.c.load_balancer_id == load_balancer_id)
+        pools = select(pool.c.id).where(pool.c.load_balancer_id == load_balancer_id)
+        match kind:
+            case Kind.LISTENER | Kind.POOL:
+                return TABLE_OF[kind].c.load_balancer_id == load_balancer_id
+            case Kind.MEMBER:
+                return member.c.pool_id.in_(pools)
+            case Kind.HEALTH_MONITOR:
+                return health_monitor.c.pool_id.in_(pools)
+            case Kind.L7POLICY:
+                return l7policy.c.listener_id.in_(listeners)
+        return l7rule.c.l7policy_id.in_(select(l7policy.c.id).where(l7policy.c.listener_id.in_(listeners)))
+
+    def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent) -> AmphoraStatus:
+        """Move an amphora's status; see the port. BOOT starts the time within which it must be heard."""
+        while True:  # ends for the same reason as in `settle`
+            found = self.value(select(amphora.c.status).where(amphora.c.id == id))
+            if found is None:
+                raise NotFound(Kind.AMPHORA.words, id)
+            status = AmphoraStatus(found)
+            target = amphora_life.after(status, event, id=id)
+            moved = self.write(
+                update(amphora)
+                .where(amphora.c.id == id, amphora.c.status == str(status))
+                .values(status=str(target), updated_at=db_utcnow())
+            )
+            if moved:
+                if event is amphora_life.AmphoraEvent.BOOT:
+                    self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
+                return target
+
+    def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
+        """Write operating statuses that differ from the rows; how many did."""
+        groups: dict[tuple[Kind, Operating], list[str]] = {}
+        for (kind, id), status in statuses.items():
+            groups.setdefault((kind, status), []).append(id)
+        changed = 0
+        for (kind, status), ids in sorted(groups.items(), key=lambda item: (_DEPTH[item[0][0]], str(item[0][1]))):
+            table = TABLE_OF[kind]
+            for some in chunks(sorted(ids)):
+                which = (table.c.id.in_(some), table.c.operating_status != str(status))
+                changed += self.write(
+                    update(table).where(*which).values(operating_status=str(status), updated_at=db_utcnow())
+                )
+        return changed
+
+
+_DEPTH: Mapping[Kind, int] = {kind: place for place, kind in enumerate((*_CHILDREN, Kind.LOAD_BALANCER, Kind.AMPHORA))}
+"""Children first, the load balancer last: readers see no parent that is better than its children."""
