@@ -55,7 +55,7 @@ class Generation(NamedTuple):
             stats_descriptor: the held stats socket; None for a mere check, which opens none (but without one HAProxy
                 refuses a load balancer that has no listener).
         """
-        place = "check.sock" if stats_descriptor is None else f"fd@{stats_descriptor}"
+        place = "unix@check.sock" if stats_descriptor is None else f"fd@{stats_descriptor}"
         lines = ["global", f"    stats socket {place} level admin", "    no strict-limits"]
         if not self.threads:
             lines.append(f"    nbthread {min(_MOST_THREADS, os.cpu_count() or 1)}")
