@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from tests.support import servers
@@ -13,6 +14,13 @@ DATABASES = [
     pytest.param("mariadb", marks=pytest.mark.external),
     pytest.param("postgresql", marks=pytest.mark.external),
 ]
+
+
+# Laws hold on a busy machine too: how long an example takes is nobody's business.
+hypothesis.settings.register_profile(
+    "house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
+)
+hypothesis.settings.load_profile("house")
 
 
 def pytest_configure(config: pytest.Config) -> None:
