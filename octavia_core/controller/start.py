@@ -15,7 +15,7 @@ from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.state import ControllerLock, StateDirectory, prepare_state
 from octavia_core.controller.wiring import build_world, with_receiver
 from octavia_core.controller.worker import Worker
-from octavia_core.db.storage import SqlStorage
+from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.errors import ConfigurationError
 from octavia_core.flows.runner import Runner
 from octavia_core.flows.world import World
@@ -55,6 +55,7 @@ class Started:
         """Twice is harmless."""
         if self.receiver is not None:
             self.receiver.close()
+        self.world.amphora.close()
         self.storage.close()
         if self.lock is not None:
             self.lock.close()
@@ -83,7 +84,9 @@ def start(
             undo.append(receiver.close)
         elif state is not None and (port := _known_port(state)):
             settings = with_receiver(settings, port)
-        storage = SqlStorage.prepare(settings) if state is not None else SqlStorage.open(settings)
+        if state is not None:
+            prepare(settings)
+        storage = SqlStorage.open(settings)
         undo.append(storage.close)
         found = Plugins(plugins)
         world = build_world(settings, found)

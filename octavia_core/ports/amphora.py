@@ -122,3 +122,6 @@ class AmphoraPort(Protocol):
 
     def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
         """The files a push would send, as (name, text), secrets left out: for `lb show --config` and for tests."""
+
+    def close(self) -> None:
+        """Give back connections that are kept open. Twice is harmless; a call afterwards opens them again."""
