@@ -7,15 +7,17 @@ import signal
 import time
 import uuid
 from pathlib import Path
+from typing import Self
+
+from octavia_local.compute import LocalCompute
+from octavia_local.home import Home
+from octavia_local.processes import Process
 
 from octavia_core.certs.authority import Authority, create_authorities
 from octavia_core.controller.state import StateDirectory, prepare_state
 from octavia_core.domain.secret import Secret
 from octavia_core.ports.compute import BootFiles, Server, ServerSpec, ServerState
 from octavia_core.settings import Settings
-from octavia_local.compute import LocalCompute
-from octavia_local.home import Home
-from octavia_local.processes import Process
 
 AGENT_CONF = """\
 [haproxy_amphora]
@@ -52,7 +54,7 @@ class LocalRig:
         self.authority = Authority.from_settings(self.settings)
         self.compute = LocalCompute(self.settings)
 
-    def __enter__(self) -> LocalRig:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
