@@ -310,7 +310,11 @@ def fresh(session: nox.Session) -> None:
         home.mkdir(mode=0o700)
         session.run("git", "clone", "--quiet", "--no-hardlinks", str(HERE), str(clone), external=True)
         kept = {k: v for k, v in os.environ.items() if k in {"CI", "LANG", "TERM", "TMPDIR"} or k.startswith("PIP_")}
-        environment = {**kept, "HOME": str(home), "PATH": os.pathsep.join([str(Path(python).parent), os.defpath])}
+        environment = {
+            **kept,
+            "HOME": str(home),
+            "PATH": os.pathsep.join([str(Path(python).parent), os.defpath, "/usr/sbin", "/sbin"]),
+        }
         for command in session.posargs or ["demo", "tests"]:
             session.log(f"fresh: {command} (empty HOME, {python})")
             line = [python, "noxfile.py", "-s", command]
