@@ -10,28 +10,31 @@ from typing import Any
 
 from sqlalchemy import BigInteger, DateTime
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.sql.expression import ColumnElement
+from sqlalchemy.sql.expression import FunctionElement
 
 __all__ = ["db_now", "db_statement_now", "db_utcnow"]
 
 
-class db_now(ColumnElement[int]):  # noqa: N801 - reads as a function of SQL
+class db_now(FunctionElement[int]):  # noqa: N801 - reads as a function of SQL
     """Microseconds since the epoch, at the moment a row is written (SQLite: in steps of a millisecond)."""
 
+    name = "db_now"
     type = BigInteger()
     inherit_cache = True
 
 
-class db_statement_now(ColumnElement[int]):  # noqa: N801 - reads as a function of SQL
+class db_statement_now(FunctionElement[int]):  # noqa: N801 - reads as a function of SQL
     """The same, at the start of the statement: one constant, so that an index can be searched by it."""
 
+    name = "db_statement_now"
     type = BigInteger()
     inherit_cache = True
 
 
-class db_utcnow(ColumnElement[Any]):  # noqa: N801 - reads as a function of SQL
+class db_utcnow(FunctionElement[Any]):  # noqa: N801 - reads as a function of SQL
     """Now as upstream's DATETIME columns hold it: UTC without a zone, whole seconds."""
 
+    name = "db_utcnow"
     type = DateTime()
     inherit_cache = True
 
@@ -40,7 +43,7 @@ class db_utcnow(ColumnElement[Any]):  # noqa: N801 - reads as a function of SQL
 @compiles(db_statement_now, "sqlite")
 def _sqlite(element: Any, compiler: Any, **kw: Any) -> str:
     # Milliseconds are what 'now' has; rounding takes away what the day fraction of a double adds (about 40 us).
-    return "CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000"
+    return "(CAST(ROUND((julianday('now') - 2440587.5) * 86400000.0) AS INTEGER) * 1000)"
 
 
 @compiles(db_now, "mysql")

@@ -100,11 +100,11 @@ class Queue(ABC):
     """Claiming, parking and waking; the transactions are the storage's."""
 
     @abstractmethod
-    def transaction(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
         """Run `work` in one transaction."""
 
     @abstractmethod
-    def read(self, work: Callable[[SqlTransaction], T]) -> T:
+    def look(self, work: Callable[[SqlTransaction], T]) -> T:
         """Run `work` on one snapshot."""
 
     def claim(
@@ -114,10 +114,10 @@ class Queue(ABC):
         known = [(flow, version) for flow, versions in flows.items() for version in versions]
         if not known or limit < 1:
             return []
-        candidates = self.read(lambda tx: tx.rows(_CANDIDATES, flows=known, many=4 * limit))
+        candidates = self.look(lambda tx: tx.rows(_CANDIDATES, flows=known, many=4 * limit))
         if not candidates:
             return []
-        taken = self.transaction(lambda tx: _take(tx, candidates, holder, microseconds(lease), limit))
+        taken = self.write(lambda tx: _take(tx, candidates, holder, microseconds(lease), limit))
         return [
             (operation, Claim(operation_id=operation.id, holder=holder, fence=operation.fence, lease=lease))
             for operation in taken
@@ -125,7 +125,7 @@ class Queue(ABC):
 
     def renew(self, claim: Claim, lease: float) -> None:
         """Extend the lease to `lease` seconds from now."""
-        self.transaction(
+        self.write(
             _nothing,
             claim=Claim(operation_id=claim.operation_id, holder=claim.holder, fence=claim.fence, lease=lease),
         )
@@ -164,7 +164,7 @@ class Queue(ABC):
             if tx.write(update(oc_operation).where(*which).values(changes)) != 1:
                 raise FenceLost(claim.operation_id, claim.fence)
 
-        self.transaction(work, claim=claim)
+        self.write(work, claim=claim)
 
     def waiting(self, kinds: Collection[str], *, limit: int = 10_000) -> Sequence[Operation]:
         """Parked operations that wait for one of these kinds, the longest parked first."""
@@ -174,7 +174,7 @@ class Queue(ABC):
             .order_by(_OF.updated_at, _OF.id)
             .limit(limit)
         )
-        return self.read(lambda tx: [operation_of(row) for row in tx.rows(query)])
+        return self.look(lambda tx: [operation_of(row) for row in tx.rows(query)])
 
     def wake(self, operation_ids: Collection[str]) -> None:
         """Make parked operations due now."""
@@ -184,11 +184,11 @@ class Queue(ABC):
                 tx.write(update(oc_operation).where(_OF.id.in_(ids), _OF.state == _WAITING).values(wake_at=0))
 
         if operation_ids:
-            self.transaction(work)
+            self.write(work)
 
     def next_due(self) -> float | None:
         """Seconds until something may be claimed, 0 for now, None when there is nothing."""
-        due = self.read(lambda tx: tx.row(_DUE))
+        due = self.look(lambda tx: tx.row(_DUE))
         if due is None or due.queued:
             return None if due is None else 0.0
         times = [at for at in (due.wake, due.lease) if at is not None]

@@ -24,7 +24,7 @@ from octavia_core.db.faults import Fault, classify, translated
 from octavia_core.db.queue import Queue, microseconds
 from octavia_core.db.tables.own import oc_commit, oc_operation
 from octavia_core.db.transaction import SqlTransaction
-from octavia_core.ports.storage import Claim, FenceLost
+from octavia_core.ports.storage import Claim, FenceLost, Transaction
 from octavia_core.settings import Database, Settings
 
 __all__ = ["SqlStorage", "prepare"]
@@ -96,8 +96,16 @@ class SqlStorage(Queue):
             raise
         return cls(engine, settings.database)
 
-    def transaction(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+    def transaction(self, work: Callable[[Transaction], T], *, claim: Claim | None = None) -> T:
         """Run `work` in one transaction and commit; run it again when the database asks for that."""
+        return self.write(work, claim=claim)
+
+    def read(self, work: Callable[[Transaction], T]) -> T:
+        """Run `work` on one consistent snapshot."""
+        return self.look(work)
+
+    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+        """`transaction`, for this room: with statements of its own."""
         attempt = _Attempt(work, claim)
 
         def once() -> T:
@@ -106,8 +114,8 @@ class SqlStorage(Queue):
 
         return self._run(once)
 
-    def read(self, work: Callable[[SqlTransaction], T]) -> T:
-        """Run `work` on one consistent snapshot."""
+    def look(self, work: Callable[[SqlTransaction], T]) -> T:
+        """`read`, for this room."""
 
         def once() -> T:
             with self._reader.connect() as connection, connection.begin():
@@ -117,7 +125,7 @@ class SqlStorage(Queue):
 
     def now(self) -> int:
         """The database's clock, microseconds since the epoch."""
-        return int(self.read(lambda tx: tx.value(select(db_now()))))
+        return int(self.look(lambda tx: tx.value(select(db_now()))))
 
     def close(self) -> None:
         """Give connections back. Twice is harmless."""

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import case, delete, or_, select, update
 
 from octavia_core.db.clock import db_now
+from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.tables.amphora import amphora, amphora_health
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.tables.own import oc_liveness
@@ -74,8 +75,8 @@ class Health(Session):
         return {row.id for some in chunks(list(ids), 5_000) for row in self.rows(query.where(amphora.c.id.in_(some)))}
 
     def _move_ours(self, news: Sequence[Heard]) -> None:
-        statement = self.upsert(oc_liveness)
-        new, old = self.incoming(statement), oc_liveness.c
+        statement = insert_into(self.dialect, oc_liveness)
+        new, old = incoming(self.dialect, statement), oc_liveness.c
         newer = or_(old.last_heard.is_(None), old.last_heard < new.last_heard)
         changes = {
             "sequence": case((newer, new.sequence), else_=old.sequence),
@@ -95,16 +96,16 @@ class Health(Session):
             )
             for each in news
         ]
-        self.write_many(self.on_conflict(statement, ["amphora_id"], changes), rows)
+        self.write_many(on_conflict(self.dialect, statement, ["amphora_id"], changes), rows)
 
     def _move_upstreams(self, news: Sequence[Heard]) -> None:
-        statement = self.upsert(amphora_health)
-        new, old = self.incoming(statement).last_update, amphora_health.c.last_update
+        statement = insert_into(self.dialect, amphora_health)
+        new, old = incoming(self.dialect, statement).last_update, amphora_health.c.last_update
         changes = {"last_update": case((old < new, new), else_=old)}
         rows = [
             {"amphora_id": each.amphora_id, "last_update": naive_utc(each.at / _MICRO), "busy": False} for each in news
         ]
-        self.write_many(self.on_conflict(statement, ["amphora_id"], changes), rows)
+        self.write_many(on_conflict(self.dialect, statement, ["amphora_id"], changes), rows)
 
     def declare_dead(self, amphora_id: str) -> bool:
         """True for exactly one caller; also marks upstream's row busy, so that its health manager leaves it alone."""
@@ -138,12 +139,14 @@ class Health(Session):
             self._store_traffic([rows[key] for key in sorted(rows)], absolute=absolute)
 
     def _store_traffic(self, rows: Sequence[dict[str, Any]], *, absolute: bool) -> None:
-        statement = self.upsert(listener_statistics)
-        new, old = self.incoming(statement), listener_statistics.c
+        statement = insert_into(self.dialect, listener_statistics)
+        new, old = incoming(self.dialect, statement), listener_statistics.c
         changes = {name: new[name] if absolute else old[name] + new[name] for name in _COUNTERS}
         changes["active_connections"] = new.active_connections
         keys = ["listener_id", "amphora_id"]
-        self.write_many(self.on_conflict(statement, keys, changes), [fit(listener_statistics, row) for row in rows])
+        self.write_many(
+            on_conflict(self.dialect, statement, keys, changes), [fit(listener_statistics, row) for row in rows]
+        )
 
 
 def _gather(rows: dict[tuple[str, str], dict[str, Any]], delta: TrafficDelta) -> None:

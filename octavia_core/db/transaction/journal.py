@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, Row, case, delete, func, literal, null, select, update
+from sqlalchemy import Boolean, Connection, Row, bindparam, case, delete, func, null, select, update
 
 from octavia_core.db.clock import db_now
+from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
 from octavia_core.db.transaction.session import Session, fit, from_text, to_text
@@ -46,16 +48,24 @@ class Journal(Session):
                 "attempts": entry.attempts,
             },
         )
-        columns = oc_journal.c
-        place = func.coalesce(func.max(columns.sequence), 0) + 1
-        finished = null() if entry.outcome is Outcome.INTENT else db_now()
-        values: dict[str, Any] = {name: literal(value, columns[name].type) for name, value in row.items()}
-        values |= {"sequence": place, "started_at": db_now(), "finished_at": finished}
-        source = select(*values.values()).where(columns.operation_id == entry.operation_id)
-        statement = self.upsert(oc_journal).from_select(list(values), source)
-        new = self.incoming(statement)
-        replaced = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
-        self.write(self.on_conflict(statement, ["operation_id", "path"], {name: new[name] for name in replaced}))
+        parameters = {f"b_{name}": value for name, value in row.items()}
+        self.write(_journal_write(self.dialect), {**parameters, "b_over": entry.outcome is not Outcome.INTENT})
+
+
+@functools.cache
+def _journal_write(dialect: str) -> Any:
+    """Building it takes longer than running it, so it is built once."""
+    of = oc_journal.c
+    given = ("operation_id", "path", "kind", "outcome", "entry_key", "result", "error", "attempts")
+    values: dict[str, Any] = {name: bindparam(f"b_{name}", type_=of[name].type) for name in given}
+    values["sequence"] = func.coalesce(func.max(of.sequence), 0) + 1
+    values["started_at"] = db_now()
+    values["finished_at"] = case((bindparam("b_over", type_=Boolean()), db_now()), else_=null())
+    source = select(*values.values()).where(of.operation_id == values["operation_id"])
+    statement = insert_into(dialect, oc_journal).from_select(list(values), source)
+    new = incoming(dialect, statement)
+    replaced = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
+    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in replaced})
 
 
 def _entry(row: Row[Any]) -> JournalEntry:
@@ -202,13 +212,17 @@ class Events(Session):
         ]
 
     def delivered(self, plugin: str) -> int:
-        """The sequence up to which a plugin has got events; 0 for a new one."""
-        return int(self.value(select(oc_event_cursor.c.sequence).where(oc_event_cursor.c.plugin == plugin)) or 0)
+        """The sequence up to which a plugin has been given events; one not seen before starts at the newest event."""
+        found = self.value(select(oc_event_cursor.c.sequence).where(oc_event_cursor.c.plugin == plugin))
+        if found is None:
+            self.flush()
+            found = self.value(select(oc_meta.c.number).where(oc_meta.c.name == EVENT_COUNTER))
+        return int(found or 0)
 
-    def mark_delivered(self, plugin: str, sequence: int) -> None:
-        """The plugin has got everything up to here. Never moves back."""
-        statement = self.upsert(oc_event_cursor)
-        new, old = self.incoming(statement).sequence, oc_event_cursor.c.sequence
+    def set_delivered(self, plugin: str, sequence: int) -> None:
+        """Remember it. It never moves back."""
+        statement = insert_into(self.dialect, oc_event_cursor)
+        new, old = incoming(self.dialect, statement).sequence, oc_event_cursor.c.sequence
         changes = {"sequence": case((old < new, new), else_=old)}
         row = fit(oc_event_cursor, {"plugin": plugin, "sequence": sequence})
-        self.write(self.on_conflict(statement, ["plugin"], changes), row)
+        self.write(on_conflict(self.dialect, statement, ["plugin"], changes), row)

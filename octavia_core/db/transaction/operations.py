@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, or_, select, update
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.tables.own import oc_operation
@@ -112,6 +112,12 @@ class Operations(Session):
         found = self.row(select(oc_operation).where(oc_operation.c.id == operation_id))
         return None if found is None else operation_of(found)
 
+    def requested(self, flow: str, request_id: str) -> Operation | None:
+        """The operation that was stored for a request, or None."""
+        which = (oc_operation.c.flow == flow, oc_operation.c.request_id == request_id)
+        found = self.row(select(oc_operation).where(*which))
+        return None if found is None else operation_of(found)
+
     def operations(
         self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100
     ) -> Sequence[Operation]:
@@ -137,6 +143,29 @@ class Operations(Session):
         if error is not None:
             changes["error"] = error
         self._change_open(operation_id, changes, unless=state)
+
+    def cancel_operation(self, operation_id: str, reason: str) -> bool:
+        """Turn it to undoing; see the port. A lease that runs is left to end, since a call may be under way.
+
+        Raises:
+            NotFound: there is no such operation.
+        """
+        of = oc_operation.c
+        held = of.state == str(OperationState.RUNNING)
+        changes: list[tuple[Any, Any]] = [  # in this order: MariaDB reads what stands to the left as already set
+            (of.error, case((of.undoing, of.error), else_=reason)),
+            (of.state, case((held, str(OperationState.UNDOING)), else_=of.state)),
+            (of.undoing, True),
+            (of.fence, of.fence + 1),
+            (of.wake_at, 0),
+            (of.updated_at, db_now()),
+        ]
+        which = (of.id == operation_id, of.state.in_(OPEN))
+        if self.write(update(oc_operation).where(*which).ordered_values(*changes)):
+            return True
+        if self.value(select(of.id).where(of.id == operation_id)) is None:
+            raise NotFound("operation", operation_id)
+        return False
 
     def _change_open(self, operation_id: str, changes: dict[str, Any], unless: OperationState | None = None) -> None:
         which = (oc_operation.c.id == operation_id, oc_operation.c.state.in_(OPEN))

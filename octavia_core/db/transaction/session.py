@@ -8,7 +8,6 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table
-from sqlalchemy.dialects import mysql, postgresql, sqlite
 from sqlalchemy.sql.base import Executable
 
 from octavia_core.errors import BadRequest
@@ -62,28 +61,6 @@ class Session:
     def add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], **every: Any) -> None:
         """Insert rows; `every` are SQL expressions that all of them get."""
         self.write_many(table.insert().values(every) if every else table.insert(), [fit(table, row) for row in rows])
-
-    def upsert(self, table: Table) -> Any:
-        """An INSERT of this database that can say what happens when the key is there: see `on_conflict`."""
-        match self.dialect:
-            case "sqlite":
-                return sqlite.insert(table)
-            case "postgresql":
-                return postgresql.insert(table)
-        return mysql.insert(table)
-
-    def on_conflict(self, statement: Any, keys: Sequence[str], changes: Mapping[str, Any]) -> Any:
-        """What to set when the row is there. MariaDB sets from left to right and sees what it has set: order matters.
-
-        `changes` may use `incoming(statement)` for the values of the row that was about to be inserted.
-        """
-        if self.dialect == "mysql":
-            return statement.on_duplicate_key_update(list(changes.items()))
-        return statement.on_conflict_do_update(index_elements=list(keys), set_=dict(changes))
-
-    def incoming(self, statement: Any) -> Any:
-        """The columns of the row that was about to be inserted."""
-        return statement.inserted if self.dialect == "mysql" else statement.excluded
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
