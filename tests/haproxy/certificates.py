@@ -1,0 +1,76 @@
+"""Certificates of listeners, members and clients, made on the spot."""
+
+from __future__ import annotations
+
+import datetime
+import ssl
+import tempfile
+from pathlib import Path
+
+import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+
+from octavia_core.domain.secret import CertificateBundle, Secret
+
+
+class Authority:
+    """A certificate authority."""
+
+    def __init__(self) -> None:
+        self._ca = trustme.CA()
+        self.pem = self._ca.cert_pem.bytes().decode()
+
+    def issue(self, *names: str, common_name: str | None = None) -> CertificateBundle:
+        """A certificate for these host names."""
+        leaf = self._ca.issue_cert(*names, common_name=common_name)
+        chain = [blob.bytes().decode().strip() for blob in leaf.cert_chain_pems]
+        return CertificateBundle(
+            certificate=chain[0],
+            private_key=Secret(leaf.private_key_pem.bytes()),
+            intermediates=tuple(chain[1:]),
+            names=names,
+        )
+
+    def revocation_list(self, *revoked: CertificateBundle) -> str:
+        """A CRL with these on it."""
+        now = datetime.datetime.now(datetime.UTC)
+        issuer = x509.load_pem_x509_certificate(self.pem.encode())
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(issuer.subject)
+            .last_update(now - datetime.timedelta(days=1))
+            .next_update(now + datetime.timedelta(days=1))
+        )
+        for bundle in revoked:
+            serial = x509.load_pem_x509_certificate(bundle.certificate.encode()).serial_number
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(now).build()
+            )
+        key = serialization.load_pem_private_key(self._ca.private_key_pem.bytes(), None)
+        return builder.sign(key, hashes.SHA256()).public_bytes(serialization.Encoding.PEM).decode()
+
+    def server_context(self, bundle: CertificateBundle, clients: Authority | None = None) -> ssl.SSLContext:
+        """For a server with this certificate, which asks its clients for one of `clients`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        _load(context, bundle)
+        if clients is not None:
+            context.verify_mode = ssl.CERT_REQUIRED
+            context.load_verify_locations(cadata=clients.pem)
+        return context
+
+    def client_context(self, bundle: CertificateBundle | None = None) -> ssl.SSLContext:
+        """For a client that trusts this authority only, with a certificate of its own if one is given."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.load_verify_locations(cadata=self.pem)
+        if bundle is not None:
+            _load(context, bundle)
+        return context
+
+
+def _load(context: ssl.SSLContext, bundle: CertificateBundle) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "pem")
+        parts = [bundle.certificate, bundle.private_key.reveal().decode(), *bundle.intermediates]
+        path.write_text("\n".join(parts))
+        context.load_cert_chain(path)
