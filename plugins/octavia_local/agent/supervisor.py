@@ -7,6 +7,7 @@ still there. Rule 2: a death is noticed through a pidfd, not by polling. Rule 3:
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import heapq
 import itertools
@@ -18,6 +19,7 @@ import time
 import warnings
 from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple, TypeVar
 
 from octavia_local.agent.root import log
@@ -78,8 +80,8 @@ class Child:
         self._exited.wait(timeout)
         return self.status
 
-    def reap(self) -> None:
-        """Take over its exit status; for the main thread, when the pidfd says that it ended."""
+    def reap(self, *, quietly: bool) -> None:
+        """Take over its exit status; for the main thread, when the pidfd says that it ended. Quietly: without `on_exit`."""
         result = os.waitid(os.P_PIDFD, self.pidfd, os.WEXITED | os.WNOHANG)
         if result is None:
             return
@@ -87,7 +89,7 @@ class Child:
             self.status = result.si_status if result.si_code == os.CLD_EXITED else -result.si_status
             os.close(self.pidfd)
         self._exited.set()
-        if self._on_exit is not None:
+        if self._on_exit is not None and not quietly:
             self._on_exit(self)
 
 
@@ -103,15 +105,15 @@ class Supervisor:
         self._prctl = ctypes.CDLL(None, use_errno=True).prctl
         self._parent = os.getpid()
         self._main = threading.get_ident()
-        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._woken, self._wake = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._poll = select.poll()
-        self._poll.register(self._wake, select.POLLIN)
+        self._poll.register(self._woken, select.POLLIN)
         self._null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         self._children: dict[int, Child] = {}
         self._jobs: deque[Callable[[], None]] = deque()
         self._timers: list[tuple[float, int, Callable[[], None]]] = []
         self._order = itertools.count()
-        self._ending = False
+        self._ending = self._closed = False
 
     # -- any thread ------------------------------------------------------------------------------------------------
 
@@ -132,7 +134,7 @@ class Supervisor:
                 done.set()
 
         self._jobs.append(run)
-        os.eventfd_write(self._wake, 1)
+        self._wake_up()
         done.wait()
         if failure:
             raise failure[0]
@@ -145,7 +147,11 @@ class Supervisor:
     def stop(self) -> None:
         """Let `run` return. Safe in a signal handler."""
         self._ending = True
-        os.eventfd_write(self._wake, 1)
+        self._wake_up()
+
+    def _wake_up(self) -> None:
+        with contextlib.suppress(BlockingIOError):  # full: it is awake for a long time
+            os.write(self._wake, b"!")
 
     # -- the main thread -------------------------------------------------------------------------------------------
 
@@ -155,11 +161,14 @@ class Supervisor:
 
     def run(self) -> None:
         """Serve until `stop`."""
+        # a signal may reach another thread, and Python handles it on this one: the byte wakes it
+        signal.set_wakeup_fd(self._wake, warn_on_full_buffer=False)
         while not self._ending:
             self._turn(None)
 
     def end_all(self, patience: float) -> None:
         """End every child: SIGTERM, and SIGKILL for those that are still there after `patience` seconds."""
+        self._closed = True  # nothing is started any more, and no death is acted upon
         for child in list(self._children.values()):
             child.signal(signal.SIGTERM)
         deadline = time.monotonic() + patience
@@ -179,9 +188,9 @@ class Supervisor:
             if child is not None:
                 self._poll.unregister(descriptor)
                 del self._children[descriptor]
-                self._guarded(child.reap)
-            elif descriptor == self._wake:
-                os.eventfd_read(self._wake)
+                self._guarded(partial(child.reap, quietly=self._closed))
+            elif descriptor == self._woken:
+                os.read(self._woken, 4096)
         while self._jobs:
             self._jobs.popleft()()
         while self._timers and self._timers[0][0] <= time.monotonic():
@@ -195,6 +204,8 @@ class Supervisor:
             log(f"supervisor: {type(error).__name__}: {error}")
 
     def _fork(self, what: Spawn) -> Child:
+        if self._closed:
+            raise OSError("the agent is ending")
         with warnings.catch_warnings():
             # Python 3.12 warns about fork with threads; the child below takes no lock and goes straight to exec
             warnings.simplefilter("ignore", DeprecationWarning)
