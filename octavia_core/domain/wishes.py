@@ -290,7 +290,10 @@ FIRST_PEER_PORT = 1025
 
 @attrs.frozen(kw_only=True)
 class NewLoadBalancer:
-    """A load balancer with everything below it. `vip_address` None takes any free address."""
+    """A load balancer with everything below it. `vip_address` None takes any free address.
+
+    `default_pool_id` and `redirect_pool_id` below it may be the name of one of its pools.
+    """
 
     name: str | None = None
     description: str | None = None
@@ -334,7 +337,26 @@ class NewLoadBalancer:
             additional_vips=self.additional_vips,
             flavor_id=self.flavor_id,
             availability_zone=self.availability_zone,
-            listeners=tuple(listeners),
+            listeners=_by_name(listeners, pools),
             pools=tuple(pools),
             provisioning_status=_CREATE,
         )
+
+
+def _by_name(listeners: list[Listener], pools: list[Pool]) -> tuple[Listener, ...]:
+    """Pools of the same wish may be referred to by name, since they have no id that the caller could know."""
+    ids = {pool.name: pool.id for pool in reversed(pools) if pool.name}
+
+    def id_of(reference: str | None) -> str | None:
+        return reference if reference is None else ids.get(reference, reference)
+
+    return tuple(
+        attrs.evolve(
+            listener,
+            default_pool_id=id_of(listener.default_pool_id),
+            l7policies=tuple(
+                attrs.evolve(policy, redirect_pool_id=id_of(policy.redirect_pool_id)) for policy in listener.l7policies
+            ),
+        )
+        for listener in listeners
+    )
