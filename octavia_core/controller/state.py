@@ -55,6 +55,7 @@ _OURS = frozenset(
         "state.json",
         "octavia.toml",
         "heartbeat.key",
+        "heartbeat.port",
         "controller.lock",
         "authority",
         "octavia.db",
@@ -236,7 +237,7 @@ def prepare_state(path: str | Path) -> StateDirectory:
     """
     real = os.path.realpath(os.path.expanduser(path))
     try:
-        os.makedirs(os.path.dirname(real), exist_ok=True)
+        _make_above(os.path.dirname(real))
         try:
             os.mkdir(real, 0o700)
         except FileExistsError:
@@ -299,6 +300,15 @@ def _write_once(path: str, name: str, text: str) -> None:
             return
     finally:
         Path(aside).unlink(missing_ok=True)
+
+
+def _make_above(path: str) -> None:
+    try:
+        os.makedirs(path, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise StateDirectoryError(
+            f"{path} is no directory, so no state directory can be in it; give another path"
+        ) from None
 
 
 def _check_directory(path: str) -> None:

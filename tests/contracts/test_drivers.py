@@ -6,8 +6,6 @@ import ipaddress
 
 import pytest
 import trustme
-from octavia_local.network import LocalNetwork
-from octavia_local.secrets import FileSecrets
 
 from octavia_core.domain.secret import Secret
 from octavia_core.testing.contracts import (
@@ -20,6 +18,8 @@ from octavia_core.testing.contracts import (
 )
 from octavia_core.testing.outside import SimulatedCloud
 from octavia_core.testing.simulator import SimulatedCompute, SimulatedNetwork, SimulatedSecrets
+from octavia_local.network import LocalNetwork
+from octavia_local.secrets import FileSecrets
 from tests.local.rig import LocalRig
 
 

@@ -9,15 +9,14 @@ import uuid
 from pathlib import Path
 from typing import Self
 
-from octavia_local.compute import LocalCompute
-from octavia_local.home import Home
-from octavia_local.processes import Process
-
 from octavia_core.certs.authority import Authority, create_authorities
 from octavia_core.controller.state import StateDirectory, prepare_state
 from octavia_core.domain.secret import Secret
 from octavia_core.ports.compute import BootFiles, Server, ServerSpec, ServerState
 from octavia_core.settings import Settings
+from octavia_local.compute import LocalCompute
+from octavia_local.home import Home
+from octavia_local.processes import Process
 
 AGENT_CONF = """\
 [haproxy_amphora]

@@ -15,14 +15,14 @@ from pathlib import Path
 
 import attrs
 import pytest
-from octavia_local import processes
-from octavia_local.compute import LocalCompute
-from octavia_local.home import private_directory
-from octavia_local.processes import Process
 
 from octavia_core.domain.secret import Secret
 from octavia_core.errors import ConfigurationError, DriverUnavailable, PermanentError, TransientError
 from octavia_core.ports.compute import ServerState
+from octavia_local import processes
+from octavia_local.compute import LocalCompute
+from octavia_local.home import private_directory
+from octavia_local.processes import Process
 from tests.local.rig import LocalRig, eventually
 
 

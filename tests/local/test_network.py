@@ -9,12 +9,12 @@ import uuid
 
 import attrs
 import pytest
-from octavia_local.network import LocalNetwork
-from octavia_local.reach import reachable_port
 
 from octavia_core.errors import ConfigurationError, PermanentError
 from octavia_core.ports.network import VipRequest
 from octavia_core.settings import Settings
+from octavia_local.network import LocalNetwork
+from octavia_local.reach import reachable_port
 
 NETWORK = "127.93.2.0/23"
 

@@ -9,11 +9,11 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.serialization import pkcs12
 from cryptography.x509 import load_pem_x509_certificate
-from octavia_local.secrets import FileSecrets
 
 from octavia_core.certs.bundles import read_bundle, read_payload
 from octavia_core.errors import SecretMissing
 from octavia_core.settings import Settings
+from octavia_local.secrets import FileSecrets
 
 
 @pytest.fixture
