@@ -1,0 +1,45 @@
+"""A storage on each database; its tables are made once for a module, and emptied after each test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from octavia_core.db import schema
+from octavia_core.db.engine import make_engine
+from octavia_core.db.storage import SqlStorage
+from octavia_core.db.tables import metadata
+from octavia_core.db.tables.seeds import own_rows, upstream_rows
+from octavia_core.domain.secret import Secret
+from octavia_core.settings import Database, Settings
+
+
+def settings_for(url: str, **more: object) -> Settings:
+    return Settings(database=Database(connection=Secret(url), **more))
+
+
+@pytest.fixture(scope="module")
+def ready_url(module_database_url: str) -> str:
+    schema.prepare(Database(connection=Secret(module_database_url)))
+    return module_database_url
+
+
+@pytest.fixture
+def storage(ready_url: str) -> Iterator[SqlStorage]:
+    opened = SqlStorage.open(settings_for(ready_url))
+    yield opened
+    opened.close()
+    empty(ready_url)
+
+
+def empty(url: str) -> None:
+    kept = {table.name for table, _ in (*upstream_rows(), *own_rows())}
+    engine = make_engine(Database(connection=Secret(url)))
+    try:
+        with engine.begin() as connection:
+            for table in reversed(metadata.sorted_tables):
+                if table.name not in kept:
+                    connection.execute(table.delete())
+    finally:
+        engine.dispose()
