@@ -223,7 +223,9 @@ class Rig:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
         self.beats.close()
         if self.process is not None and self.process.poll() is None:
             self.process.kill()
@@ -350,7 +352,9 @@ class Server:
     extra: str = ""
 
     def __str__(self) -> str:
-        return f"    server {self.name} 127.0.0.1:{self.port} weight {self.weight}{' ' if self.extra else ''}{self.extra}"
+        return (
+            f"    server {self.name} 127.0.0.1:{self.port} weight {self.weight}{' ' if self.extra else ''}{self.extra}"
+        )
 
 
 def config(

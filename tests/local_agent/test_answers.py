@@ -93,9 +93,7 @@ def test_plugging_the_vip(rig: Rig) -> None:
         "vrrp_ip": "127.64.0.5", "mtu": 1500,
         "additional_vips": [{"ip_address": "127.64.0.9", "subnet_cidr": "x", "gateway": None, "host_routes": []}],
     }  # fmt: skip
-    assert rig.ask("GET", "/1.0/interface/127.64.0.5").json == {
-        "message": "Error interface not found for IP address"
-    }
+    assert rig.ask("GET", "/1.0/interface/127.64.0.5").json == {"message": "Error interface not found for IP address"}
     plugged = rig.ask("POST", "/1.0/plug/vip/127.64.0.8", body)
     assert (plugged.status, plugged.json) == (
         202,

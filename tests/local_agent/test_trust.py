@@ -32,11 +32,14 @@ def talk(connection: ssl.SSLSocket, data: bytes) -> bytes:
 
 def test_a_client_without_certificate_is_refused(rig: Rig) -> None:
     context = rig.context(None)
-    with raw(rig) as plain, pytest.raises((ssl.SSLError, ConnectionError)):
-        with context.wrap_socket(plain, server_hostname=rig.amphora_id) as secured:
-            secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
-            if not secured.recv(100):  # TLS 1.3 tells it at the first read
-                raise ConnectionError
+    with (
+        raw(rig) as plain,
+        pytest.raises((ssl.SSLError, ConnectionError)),
+        context.wrap_socket(plain, server_hostname=rig.amphora_id) as secured,
+    ):
+        secured.sendall(b"GET / HTTP/1.1\r\n\r\n")
+        if not secured.recv(100):  # TLS 1.3 tells it at the first read
+            raise ConnectionError
     until(lambda: "a client was refused" in rig.log, "a line in the log")
 
 

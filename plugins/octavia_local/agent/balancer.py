@@ -9,7 +9,17 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from octavia_local.agent.changes import AddServer, RemoveServer, SetCertificate, Step, compare, servers
+from octavia_local.agent.changes import (
+    AddServer,
+    RemoveServer,
+    ServerLine,
+    SetCertificate,
+    SetState,
+    SetWeight,
+    Step,
+    compare,
+    servers,
+)
 from octavia_local.agent.generation import Generation, make, remove_tree
 from octavia_local.agent.process import Haproxy, NotStarted, Running
 from octavia_local.agent.root import Root, log
@@ -87,7 +97,7 @@ class Balancer:
         self._sockets = HeldSockets(around.offset)
         self._changing = threading.Lock()
         self._generations = 0
-        self._leaving: set[str] = set()
+        self._leaving: dict[str, ServerLine] = {}
         os.makedirs(self._run, mode=0o700, exist_ok=True)
         log_folder = around.root.inside("/var/log/octavia")
         os.makedirs(log_folder, mode=0o700, exist_ok=True)
@@ -229,7 +239,7 @@ class Balancer:
             running = self._haproxy.current
             for path in list(self._leaving):
                 if running is not None and remove(running.channel, RemoveServer(path)):
-                    self._leaving.discard(path)
+                    del self._leaving[path]
         except (OSError, Unexpected):
             return  # they are out of service, and the next start does not know them
         finally:
@@ -252,23 +262,34 @@ class Balancer:
         if steps is None:
             return False
         try:
-            self._apply(running, steps, wanted)
+            self._apply(running, steps, before, wanted)
         except (Unexpected, OSError) as error:
             log(f"load balancer {self.id}: reloading, because at run time: {error}")
             return False
         self._haproxy.adopt(wanted, peer)
         return self._haproxy.current is running and running.child.running
 
-    def _apply(self, running: Running, steps: tuple[Step, ...], wanted: Generation) -> None:
-        for step in steps:
-            if isinstance(step, AddServer) and step.server.path in self._leaving:
-                if not remove(running.channel, RemoveServer(step.server.path)):
-                    raise Unexpected(f"{step.server.path} comes back while its old connections are still open")
-                self._leaving.discard(step.server.path)
+    def _apply(self, running: Running, steps: tuple[Step, ...], before: Generation, wanted: Generation) -> None:
         pem = {step.name: wanted.contents(step.name) for step in steps if isinstance(step, SetCertificate)}
-        self._leaving.update(apply(running.channel, steps, pem))
+        revived = tuple(other for step in steps for other in self._revived(running, step))
+        members = servers(before.rendered)
+        for path in apply(running.channel, revived, pem):
+            self._leaving[path] = members[path]
         if any(not isinstance(step, SetCertificate) for step in steps):
             verify(running.channel, servers(wanted.rendered))
+
+    def _revived(self, running: Running, step: Step) -> tuple[Step, ...]:
+        """A member that comes back before its last connection has ended is still there: it only has to be let in."""
+        if not isinstance(step, AddServer) or step.server.path not in self._leaving:
+            return (step,)
+        server, old = step.server, self._leaving[step.server.path]
+        if old.words == server.words:
+            del self._leaving[server.path]
+            return (SetWeight(server.path, server.weight), SetState(server.path, server.disabled))
+        if not remove(running.channel, RemoveServer(server.path)):
+            raise Unexpected(f"{server.path} comes back as another one while its old connections are still open")
+        del self._leaving[server.path]
+        return (step,)
 
     def _replace(self, generation: Generation, peer: str) -> None:
         try:
