@@ -67,8 +67,18 @@ _OURS = frozenset(
     }
 )
 
-_PRIVATE = ("state.json", "octavia.toml", "heartbeat.key", "authority/agents.key", "authority/controllers.key")
-_PRIVATE_TOO = ("authority", "authority/controller.pem", "secrets", "amphorae")
+_PRIVATE = (
+    "state.json",
+    "octavia.toml",
+    "heartbeat.key",
+    "authority",
+    "authority/agents.key",
+    "authority/controllers.key",
+    "authority/controller.pem",
+    "secrets",
+    "amphorae",
+)
+"""What must be closed to others, each for itself; the directory's own mode covers the rest, the database included."""
 
 _NETWORK_FILE_SYSTEMS = frozenset(
     [
@@ -326,7 +336,7 @@ def _check_directory(path: str) -> None:
 
 
 def _check_private(path: str) -> None:
-    for name in (*_PRIVATE, *_PRIVATE_TOO):
+    for name in _PRIVATE:
         file = f"{path}/{name}"
         try:
             about = os.stat(file)
