@@ -172,7 +172,7 @@ class _Planner:
     def _pool(self, wanted: Pool) -> None:
         old = self._existing.pool(self._pairs.of(wanted.id))
         if old is None:
-            self._inserts.append(Insert(wanted))
+            self._inserts.append(Insert(attrs.evolve(wanted, load_balancer_id=self._tree.id)))
             return
         self._change(old, wanted)
         matching.members(wanted, old, self._pairs)
