@@ -12,6 +12,7 @@ import os
 import signal
 import sqlite3
 import threading
+import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -146,6 +147,7 @@ class SimulatedCloud:
         self._connection = sqlite3.connect(
             ":memory:" if path is None else path, timeout=10.0, isolation_level=None, check_same_thread=False
         )
+        self._close = weakref.finalize(self, self._connection.close)
         with self._lock:
             # what a killed process wrote is safe in the system's memory; only a dying machine would lose it
             self._connection.execute("PRAGMA journal_mode=WAL")
@@ -153,8 +155,8 @@ class SimulatedCloud:
             self._connection.executescript(_TABLES)
 
     def close(self) -> None:
-        """Let go of the file. Twice is harmless."""
-        self._connection.close()
+        """Let go of the file; happens by itself when nobody uses the cloud any more. Twice is harmless."""
+        self._close()
 
     # -- for the drivers --------------------------------------------------------------------------------------------
 

@@ -386,6 +386,9 @@ class SimulatedAmphorae:
         tree = attrs.asdict(delivery.load_balancer, recurse=True)
         return [("configuration.json", json.dumps(_without_statuses(tree), sort_keys=True, default=str, indent=1))]
 
+    def close(self) -> None:
+        """Nothing is kept open; the cloud is closed by who made it."""
+
     def configuration(self, amphora_id: str) -> Mapping[str, Any] | None:
         """The tree that an amphora serves, as JSON, or None: for tests."""
         text = self._cloud.look(lambda things: self._content(things, amphora_id).get("configuration"))
