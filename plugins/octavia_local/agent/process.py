@@ -10,7 +10,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from octavia_local.agent.generation import CONFIG, OWN_CONFIG, Generation
@@ -23,6 +23,7 @@ __all__ = ["Haproxy", "NotStarted", "Running"]
 _READY_WITHIN = 15.0  # seconds; a machine under heavy load starts HAProxy in one
 _CHECKED_WITHIN = 60.0
 _STOPPED_WITHIN = 3.0
+_LETS_GO_WITHIN = 1.0
 _QUICK_DEATH = 0.1  # seconds; dying sooner than this again and again is not a crash but a fault
 _LONGEST_PAUSE = 5.0
 _LARGEST_LOG = 1024 * 1024
@@ -105,6 +106,8 @@ class Haproxy:
             peer: local peer name.
             before_handover: called when the new one answers and the old one still counts.
 
+        When it returns, no new connection gets to the old one any more.
+
         Raises:
             NotStarted: it did not come up; the old one goes on as before.
         """
@@ -123,11 +126,13 @@ class Haproxy:
         before_handover()
         with self._lock:
             old, self._running = self._running, Running(child, channel)
+            held = self._generation.descriptors if self._generation is not None else ()
             self._generation, self._peer, self._quick_deaths = generation, peer, 0
             if old is not None:
                 self._finishing = [one for one in (*self._finishing, old.child) if one.running]
         if old is not None:
             old.child.signal(signal.SIGUSR1)
+            _wait_until_it_accepts_no_more(old.child, held)
             old.channel.close()
         if not child.running:  # it died before it was current, so its end was not acted upon
             self._supervisor.call(lambda: self._ended(child))
@@ -219,3 +224,20 @@ class Haproxy:
                 return
             self._running = Running(child, channel)
         self.respawned()
+
+
+def _wait_until_it_accepts_no_more(child: Child, descriptors: Sequence[int]) -> None:
+    """A process that was told to finish accepts until it has handled the signal; it closes the sockets then."""
+    deadline = time.monotonic() + _LETS_GO_WITHIN
+    while child.running and time.monotonic() < deadline:
+        if not any(_holds(child.pid, descriptor) for descriptor in descriptors):
+            return
+        time.sleep(0.001)
+
+
+def _holds(pid: int, descriptor: int) -> bool:
+    """True while the process has our socket open; children know it by the same number."""
+    try:
+        return os.stat(f"/proc/{pid}/fd/{descriptor}").st_ino == os.fstat(descriptor).st_ino
+    except OSError:
+        return False
