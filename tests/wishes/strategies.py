@@ -163,7 +163,9 @@ def policies(draw: st.DrawFn, protocol: ListenerProtocol) -> NewL7Policy:
 
 
 def headers(protocol: ListenerProtocol) -> st.SearchStrategy[dict[str, str]]:
-    known = ["X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto"] if protocol in (L.HTTP, L.TERMINATED_HTTPS) else []
+    known = (
+        ["X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto"] if protocol in (L.HTTP, L.TERMINATED_HTTPS) else []
+    )
     known += ["X-SSL-Client-DN", "X-SSL-Issuer"] if protocol is L.TERMINATED_HTTPS else []
     return st.fixed_dictionaries({}, optional={name: st.sampled_from(["true", "False"]) for name in known})
 

@@ -61,7 +61,7 @@ def content(tree: LoadBalancer) -> Any:
         plain = attrs.evolve(one, l7policies=())
         return attrs.asdict(plain, filter=_meaning), pool(one.default_pool_id), [policy(p) for p in one.l7policies]
 
-    listeners = sorted((repr(listener(one)) for one in tree.listeners))
+    listeners = sorted(repr(listener(one)) for one in tree.listeners)
     return listeners, sorted(repr(pool(one.id)) for one in tree.pools)
 
 
@@ -242,7 +242,9 @@ def test_a_pool_referred_to_by_its_id_stays_though_the_document_does_not_describ
 
 
 def test_another_type_of_monitor_needs_two_steps_and_says_so() -> None:
-    with pytest.raises(BadRequest, match="type is TCP and cannot become HTTP; delete the monitor first, then apply again"):
+    with pytest.raises(
+        BadRequest, match="type is TCP and cannot become HTTP; delete the monitor first, then apply again"
+    ):
         edits(one(health_monitor=NewHealthMonitor()), one(health_monitor=NewHealthMonitor(type=MonitorType.HTTP)))
 
 

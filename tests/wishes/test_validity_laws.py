@@ -25,7 +25,9 @@ junk = st.one_of(
     st.floats(),
     st.text(max_size=20),
     st.binary(max_size=5),
-    st.sampled_from([*ListenerProtocol, *PoolProtocol, *MonitorType, "HTTP", "10.0.0.0/8", "::1%eth0", "[", "\\", "(?"]),
+    st.sampled_from(
+        [*ListenerProtocol, *PoolProtocol, *MonitorType, "HTTP", "10.0.0.0/8", "::1%eth0", "[", "\\", "(?"]
+    ),
     st.lists(st.text(max_size=5), max_size=3),
     st.lists(st.text(max_size=5), max_size=3).map(tuple),
     st.dictionaries(st.text(max_size=5), st.integers(), max_size=2),
@@ -82,7 +84,9 @@ def test_any_value_of_any_attribute_is_accepted_or_refused_in_one_sentence(
 
 @relaxed
 @given(trees(), st.data())
-def test_an_object_that_is_broken_already_refuses_no_wish_about_another(tree: LoadBalancer, data: st.DataObject) -> None:
+def test_an_object_that_is_broken_already_refuses_no_wish_about_another(
+    tree: LoadBalancer, data: st.DataObject
+) -> None:
     settled = attrs.evolve(tree, provisioning_status=Provisioning.PENDING_UPDATE)
     for _, node in tree.nodes():
         active = attrs.evolve(_current(settled, node.id), provisioning_status=Provisioning.ACTIVE)
@@ -91,7 +95,9 @@ def test_an_object_that_is_broken_already_refuses_no_wish_about_another(tree: Lo
     if not nodes:
         return
     kind, node = data.draw(st.sampled_from(nodes))
-    broken = replaced(settled, node, attrs.evolve(node, name="\n") if hasattr(node, "name") else attrs.evolve(node, value=""))
+    broken = replaced(
+        settled, node, attrs.evolve(node, name="\n") if hasattr(node, "name") else attrs.evolve(node, value="")
+    )
     validity.check(broken, ())
     validity.check(broken, (Subject(Kind.LOAD_BALANCER, tree.id),))
     with pytest.raises(BadRequest, match=r"name|value"):

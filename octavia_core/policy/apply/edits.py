@@ -9,20 +9,11 @@ import attrs
 
 from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
 from octavia_core.domain.vocabulary import Kind, Provisioning
+from octavia_core.policy.validity.words import KIND_OF
 
-__all__ = ["KIND_OF", "Change", "Delete", "Edit", "Insert", "Plan", "applied"]
+__all__ = ["Change", "Delete", "Edit", "Insert", "Plan", "applied"]
 
 N = TypeVar("N", Listener, Pool, Member, L7Policy, L7Rule)
-
-KIND_OF: dict[type, Kind] = {
-    LoadBalancer: Kind.LOAD_BALANCER,
-    Listener: Kind.LISTENER,
-    Pool: Kind.POOL,
-    Member: Kind.MEMBER,
-    HealthMonitor: Kind.HEALTH_MONITOR,
-    L7Policy: Kind.L7POLICY,
-    L7Rule: Kind.L7RULE,
-}
 
 
 @attrs.frozen

@@ -12,9 +12,9 @@ from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
 from octavia_core.domain.wishes import FIRST_PEER_PORT, NewLoadBalancer
 from octavia_core.errors import BadRequest
 from octavia_core.policy.apply import matching
-from octavia_core.policy.apply.edits import KIND_OF, Change, Delete, Edit, Insert, Plan
+from octavia_core.policy.apply.edits import Change, Delete, Edit, Insert, Plan
 from octavia_core.policy.changes.names import CHANGEABLE
-from octavia_core.policy.validity.words import label, show
+from octavia_core.policy.validity.words import KIND_OF, label, show
 
 __all__ = ["plan"]
 

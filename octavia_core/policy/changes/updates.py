@@ -7,32 +7,18 @@ from typing import Any
 
 import attrs
 
-from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Pool
-from octavia_core.domain.vocabulary import Kind, L7Action
+from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import BadRequest
 from octavia_core.policy.changes.converting import convert, default_of, hints, is_optional, mismatch
 from octavia_core.policy.changes.names import ALIASES, CHANGEABLE, FIXED, resolved
-from octavia_core.policy.validity.words import show
+from octavia_core.policy.validity.l7 import TARGETS
+from octavia_core.policy.validity.words import KIND_OF, show
 
 __all__ = ["normalised"]
 
-_CLASSES: dict[Kind, type] = {
-    Kind.LOAD_BALANCER: LoadBalancer,
-    Kind.LISTENER: Listener,
-    Kind.POOL: Pool,
-    Kind.MEMBER: Member,
-    Kind.HEALTH_MONITOR: HealthMonitor,
-    Kind.L7POLICY: L7Policy,
-    Kind.L7RULE: L7Rule,
-}
+_CLASSES = {kind: cls for cls, kind in KIND_OF.items()}
 _CHILDREN = ("listeners", "pools", "members", "health_monitor", "l7policies", "rules")
 _POOLS = {"default_pool": "default_pool_id", "redirect_pool": "redirect_pool_id"}
-_TARGETS = {
-    L7Action.REJECT: None,
-    L7Action.REDIRECT_TO_URL: "redirect_url",
-    L7Action.REDIRECT_PREFIX: "redirect_prefix",
-    L7Action.REDIRECT_TO_POOL: "redirect_pool_id",
-}
 
 
 def normalised(kind: Kind, changes: Mapping[str, Any]) -> dict[str, Any]:
@@ -108,7 +94,7 @@ def _cleared(cls: type, name: str, hint: Any, value: Any, where: str) -> Any:
 
 
 def _clear_targets(values: dict[str, Any]) -> None:
-    own = _TARGETS[values["action"]]
+    own = TARGETS[values["action"]]
     for name in ("redirect_url", "redirect_prefix", "redirect_pool_id"):
         if name != own:
             if values.get(name) is not None:

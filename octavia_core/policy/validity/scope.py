@@ -5,19 +5,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 
 from octavia_core.domain.operation import Subject
-from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
+from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Node, Pool
 from octavia_core.domain.vocabulary import Kind, Provisioning
+from octavia_core.policy.validity.words import KIND_OF
 
 __all__ = ["Scope"]
-
-_KINDS: dict[type[Node], Kind] = {
-    Listener: Kind.LISTENER,
-    Pool: Kind.POOL,
-    Member: Kind.MEMBER,
-    HealthMonitor: Kind.HEALTH_MONITOR,
-    L7Policy: Kind.L7POLICY,
-    L7Rule: Kind.L7RULE,
-}
 
 
 class Scope:
@@ -41,7 +33,7 @@ class Scope:
         if self._subjects is None:
             return True
         created = node.provisioning_status == Provisioning.PENDING_CREATE
-        return created or Subject(_KINDS[type(node)], node.id) in self._subjects
+        return created or Subject(KIND_OF[type(node)], node.id) in self._subjects
 
     def pool(self, id: object) -> Pool | None:
         """The pool of that id, or None."""

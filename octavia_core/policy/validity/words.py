@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import Enum
+from typing import Final
 
 from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
 from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import BadRequest
 
-__all__ = ["alternatives", "label", "refusal", "show"]
+__all__ = ["KIND_OF", "alternatives", "label", "refusal", "show"]
 
-_KINDS: dict[type, Kind] = {
+KIND_OF: Final[Mapping[type, Kind]] = {
     LoadBalancer: Kind.LOAD_BALANCER,
     Listener: Kind.LISTENER,
     Pool: Kind.POOL,
@@ -21,6 +22,7 @@ _KINDS: dict[type, Kind] = {
     L7Policy: Kind.L7POLICY,
     L7Rule: Kind.L7RULE,
 }
+"""The kind of each class of the tree."""
 
 _SHORT = reprlib.Repr()
 _SHORT.maxstring = _SHORT.maxother = 80
@@ -40,7 +42,7 @@ def show(value: object) -> str:
 
 def label(node: LoadBalancer | Node) -> str:
     """The object as a person knows it: `listener 'web'`, `member 10.0.0.5:80`, otherwise with its id."""
-    words = _KINDS[type(node)].words
+    words = KIND_OF[type(node)].words
     name = getattr(node, "name", None)
     if isinstance(name, str) and name:
         return f"{words} {show(name)}"
