@@ -135,6 +135,10 @@ def _input(words: str) -> str:
             ("uq_health_monitor_pool", "UNIQUE constraint failed: health_monitor.pool_id"),
             "the pool already has a health monitor",
         ),
+        (
+            ("FOREIGN KEY constraint failed", "foreign key constraint"),
+            "something that it refers to does not exist, or still refers to it",
+        ),
     ):
         if any(key in words for key in keys):
             return sentence

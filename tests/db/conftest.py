@@ -7,10 +7,10 @@ from collections.abc import Iterator
 import pytest
 
 from octavia_core.db import schema
-from octavia_core.db.engine import make_engine
 from octavia_core.db.storage import SqlStorage
 from octavia_core.db.tables import metadata
 from octavia_core.db.tables.seeds import own_rows, upstream_rows
+from octavia_core.db.transaction import SqlTransaction
 from octavia_core.domain.secret import Secret
 from octavia_core.settings import Database, Settings
 
@@ -25,21 +25,21 @@ def ready_url(module_database_url: str) -> str:
     return module_database_url
 
 
+@pytest.fixture(scope="module")
+def opened(ready_url: str) -> Iterator[SqlStorage]:
+    storage = SqlStorage.open(settings_for(ready_url))
+    yield storage
+    storage.close()
+
+
 @pytest.fixture
-def storage(ready_url: str) -> Iterator[SqlStorage]:
-    opened = SqlStorage.open(settings_for(ready_url))
+def storage(opened: SqlStorage) -> Iterator[SqlStorage]:
     yield opened
-    opened.close()
-    empty(ready_url)
+    opened.write(empty)
 
 
-def empty(url: str) -> None:
+def empty(tx: SqlTransaction) -> None:
     kept = {table.name for table, _ in (*upstream_rows(), *own_rows())}
-    engine = make_engine(Database(connection=Secret(url)))
-    try:
-        with engine.begin() as connection:
-            for table in reversed(metadata.sorted_tables):
-                if table.name not in kept:
-                    connection.execute(table.delete())
-    finally:
-        engine.dispose()
+    for table in reversed(metadata.sorted_tables):
+        if table.name not in kept:
+            tx.write(table.delete())

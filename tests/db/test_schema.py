@@ -81,9 +81,9 @@ def test_a_table_is_defined_as_upstream_has_it(name):
     assert found == fact["columns"]
     assert list(found) == list(fact["columns"]), "the order of columns"
     assert [column.name for column in table.primary_key] == fact["primary_key"]
-    assert {
-        key.constraint.name: f"{key.parent.name} -> {key.target_fullname}" for key in table.foreign_keys
-    } == fact["references"]
+    assert {key.constraint.name: f"{key.parent.name} -> {key.target_fullname}" for key in table.foreign_keys} == fact[
+        "references"
+    ]
     assert {index.name: [column.name for column in index.columns] for index in table.indexes} == fact["indexes"]
     uniques = {
         constraint.name: [column.name for column in constraint.columns]
@@ -139,9 +139,9 @@ def test_a_database_made_by_migrations_is_what_the_facts_say(engine, database_ur
         table = found[name]
         assert [column[0] for column in table["columns"]] == list(fact["columns"]), name
         assert table["primary_key"] == fact["primary_key"], name
-        assert {
-            key: f"{of[0]} -> {target}.{to[0]}" for key, of, target, to in table["references"]
-        } == fact["references"], name
+        assert {key: f"{of[0]} -> {target}.{to[0]}" for key, of, target, to in table["references"]} == fact[
+            "references"
+        ], name
         assert dict(table["unique"]) == {key: tuple(columns) for key, columns in fact["unique"].items()}, name
         assert dict(table["indexes"]) == {key: tuple(columns) for key, columns in fact["indexes"].items()}, name
         for column, (about, *rest) in zip(table["columns"], fact["columns"].values(), strict=True):

@@ -238,11 +238,12 @@ class TreeStoring(TreeReading, Quotas):
             if _same(node, rows.row_of(node), dict(stored._mapping), kind):
                 return
             raise BadRequest(f"{kind.words} {node.id} exists already, with other values")
+        now = self.value(select(db_utcnow()))  # one moment for all rows, which are read back in the order of it
         bundle = _Bundle()
         bundle.add(node)
         for stored_in, several in bundle.rows.items():
-            now = {"created_at": db_utcnow()} if "created_at" in stored_in.c else {}
-            self.add_rows(stored_in, several, **now)
+            born = {"created_at": now} if "created_at" in stored_in.c else {}
+            self.add_rows(stored_in, several, **born)
         if isinstance(node, L7Policy):
             place(self, node.listener_id, node.id, node.position)
         self.count_up(self.owner(kind, node.id), bundle.counts())
