@@ -11,11 +11,12 @@ The rules (the design's, in short):
 
 from __future__ import annotations
 
+import functools
 import json
 import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NoReturn, Protocol, TypeVar
+from typing import Any, NoReturn, Protocol, TypeVar, cast
 
 import attrs
 
@@ -167,13 +168,11 @@ class Run:
             self._commit(entry)
         else:
             self._same(entry, EntryKind.STEP, to_json(key))
-        recorded = from_json(entry.result, result) if result and entry.result is not None else entry.result
+        recorded: R | None = self._recorded(entry, result) if entry.outcome is Outcome.DONE else None
         if undo is not None:
-            take_back, outcome = undo, recorded if entry.outcome is Outcome.DONE else None
-            self._remember(Undo(path, entry.sequence, lambda: take_back(key, outcome), None))
+            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, recorded), None))
         if entry.outcome is Outcome.DONE:
-            done: R = recorded
-            return done
+            return cast(R, recorded)
         self._resume_or_unwind(entry)
         shared.probe("before", path)
         self._outlive(limit or 0.0)
@@ -186,14 +185,13 @@ class Run:
         except Exception as error:  # whatever a step raises is its outcome; the journal must say so
             self._fail(entry, error)
         shared.probe("effect", path)
-        encoded = self._encode(path, value)
+        finished = attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value))
+        got = self._recorded(finished, result)
         if undo is not None:
-            take_back, got = undo, value
-            self._remember(Undo(path, entry.sequence, lambda: take_back(key, got), None))
-        finished = attrs.evolve(entry, outcome=Outcome.DONE, result=encoded)
+            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, got), None))
         shared.journal[path] = finished
         self._pending.append(finished)
-        return value
+        return got
 
     def record(
         self,
@@ -211,19 +209,15 @@ class Run:
         if entry is not None:
             self._same(entry, EntryKind.RECORD, None)
             if entry.outcome is Outcome.DONE:
-                back: R = from_json(entry.result, result) if result and entry.result is not None else entry.result
-                return back
+                return self._recorded(entry, result)
             self._resume_or_unwind(entry)
         elif shared.undoing:
             raise Unwind
         entry = entry or self._entry(path, EntryKind.RECORD)
         shared.probe("before", path)
-        value: list[R] = []
 
         def work(tx: Transaction) -> JournalEntry:
-            value.clear()
-            value.append(do(tx))
-            return attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value[0]))
+            return attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, do(tx)))
 
         try:
             finished = self._commit(None, work)
@@ -235,7 +229,7 @@ class Run:
         if undo is not None:
             self._remember(Undo(path, finished.sequence, None, undo))
         shared.probe("entry", path)
-        return value[0]
+        return self._recorded(finished, result)
 
     def wait(self, condition: Wait, *, within: float, name: str, result: type[R]) -> R:
         """Wait until the condition holds, without holding a thread for long.
@@ -251,7 +245,7 @@ class Run:
         if entry is not None:
             self._same(entry, EntryKind.WAIT, to_json(condition))
             if entry.outcome is Outcome.DONE:
-                return from_json(entry.result, result)
+                return self._recorded(entry, result)
             self._resume_or_unwind(entry)
         elif shared.undoing:
             raise Unwind
@@ -267,7 +261,7 @@ class Run:
                 finished = attrs.evolve(known, outcome=Outcome.DONE, result=outcome)
                 shared.journal[path] = finished
                 self._pending.append(finished)
-                return from_json(outcome, result)
+                return self._recorded(finished, result)
             if known.started_at and shared.storage.now() - known.started_at > within * 1_000_000:
                 self._fail(known, StepTimeout(f"{_words(condition)} did not come true within {within:g} s"))
             if poll > LINGER or clock.monotonic() + poll > linger_until:
@@ -404,6 +398,15 @@ class Run:
                 f"code of flow {self.operation.flow} version {self.operation.flow_version}; "
                 f"run: octavia-admin operation release {self.operation.id}"
             )
+
+    def _recorded(self, entry: JournalEntry, result: type[R] | None) -> R:
+        """What the journal has, as the flow sees it. The first run goes through it too, so that it sees what a replay sees."""
+        if result is None or entry.result is None:
+            return cast(R, entry.result)
+        try:
+            return from_json(entry.result, result)
+        except ValueError as error:
+            raise FlowChanged(f"operation {self.operation.id}: the result of {entry.path!r} cannot be read: {error}") from error
 
     def _resume_or_unwind(self, entry: JournalEntry) -> None:
         if entry.outcome is Outcome.FAILED or self._shared.undoing:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -38,8 +38,8 @@ class ServerSpec:
     amphora_id: str
     load_balancer_id: str | None = None
     topology: Topology = Topology.SINGLE
-    flavor: Mapping[str, object] = attrs.field(factory=dict)
-    availability_zone: Mapping[str, object] = attrs.field(factory=dict)
+    flavor: Mapping[str, Any] = attrs.field(factory=dict)
+    availability_zone: Mapping[str, Any] = attrs.field(factory=dict)
     server_group_id: str | None = None
 
 

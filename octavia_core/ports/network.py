@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import attrs
 
@@ -53,7 +53,7 @@ class VipPlug:
     vrrp_ip: str | None = None
     mtu: int | None = None
     host_routes: tuple[HostRoute, ...] = ()
-    additional_vips: tuple[Mapping[str, object], ...] = ()
+    additional_vips: tuple[Mapping[str, Any], ...] = ()
     is_sriov: bool = False
 
 
@@ -64,7 +64,7 @@ class PluggedNetwork:
     network_id: str
     port_id: str
     mac_address: str
-    fixed_ips: tuple[Mapping[str, object], ...] = ()
+    fixed_ips: tuple[Mapping[str, Any], ...] = ()
     mtu: int | None = None
 
 

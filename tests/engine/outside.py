@@ -1,0 +1,252 @@
+"""A controller's engine on a simulated cloud in one folder: what crash tests prepare, copy, kill and recover."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.wiring import build_world
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.operation import Operation
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Topology
+from octavia_core.domain.wishes import NewListener, NewLoadBalancer, NewMember, NewPool
+from octavia_core.flows.catalogue import claimable
+from octavia_core.flows.run import Probe
+from octavia_core.flows.runner import Ending, Runner
+from octavia_core.flows.world import World
+from octavia_core.hooks.plugins import Plugins
+from octavia_core.settings import Settings
+from octavia_core.testing.outside import FaultKind, SimulatedCloud
+from octavia_core.testing.plugin import Simulator
+
+__all__ = ["SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared"]
+
+LEASE = 0.2
+"""Seconds: long enough for a step of the simulator, short enough to wait for in every case."""
+WISH = NewLoadBalancer(
+    name="web",
+    listeners=[
+        NewListener(
+            protocol=ListenerProtocol.HTTP, protocol_port=80, default_pool=NewPool(members=[NewMember("192.0.2.1", 80)])
+        )
+    ],
+)
+
+
+@attrs.define(eq=False)
+class Engine:
+    """Storage, world and cloud of one folder."""
+
+    storage: SqlStorage
+    world: World
+    cloud: SimulatedCloud
+
+    @classmethod
+    def open(cls, directory: Path) -> Engine:
+        """Open a folder, making what is missing."""
+        create_authorities(str(directory / "authority"))
+        authority = directory / "authority"
+        settings = Settings.load(
+            (
+                "test",
+                {
+                    "controller_worker": {
+                        "compute_driver": "noop",
+                        "network_driver": "noop",
+                        "amphora_driver": "noop",
+                        "client_ca": str(authority / "controllers.pem"),
+                    },
+                    "certificates": {
+                        "cert_manager": "noop",
+                        "ca_certificate": str(authority / "agents.pem"),
+                        "ca_private_key": str(authority / "agents.key"),
+                    },
+                    "database": {"connection": f"sqlite:///{directory}/octavia.db"},
+                    "engine": {"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02},
+                },
+            ),
+            state_directory=str(directory),
+        )
+        cloud = SimulatedCloud(directory / "simulator.db")
+        prepare(settings)
+        world = build_world(settings, Plugins({"simulator": Simulator(cloud)}, installed=False))
+        return cls(SqlStorage.open(settings), world, cloud)
+
+    def close(self) -> None:
+        self.storage.close()
+        self.cloud.close()
+
+    @property
+    def acceptor(self) -> Acceptor:
+        return Acceptor(self.storage, Topology.SINGLE)
+
+    def run(self, holder: str, probe: Probe | None = None) -> Ending | None:
+        """Claim one operation and run it once; None when nothing is due."""
+        for operation, claim in self.storage.claim(holder, claimable(), lease=LEASE, limit=1):
+            return Runner(self.storage, self.world, probe).run(operation, claim)
+        return None
+
+    def settle(self, holder: str = "recoverer", probe: Probe | None = None, patience: float = 20.0) -> None:
+        """Run until nothing is open any more."""
+        deadline = self.world.clock.monotonic() + patience
+        while self.open_operations():
+            if self.world.clock.monotonic() > deadline:
+                raise AssertionError(f"still open: {self.open_operations()}")
+            if self.run(holder, probe) is None:
+                due = self.storage.next_due()
+                self.world.clock.sleep(0.005 if due is None else min(0.05, max(0.001, due)))
+
+    def open_operations(self) -> list[Operation]:
+        return list(self.storage.read(lambda tx: tx.operations(open_only=True)))
+
+    def load_balancer(self) -> LoadBalancer:
+        """The one that scenarios are about, DELETED or not."""
+        first = self.storage.read(lambda tx: tx.operations(limit=1000))[-1]
+        assert first.load_balancer_id is not None
+        tree = self.storage.read(lambda tx: tx.tree(str(first.load_balancer_id)))
+        assert tree is not None
+        return tree
+
+    def leaked(self) -> list[str]:
+        """Servers and addresses that no row accounts for, and rows that claim a server which is not there."""
+        rows = self.storage.read(lambda tx: tx.amphorae())
+        serving = {f"amphora-{a.id}" for a in rows if a.status is AmphoraStatus.ALLOCATED}
+        servers = {server.name for server in self.world.compute.list()}
+        lb = self.load_balancer()
+        kept = {name for _, name in self.world.network.list()}
+        wanted = {lb.id, *(a.id for a in rows)}
+        orphans = [name for name in kept if not any(id in name for id in wanted)]
+        return sorted(servers ^ serving) + orphans
+
+
+Act = Callable[[Engine], object]
+
+
+@attrs.frozen
+class Scenario:
+    """Something that happens to an engine, and what must be true when all is over.
+
+    Attributes:
+        name: for the test's id.
+        before: brings the folder to its start; everything is settled afterwards.
+        act: stores the wish (and faults) whose operation is killed.
+        status: of the load balancer in the end.
+        servers: how many run in the end.
+    """
+
+    name: str
+    before: tuple[Act, ...]
+    act: Act
+    status: str
+    servers: int
+
+
+def _create(engine: Engine) -> None:
+    engine.acceptor.create_load_balancer(WISH, Asked())
+
+
+def _add_member(engine: Engine) -> None:
+    engine.acceptor.create_member(engine.load_balancer().pools[0].id, NewMember("192.0.2.2", 80), Asked())
+
+
+def _delete(engine: Engine) -> None:
+    engine.acceptor.delete_load_balancer(engine.load_balancer().id, Asked(), cascade=True)
+
+
+def _delete_listener(engine: Engine) -> None:
+    engine.acceptor.delete(Kind.LISTENER, engine.load_balancer().listeners[0].id, Asked())
+
+
+def _failover(engine: Engine) -> None:
+    engine.acceptor.failover_load_balancer(engine.load_balancer().id, Asked())
+
+
+def _amphora_dies(engine: Engine) -> None:
+    (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
+    engine.world.compute.destroy(f"amphora-{amphora.id}")
+    engine.storage.transaction(lambda tx: tx.declare_dead(amphora.id))
+
+
+def _refuse_pushes(engine: Engine) -> None:
+    engine.cloud.fail("amphora.push", kind=FaultKind.REFUSED, message="no")
+
+
+def _both(*acts: Act) -> Act:
+    def act(engine: Engine) -> None:
+        for one in acts:
+            one(engine)
+
+    return act
+
+
+SCENARIOS = (
+    Scenario("create", (), _create, "ACTIVE", 1),
+    Scenario("configure", (_create,), _add_member, "ACTIVE", 1),
+    Scenario("configure-delete", (_create,), _delete_listener, "ACTIVE", 1),
+    Scenario("delete", (_create,), _delete, "DELETED", 0),
+    Scenario("failover", (_create,), _failover, "ACTIVE", 1),
+    Scenario("create-refused", (), _both(_create, _refuse_pushes), "ERROR", 0),
+    Scenario("configure-refused", (_create,), _both(_add_member, _refuse_pushes), "ACTIVE", 1),
+    Scenario("configure-amphora-dead", (_create,), _both(_add_member, _amphora_dies), "ACTIVE", 1),
+    Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 0),
+)
+
+
+def prepared(scenario: Scenario, directory: Path) -> None:
+    """Bring a folder to where the scenario's operation is stored and nobody has begun it."""
+    engine = Engine.open(directory)
+    for act in scenario.before:
+        act(engine)
+        engine.settle("before")
+    scenario.act(engine)
+    engine.close()
+
+
+def nameless(path: str) -> str:
+    """A path without the random ids in it, so that the same step has the same name in every run."""
+    return _UUID.sub("#", path)
+
+
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def points_of(scenario: Scenario, directory: Path) -> list[tuple[str, str]]:
+    """Every point at which a run of the scenario passes, in order: (point, path). Spends the folder."""
+    seen: list[tuple[str, str]] = []
+
+    def note(point: str, path: str) -> None:
+        if (point, nameless(path)) not in seen:
+            seen.append((point, nameless(path)))
+
+    engine = Engine.open(directory)
+    engine.settle("enumerator", note)
+    engine.close()
+    return seen
+
+
+def die_at(directory: str, point: str, path: str) -> None:
+    """Run in a process of its own: it is killed, as by `kill -9`, when the run comes to that point."""
+
+    def probe(at: str, where: str) -> None:
+        if (at, nameless(where)) == (point, path):
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    engine = Engine.open(Path(directory))
+    engine.settle(f"victim-{os.getpid()}", probe)
+
+
+def facts(engine: Engine) -> dict[str, Any]:
+    """What a failing test shows."""
+    return {
+        "calls": [(c.name, c.subject, c.outcome) for c in engine.cloud.calls()],
+        "events": [e.text for e in engine.storage.read(lambda tx: tx.events())],
+    }
