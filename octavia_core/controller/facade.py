@@ -13,9 +13,12 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.adopt import Orphan, orphans
+from octavia_core.controller.explain import Explanation, why
 from octavia_core.controller.handle import Operation
 from octavia_core.controller.services import Services
 from octavia_core.controller.start import Started, start
+from octavia_core.controller.timeline import Moment, timeline
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event
 from octavia_core.domain.operation import Operation as Row
@@ -287,6 +290,30 @@ class Controller:
     def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
         """The configurations a load balancer had, newest first."""
         return self.storage.read(lambda tx: tx.revisions(load_balancer_id))
+
+    def why(self, name_or_id: str) -> Explanation:
+        """Say why a load balancer (or something below it), an amphora or an operation is as it is, and what happens next.
+
+        Raises:
+            NotFound: there is no such thing.
+            BadRequest: several things have that name; the message lists their ids.
+        """
+        return why(self.storage, self.settings, name_or_id, running=self.running())
+
+    def timeline(self, name_or_id: str) -> tuple[Moment, ...]:
+        """What happened to a load balancer, an amphora or an operation, step by step; errors as `why`."""
+        return timeline(self.storage, name_or_id)
+
+    def orphans(self) -> tuple[Orphan, ...]:
+        """What exists outside and belongs to no row, and undos that go on trying; nothing is touched."""
+        return orphans(self.storage, self.world)
+
+    def running(self) -> bool | None:
+        """Whether a controller works on the state directory, here or in another process; None without one to look at."""
+        if self.services is not None:
+            return True
+        state = self._started.state
+        return None if state is None else state.controller() is not None
 
     def drain(self, operation: Operation) -> None:
         """Carry an operation to its end on this thread: for a process that opened the controller to do just that."""

@@ -97,6 +97,11 @@ class Operation:
         """Its events so far, oldest first, those with a sequence above `after`."""
         yield from self._host.storage.read(lambda tx: tx.events(after=after, operation_id=self.id))
 
+    def cancel(self, *, actor: str = "library") -> bool:
+        """Have it undone: what it did is taken back, its subjects end in ERROR. False when it is over already."""
+        reason = f"cancelled by {actor}"
+        return self._host.storage.transaction(lambda tx: tx.cancel_operation(self.id, reason))
+
     def __repr__(self) -> str:
         return f"<Operation {self.id} of load balancer {self.load_balancer_id}>"
 

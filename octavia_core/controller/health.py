@@ -119,7 +119,7 @@ class HealthManager:
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
-        self._watch = self._compute.watch(self._died)
+        self._watch = self._compute.watch(self.died)
 
     def stop(self) -> None:
         """End all of it; what was heard is written first."""
@@ -313,8 +313,8 @@ class HealthManager:
                 return heart.last_heard
             return max(heart.last_heard or 0, now - int((mono - known.heard_at) * 1_000_000))
 
-    def _died(self, death: Death) -> None:
-        """The compute driver has proof."""
+    def died(self, death: Death) -> None:
+        """There is proof: of the compute driver's watch, or of a look when the controller started."""
         try:
             hearts = self._storage.read(lambda tx: tx.liveness())
             for heart in hearts:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from octavia_core.controller.adopt import Adopted, adopt
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.outbox import Outbox
 from octavia_core.controller.start import Started
@@ -24,6 +25,8 @@ class Services:
     def __init__(self, started: Started, on_ended: Callable[[str], None]) -> None:
         settings = started.settings
         self._on_ended = on_ended
+        self._started = started
+        self.adopted = Adopted()
         self.worker = started.worker
         self.worker.on_ended = self._ended
         self.outbox = Outbox(
@@ -39,11 +42,13 @@ class Services:
             )
 
     def start(self) -> None:
-        """Start everything."""
+        """Start everything; on one machine, take over the servers that are there (a cloud's are never touched here)."""
         self.worker.start()
         self.outbox.start()
         if self.health is not None:
             self.health.start()
+            if self._started.state is not None:
+                self.adopted = adopt(self._started.storage, self._started.world, self.health.died)
 
     def stop(self, grace: float) -> None:
         """Stop everything; see `Worker.stop` for what still runs."""

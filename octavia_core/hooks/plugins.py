@@ -14,7 +14,7 @@ from octavia_core.errors import ConfigurationError, DriverNotFound
 from octavia_core.hooks import specs
 from octavia_core.settings import Settings
 
-__all__ = ["ALIASES", "Offer", "Plugins"]
+__all__ = ["ALIASES", "KINDS", "Offer", "Plugins"]
 
 log = logging.getLogger("octavia_core.hooks")
 
@@ -131,6 +131,8 @@ _HOOKS = {
     "amphora": "octavia_amphora_drivers",
     "secret_store": "octavia_secret_stores",
 }
+KINDS = tuple(_HOOKS)
+"""The kinds of drivers."""
 
 
 def _pairs(offers: Iterable[Offer]) -> list[tuple[str, str]]:

@@ -1,0 +1,98 @@
+"""`octavia-admin operation ...`: what was asked for, and how far it is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from octavia_core.cli.command import command
+from octavia_core.cli.session import Session
+from octavia_core.errors import Refused
+
+__all__ = ["add"]
+
+Id = Annotated[str, typer.Argument(metavar="OPERATION", help="Id of an operation.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add `operation`."""
+    group = typer.Typer(no_args_is_help=True, help="Operations: what was asked for, and how far it is.")
+    app.add_typer(group, name="operation")
+    command(group, "list")(list_)
+    command(group, "show")(show)
+    command(group, "cancel")(cancel)
+
+
+def list_(
+    session: Session,
+    lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
+    unfinished: Annotated[bool, typer.Option("--open", help="Only those that are not over.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
+) -> None:
+    """List operations, newest first."""
+    from octavia_core.cli.output import ago, moment, status
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        owner = controller.load_balancer(lb).id if lb else None
+        found = controller.operations(load_balancer_id=owner, open_only=unfinished, limit=limit)
+        now = controller.storage.now()
+    if session.json:
+        session.screen.data([to_json(row) for row in found])
+        return
+    session.screen.table(
+        ("id", "what", "state", "asked for", "took", "load balancer id", "error"),
+        (
+            (
+                row.id,
+                row.flow,
+                status(row.state),
+                moment(row.created_at),
+                ago(((row.finished_at or now) - row.created_at) / 1_000_000),
+                row.load_balancer_id,
+                row.error,
+            )
+            for row in found
+        ),
+        empty="no operations",
+    )
+
+
+def show(session: Session, operation: Id) -> None:
+    """Show one operation with its journal."""
+    from octavia_core.cli.commands.look import draw_timeline
+    from octavia_core.cli.output import moment, status
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        row = controller.operation(operation).row
+        journal = controller.storage.read(lambda tx: tx.journal(operation))
+        entries = controller.timeline(operation)
+    if session.json:
+        session.screen.data(to_json(row) | {"journal": [to_json(entry) for entry in journal]})
+        return
+    rows = [
+        ("what", row.flow),
+        ("state", status(row.state)),
+        ("asked for by", row.actor),
+        ("at", moment(row.created_at)),
+        ("over at", moment(row.finished_at)),
+        ("load balancer", row.load_balancer_id),
+        ("error", row.error),
+    ]
+    session.screen.table(("operation", row.id), ((n, v) for n, v in rows if v), empty="")
+    draw_timeline(session, entries)
+
+
+def cancel(session: Session, operation: Id) -> None:
+    """Undo an operation that is not over: what it has done is taken back, its subjects end in ERROR."""
+    with session.look() as controller:
+        handle = controller.operation(operation)
+        if not handle.cancel(actor=session.actor):
+            raise Refused(f"operation {operation} is over already ({handle.state}); there is nothing to cancel")
+        state = handle.state
+    if session.json:
+        session.screen.data({"id": operation, "cancelled": True, "state": str(state)})
+    else:
+        session.screen.say(f"operation {operation} is being undone; watch it with: octavia-admin why {operation}")

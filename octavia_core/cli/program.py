@@ -1,0 +1,87 @@
+"""The whole command line: builds the app, runs it, and says what is wrong with a command line in one sentence."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from octavia_core.cli.command import Json, State
+from octavia_core.cli.commands import amphora, balancer, below, demo, look, machine, operation
+from octavia_core.cli.exits import Exit
+from octavia_core.cli.session import Session
+
+__all__ = ["build", "run"]
+
+_EPILOG = (
+    "Exit codes: 0 done, 1 the operation failed, 2 bad request, 3 not found, 4 busy, 5 configuration or state "
+    "directory, 6 time is over, 70 a bug, 130 interrupted."
+)
+
+
+def build() -> typer.Typer:
+    """The app with every command."""
+    app = typer.Typer(
+        name="octavia-admin",
+        help="Load balancers on this machine or in a cloud: ask for them, look at them, and why they are as they are.",
+        epilog=_EPILOG,
+        no_args_is_help=True,
+        rich_markup_mode="rich",
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_options)
+    demo.add(app)
+    machine.add(app)
+    balancer.add(app)
+    below.add(app)
+    amphora.add(app)
+    look.add(app)
+    operation.add(app)
+    return app
+
+
+def _options(
+    ctx: typer.Context,
+    state: State = None,
+    as_json: Json = None,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
+) -> None:
+    ctx.obj = {"state": state, "as_json": as_json}
+    if version:
+        from octavia_core import __version__
+
+        print(f"octavia-core {__version__}")
+        raise typer.Exit
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command line; return its exit code."""
+    try:
+        code = build()(args=list(arguments), prog_name="octavia-admin", standalone_mode=False)
+    except typer.Abort:
+        return Exit.INTERRUPTED
+    except Exception as error:
+        words = getattr(error, "format_message", None)
+        if not callable(
+            words
+        ):  # commands guard themselves; what arrives here is a mistake of the command line's own code
+            raise
+        return _usage(error, str(words()), json="--json" in arguments)
+    return int(code) if isinstance(code, int) else Exit.OK
+
+
+def _usage(error: Any, words: str, *, json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    if type(error).__name__ == "NoArgsIsHelpError":
+        if words.strip():  # otherwise rich has shown it already
+            print(words, file=sys.stderr)
+        return Exit.BAD_REQUEST
+    path = context.command_path if context else "octavia-admin"
+    sentence = " ".join(words.split()).rstrip(".")
+    Session(json=json).screen.error(
+        f"{sentence}; see: {path} --help", kind="UsageError", code=int(Exit.BAD_REQUEST), operation=None
+    )
+    return Exit.BAD_REQUEST
