@@ -23,7 +23,8 @@ class Authority:
 
     def issue(self, *names: str, common_name: str | None = None) -> CertificateBundle:
         """A certificate for these host names."""
-        leaf = self._ca.issue_cert(*names, common_name=common_name)
+        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)
+        leaf = self._ca.issue_cert(*names, common_name=common_name, not_after=end)
         chain = [blob.bytes().decode().strip() for blob in leaf.cert_chain_pems]
         return CertificateBundle(
             certificate=chain[0],

@@ -20,14 +20,14 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import attrs
 
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.tree import LoadBalancer, Vip
+from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.amphora import Delivery, Material
 from octavia_core.settings import HaproxyAmphora, Settings
@@ -68,21 +68,18 @@ def materialise(load_balancer: LoadBalancer, folder: Path, material: Material | 
         if file.content is not None:
             (certificates / file.name).write_bytes(file.content.reveal())
     text = (wanted.text or "").replace("    daemon\n    user nobody\n", "")
+    text = text.replace("    maxconn 1000000\n", "    maxconn 200\n")  # what a process here may have open
     text = text.replace(LOG_SOCKET, str(folder / "log")).replace(PING_COMMAND, str(folder / "ping.sh"))
     (folder / "haproxy.cfg").write_text(text)
     return wanted
 
 
-def check(load_balancer: LoadBalancer, folder: Path, material: Material | None = None) -> str:
+def check(load_balancer: LoadBalancer, material: Material | None = None) -> str:
     """What `haproxy -c` complains about; empty when it accepts the rendered text."""
-    materialise(load_balancer, folder, material)
-    done = subprocess.run(
-        [find_haproxy().path, "-c", "-q", "-L", peer_name(AMPHORA.id), "-f", str(folder / "haproxy.cfg")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    with tempfile.TemporaryDirectory(prefix="hap") as folder:
+        materialise(load_balancer, Path(folder), material)
+        line = [find_haproxy().path, "-c", "-L", peer_name(AMPHORA.id), "-f", f"{folder}/haproxy.cfg"]
+        done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     return "" if done.returncode == 0 else done.stderr or f"exit code {done.returncode}"
 
 
@@ -100,6 +97,8 @@ class Running:
     folder: Path
     id: str
     log: socket.socket
+    additional: str = ""
+    """The additional VIP, where one was asked for."""
 
     def command(self, text: str) -> str:
         """Ask HAProxy's stats socket."""
@@ -139,19 +138,39 @@ class Running:
 
 
 @contextlib.contextmanager
-def running(load_balancer: LoadBalancer, material: Material | None = None) -> Iterator[Running]:
-    """Serve a load balancer on a fresh loopback address (whatever VIP it has) until the end of the block."""
+def running(
+    load_balancer: LoadBalancer,
+    material: Material | None = None,
+    *,
+    additional: bool = False,
+    replacing: Mapping[str, str] | None = None,
+) -> Iterator[Running]:
+    """Serve a load balancer on a fresh loopback address (whatever VIP it has) until the end of the block.
+
+    Args:
+        load_balancer: what to serve.
+        material: its secrets.
+        additional: give it a further address as well.
+        replacing: texts of the configuration and what to put there; VIP in it becomes the address.
+    """
     folder = Path(tempfile.mkdtemp(prefix="hap"))  # short: a path of a Unix socket has at most 107 bytes
+    ports = [listener.protocol_port for listener in load_balancer.listeners]
+    address, further = _free_address(ports), _free_address(ports) if additional else ""
+    served = attrs.evolve(load_balancer, vip=Vip(ip_address=address))
+    if additional:
+        served = attrs.evolve(served, additional_vips=(AdditionalVip(subnet_id="subnet", ip_address=further),))
     try:
-        yield from _serve(load_balancer, folder, material)
+        materialise(served, folder, material)
+        configuration = folder / "haproxy.cfg"
+        for old, new in (replacing or {}).items():
+            configuration.write_text(configuration.read_text().replace(old, new.replace("VIP", address)))
+        yield from _serve(served, folder, further)
     finally:
         shutil.rmtree(folder)
 
 
-def _serve(load_balancer: LoadBalancer, folder: Path, material: Material | None) -> Iterator[Running]:
-    address = _free_address([listener.protocol_port for listener in load_balancer.listeners])
-    served = attrs.evolve(load_balancer, vip=Vip(ip_address=address))
-    materialise(served, folder, material)
+def _serve(served: LoadBalancer, folder: Path, additional: str) -> Iterator[Running]:
+    address = str(served.vip.ip_address)
     ping = folder / "ping.sh"
     ping.write_text("#!/bin/sh\n# address and port of the member are $3 and $4\ncase $3 in 127.0.0.1) exit 0;; *) exit 1;; esac\n")
     ping.chmod(stat.S_IRWXU)
@@ -161,7 +180,7 @@ def _serve(load_balancer: LoadBalancer, folder: Path, material: Material | None)
         with open(folder / "output", "wb") as output:
             line = [find_haproxy().path, "-db", "-L", peer_name(AMPHORA.id), "-f", str(folder / "haproxy.cfg")]
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-        found = Running(address=address, folder=folder, id=served.id, log=log)
+        found = Running(address=address, folder=folder, id=served.id, log=log, additional=additional)
         try:
             _until_it_answers(found, process)
             yield found
@@ -287,6 +306,10 @@ class Echo:
                     self.request = tls.wrap_socket(self.request, server_side=True)
                 super().setup()
 
+            def finish(self) -> None:
+                super().finish()
+                self.request.close()  # wrapped in TLS it is another one than the server closes
+
             def do_GET(self) -> None:
                 echo.seen.append(f"{self.command} {self.path} {self.request_version} {self.headers.get('Host', '-')}")
                 peer = self.request.getpeercert() if tls is not None else None
@@ -317,11 +340,13 @@ class Echo:
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that goes away, or a handshake that fails, is no news."""
 
-        self._server = Server((address, 0), Handler)
-        self.address, self.port = address, int(self._server.server_address[1])
-        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
+        self.address, self.port = address, 0
+        self._start = lambda: Server((address, 0), Handler)
 
     def __enter__(self) -> Echo:
+        self._server = self._start()
+        self.port = int(self._server.server_address[1])
+        self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()
         return self
 

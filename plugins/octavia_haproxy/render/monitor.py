@@ -71,7 +71,9 @@ def member_words(member: Member) -> list[str]:
     owner = f"member {member.id}"
     words = []
     if member.monitor_address:
-        words += ["addr", check.address(owner, "monitor_address", member.monitor_address)]
+        address = check.address(owner, "monitor_address", member.monitor_address)
+        # Without a port behind it, HAProxy would take the last group of a bare IPv6 address for one.
+        words += ["addr", f"[{address}]" if ":" in address else address]
     if member.monitor_port:
         words += ["port", str(member.monitor_port)]
     return words

@@ -1,0 +1,298 @@
+"""Pools, members, health monitors and session persistence, shown by requests through HAProxy."""
+
+from __future__ import annotations
+
+import collections
+import ssl
+
+import attrs
+import pytest
+
+from octavia_core.domain.tree import HealthMonitor, Member, SessionPersistence
+from octavia_core.domain.vocabulary import (
+    Algorithm,
+    ListenerProtocol,
+    MonitorType,
+    PersistenceType,
+    PoolProtocol,
+    Provisioning,
+)
+from octavia_core.errors import PermanentError
+from tests.support.running import Echo, ask, check, materialise, running
+from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
+
+
+def spread(served, count=12, **options):
+    return collections.Counter(ask(served.address, PORT, **options).member for _ in range(count))
+
+
+def monitor(type, **options):
+    return HealthMonitor(id=new_id(), type=type, **{"delay": 1, "timeout": 1, "max_retries": 1, "max_retries_down": 1, **options})
+
+
+@pytest.mark.feature("pool.lb_algorithm=ROUND_ROBIN", "pool.protocol=HTTP", "pool.members", "member.address", "member.protocol_port")
+def test_round_robin_takes_members_in_turn():
+    with Echo("a") as a, Echo("b") as b, Echo("c") as c:
+        p = pool(behind(a, b, c))
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served) == {"a": 4, "b": 4, "c": 4}
+
+
+@pytest.mark.feature("pool.lb_algorithm=SOURCE_IP")
+def test_source_ip_keeps_a_client_with_a_member():
+    with Echo("a") as a, Echo("b") as b:
+        p = pool(behind(a, b), lb_algorithm=Algorithm.SOURCE_IP)
+        with running(load_balancer(listener(p), p)) as served:
+            chosen = {source: spread(served, 4, source=source) for source in (f"127.0.1.{n}" for n in range(1, 9))}
+            assert all(len(members) == 1 for members in chosen.values())
+            assert len({next(iter(members)) for members in chosen.values()}) == 2
+
+
+@pytest.mark.feature("pool.lb_algorithm=LEAST_CONNECTIONS")
+def test_least_connections_goes_where_fewer_are(tmp_path):
+    with Echo("a") as a, Echo("b") as b:
+        p = pool(behind(a, b), lb_algorithm=Algorithm.LEAST_CONNECTIONS)
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served, 8) == {"a": 4, "b": 4}
+        assert "    balance leastconn\n" in materialise(load_balancer(listener(p), p), tmp_path).text
+
+
+@pytest.mark.feature("pool.lb_algorithm=SOURCE_IP_PORT")
+def test_an_algorithm_that_amphorae_do_not_have_is_refused_by_pool(tmp_path):
+    p = pool(lb_algorithm=Algorithm.SOURCE_IP_PORT)
+    with pytest.raises(PermanentError, match=f"pool {p.id}: lb_algorithm SOURCE_IP_PORT is not offered"):
+        materialise(load_balancer(listener(p), p), tmp_path)
+
+
+@pytest.mark.feature("member.weight")
+def test_weights_share_traffic_and_zero_drains():
+    with Echo("a") as a, Echo("b") as b, Echo("c") as c:
+        members = [attrs.evolve(m, weight=w) for m, w in zip(behind(a, b, c), (3, 1, 0), strict=True)]
+        p = pool(members)
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served) == {"a": 9, "b": 3}
+
+
+@pytest.mark.feature("member.backup")
+def test_backup_members_serve_together_when_no_other_is_left():
+    with Echo("a") as a, Echo("b") as b, Echo("c") as c:
+        main, *reserve = behind(a, b, c)
+        reserve = [attrs.evolve(m, backup=True) for m in reserve]
+        p = pool([main, *reserve])
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served, 4) == {"a": 4}
+        p = pool([attrs.evolve(main, enabled=False), *reserve])
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served, 4) == {"b": 2, "c": 2}
+
+
+@pytest.mark.feature("member.enabled")
+def test_a_disabled_member_gets_nothing_and_is_reported_as_such():
+    with Echo("a") as a, Echo("b") as b:
+        on, off = behind(a, b)
+        p = pool([on, attrs.evolve(off, enabled=False)])
+        with running(load_balancer(listener(p), p)) as served:
+            assert spread(served, 4) == {"a": 4}
+            assert served.server_status("b") == "MAINT"
+
+
+def test_members_that_are_being_deleted_are_left_out(tmp_path):
+    gone = Member(id="gone", address="127.0.0.1", protocol_port=1, provisioning_status=Provisioning.PENDING_DELETE)
+    p = pool([gone, Member(id="here", address="2001:db8::5", protocol_port=83)])
+    text = materialise(load_balancer(listener(p), p), tmp_path).text
+    assert "gone" not in text
+    assert "    server here 2001:db8::5:83 weight 1\n" in text
+
+
+@pytest.mark.feature("pool.session_persistence", "session_persistence.type=SOURCE_IP")
+def test_source_ip_persistence():
+    with Echo("a") as a, Echo("b") as b:
+        p = pool(behind(a, b), session_persistence=SessionPersistence(type=PersistenceType.SOURCE_IP))
+        with running(load_balancer(listener(p), p)) as served:
+            assert len(spread(served, 6, source="127.0.2.1")) == 1
+            assert len({next(iter(spread(served, 2, source=f"127.0.2.{n}"))) for n in range(2, 6)}) == 2
+
+
+@pytest.mark.feature("session_persistence.type=HTTP_COOKIE")
+def test_http_cookie_persistence():
+    with Echo("a") as a, Echo("b") as b:
+        p = pool(behind(a, b), session_persistence=SessionPersistence(type=PersistenceType.HTTP_COOKIE))
+        with running(load_balancer(listener(p), p)) as served:
+            assert "SRV=" in ask(served.address, PORT).headers["set-cookie"]
+            assert spread(served, 4, headers=[("Cookie", "SRV=b")]) == {"b": 4}
+            assert spread(served, 4, headers=[("Cookie", "SRV=a")]) == {"a": 4}
+
+
+@pytest.mark.feature("session_persistence.type=APP_COOKIE", "session_persistence.cookie_name")
+def test_app_cookie_persistence_follows_the_member_s_own_cookie():
+    sticky = SessionPersistence(type=PersistenceType.APP_COOKIE, cookie_name="APP")
+    with Echo("a") as a, Echo("b") as b:
+        p = pool(behind(a, b), session_persistence=sticky)
+        with running(load_balancer(listener(p), p)) as served:
+            spread(served, 2)  # each member hands out its cookie once
+            assert spread(served, 4, headers=[("Cookie", "APP=b-session")]) == {"b": 4}
+            assert spread(served, 4, headers=[("Cookie", "APP=a-session")]) == {"a": 4}
+
+
+@pytest.mark.parametrize("name", ["", None, "a b", "a)b", "a\nb", 'a"b', "a,b"])
+def test_a_cookie_name_that_is_none_is_refused(name, tmp_path):
+    p = pool(session_persistence=SessionPersistence(type=PersistenceType.APP_COOKIE, cookie_name=name))
+    with pytest.raises(PermanentError, match=f"pool {p.id}: session persistence cookie_name"):
+        materialise(load_balancer(listener(p), p), tmp_path)
+
+
+@pytest.mark.feature(
+    "pool.health_monitor", "health_monitor.type=HTTP", "health_monitor.http_method", "health_monitor.url_path",
+    "health_monitor.expected_codes", "health_monitor.http_version", "health_monitor.domain_name",
+    "health_monitor.max_retries", "health_monitor.max_retries_down",
+)  # fmt: skip
+def test_an_http_monitor_asks_as_told_and_takes_members_out_and_in():
+    check = monitor(
+        MonitorType.HTTP, http_method="HEAD", url_path="/health?a=%20b", expected_codes="200-202", http_version=1.1,
+        domain_name="check.example.com",
+    )  # fmt: skip
+    with Echo("a") as a, Echo("b") as b:
+        b.healthy = False
+        p = pool(behind(a, b), health_monitor=check)
+        with running(load_balancer(listener(p), p)) as served:
+            served.until_status("b", "DOWN")
+            assert spread(served, 4) == {"a": 4}
+            assert "HEAD /health?a=%20b HTTP/1.1 check.example.com" in b.seen
+            b.healthy = True
+            served.until_status("b", "UP")
+            assert spread(served, 4) == {"a": 2, "b": 2}
+
+
+def test_expected_codes_are_expanded_sorted_and_default_to_200(tmp_path):
+    for given, rendered in (("204,200", "200|204"), ("200-203", "200|201|202|203"), (None, "200"), ("301", "301")):
+        p = pool(health_monitor=monitor(MonitorType.HTTP, expected_codes=given))
+        assert f"    http-check expect rstatus {rendered}\n" in materialise(load_balancer(listener(p), p), tmp_path).text
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("expected_codes", "2xx"),
+        ("expected_codes", "204-200"),
+        ("expected_codes", "200|.*"),
+        ("url_path", "/a b"),
+        ("url_path", "/a\nb"),
+        ("http_method", "GET /x"),
+        ("http_version", 2.0),
+    ],
+)
+def test_a_monitor_that_cannot_be_written_is_refused_by_its_id(field, value, tmp_path):
+    bad = monitor(MonitorType.HTTP, **{field: value})
+    p = pool(health_monitor=bad)
+    with pytest.raises(PermanentError, match=f"health monitor {bad.id}: {field}"):
+        materialise(load_balancer(listener(p), p), tmp_path)
+
+
+@pytest.mark.feature("health_monitor.type=TCP")
+def test_a_tcp_monitor_needs_a_connection_only():
+    with Echo("a") as a:
+        a.healthy = False
+        with Echo("b") as b:
+            p = pool(behind(a, b), health_monitor=monitor(MonitorType.TCP))
+        with running(load_balancer(listener(p), p)) as served:
+            served.until_status("b", "DOWN")
+            assert served.server_status("a") == "UP"
+
+
+@pytest.mark.feature("health_monitor.type=HTTPS")
+def test_an_https_monitor_speaks_tls(authority):
+    context = authority.server_context(authority.issue("member.test"))
+    with Echo("tls", tls=context) as good, Echo("plain") as bad:
+        p = pool(behind(good, bad), PoolProtocol.HTTPS, health_monitor=monitor(MonitorType.HTTPS, url_path="/h"))
+        with running(load_balancer(listener(p, ListenerProtocol.HTTPS), p)) as served:
+            served.until_status("plain", "DOWN")
+            served.until_status("tls", "UP")
+            assert good.seen[0].startswith("GET /h HTTP/1.")
+
+
+@pytest.mark.feature("health_monitor.type=TLS-HELLO")
+def test_a_tls_hello_monitor_shakes_hands_where_the_pool_does(authority):
+    context = authority.server_context(authority.issue("member.test"))
+    with Echo("tls", tls=context) as good, Echo("plain") as bad:
+        p = pool(behind(good, bad), tls_enabled=True, health_monitor=monitor(MonitorType.TLS_HELLO))
+        with running(load_balancer(listener(p), p)) as served:
+            served.until_status("plain", "DOWN")
+            assert served.server_status("tls") == "UP"
+
+
+@pytest.mark.feature("health_monitor.type=PING")
+def test_a_ping_monitor_runs_the_image_s_helper():
+    """The helper of these tests finds 127.0.0.1 alive and every other address dead."""
+    with Echo("a") as a, Echo("b") as b:
+        well, ill = behind(a, b)
+        p = pool([well, attrs.evolve(ill, address="127.0.0.77")], health_monitor=monitor(MonitorType.PING))
+        with running(load_balancer(listener(p), p)) as served:
+            served.until_status("b", "DOWN")
+            assert served.server_status("a") == "UP"
+
+
+@pytest.mark.feature("health_monitor.type=UDP-CONNECT", "health_monitor.type=SCTP")
+def test_monitors_of_udp_and_sctp_say_nothing_to_haproxy(tmp_path):
+    for type in (MonitorType.UDP_CONNECT, MonitorType.SCTP):
+        p = pool([Member(id="m", address="127.0.0.1", protocol_port=1)], health_monitor=monitor(type))
+        assert "check" not in materialise(load_balancer(listener(p), p), tmp_path).text
+
+
+@pytest.mark.feature("member.monitor_port", "member.monitor_address")
+def test_a_member_is_checked_at_its_monitor_address_and_port():
+    with Echo("a") as a, Echo("b") as b, Echo("c", address="127.0.0.78") as health:
+        health.healthy = False
+        first, second = behind(a, b)
+        members = [attrs.evolve(first, monitor_address=health.address, monitor_port=health.port), second]
+        p = pool(members, health_monitor=monitor(MonitorType.HTTP))
+        with running(load_balancer(listener(p), p)) as served:
+            served.until_status("a", "DOWN")
+            assert served.server_status("b") == "UP"
+
+
+@pytest.mark.feature("health_monitor.delay", "health_monitor.timeout", "health_monitor.enabled")
+def test_delay_timeout_and_thresholds_are_written_in_the_units_of_haproxy(tmp_path):
+    member = Member(id="m", address="127.0.0.1", protocol_port=80)
+    full = monitor(MonitorType.TCP, delay=7, timeout=5, max_retries=2, max_retries_down=4)
+    text = materialise(load_balancer(listener(p := pool([member], health_monitor=full)), p), tmp_path).text
+    assert "    timeout check 5s\n" in text
+    assert "    server m 127.0.0.1:80 weight 1 check inter 7s fall 4 rise 2\n" in text
+    for off in (attrs.evolve(full, enabled=False), attrs.evolve(full, provisioning_status=Provisioning.PENDING_DELETE)):
+        text = materialise(load_balancer(listener(p := pool([member], health_monitor=off)), p), tmp_path).text
+        assert "check" not in text
+
+
+@pytest.mark.feature("pool.protocol=PROXY")
+def test_members_of_a_proxy_pool_learn_the_client_s_address():
+    for protocol in (ListenerProtocol.TCP, ListenerProtocol.HTTP):
+        with Echo("m", proxy=True) as member:
+            p = pool(behind(member), PoolProtocol.PROXY)
+            with running(load_balancer(listener(p, protocol), p)) as served:
+                seen = ask(served.address, PORT, source="127.0.3.1").echo["proxy"]
+                assert seen == {"version": 1, "source": "127.0.3.1", "destination": served.address}
+
+
+@pytest.mark.feature("pool.protocol=PROXYV2")
+def test_members_of_a_proxyv2_pool_learn_it_in_version_2():
+    with Echo("m", proxy=True) as member:
+        p = pool(behind(member), PoolProtocol.PROXYV2)
+        with running(load_balancer(listener(p), p)) as served:
+            seen = ask(served.address, PORT, source="127.0.3.1").echo["proxy"]
+            assert (seen["version"], seen["source"]) == (2, "127.0.3.1")
+
+
+def test_cookie_persistence_in_a_tcp_pool_is_passed_over(tmp_path):
+    for type in (PersistenceType.APP_COOKIE, PersistenceType.HTTP_COOKIE):
+        p = pool(protocol=PoolProtocol.TCP, session_persistence=SessionPersistence(type=type, cookie_name="c"))
+        lb = load_balancer(listener(p, ListenerProtocol.TCP), p)
+        assert check(lb) == ""
+        text = materialise(lb, tmp_path).text
+        assert "stick" not in text
+        assert "cookie SRV" not in text
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1 ssl", "host.example", "", "fe80::1%eth0"])
+def test_a_member_address_that_is_none_is_refused(address, tmp_path):
+    p = pool([Member(id="m", address=address, protocol_port=1)])
+    with pytest.raises(PermanentError, match="member m: address"):
+        materialise(load_balancer(listener(p), p), tmp_path)
