@@ -253,6 +253,7 @@ class Rig:
     def connect(self, certificate: bytes | None = None) -> ssl.SSLSocket:
         """A TLS connection to the agent, which must show its amphora's id."""
         raw = socket.create_connection((self.facts["host"], self.facts["port"]), timeout=PATIENCE)
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         context = self.context(certificate or self.authorities.controller)
         return context.wrap_socket(raw, server_hostname=self.amphora_id)
 

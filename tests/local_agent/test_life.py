@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -172,7 +173,10 @@ def test_no_secret_is_in_argv_or_environment_or_log(rig: Rig) -> None:
     assert "a-heartbeat-key" not in rig.log
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to give privileges up")
+@pytest.mark.skipif(
+    os.geteuid() != 0 or shutil.which("setpriv") is None,
+    reason="needs root and setpriv, to give privileges up: apt-get install util-linux",
+)
 def test_without_privileges_port_80_is_served_at_8080(make_rig: Callable[..., Rig]) -> None:
     rig = make_rig()
     rig.launch(["setpriv", "--bounding-set", "-all", "--inh-caps", "-all", "--no-new-privs"])

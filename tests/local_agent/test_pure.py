@@ -120,6 +120,7 @@ def test_binds_are_listed_once_each() -> None:
         "frontend f\n bind 127.0.0.1:0\n",
         "frontend f\n bind 127.0.0.300:1\n",
         "frontend f\n bind\n",
+        "frontend f\n bind 127.0.0.1:80\nfrontend g\n bind 127.0.0.1:80\n",
         "frontend f\n bind 127.0.0.1:80 ssl crt-list /nowhere\n",
         "frontend f\n bind 127.0.0.1:80 ssl crt relative.pem\n",
         "global\n setenv A B\n",

@@ -32,6 +32,9 @@ from octavia_local.agent.wire import Refusal
 __all__ = ["Balancer", "Observation", "Surroundings", "peer_name"]
 
 
+_CHANGES_WITHIN = 0.5  # seconds that a look at the statistics waits for a change to end
+
+
 class Surroundings(NamedTuple):
     """What a balancer needs of its agent.
 
@@ -98,7 +101,8 @@ class Balancer:
         self._changing = threading.Lock()
         self._generations = 0
         self._leaving: dict[str, ServerLine] = {}
-        os.makedirs(self._run, mode=0o700, exist_ok=True)
+        remove_tree(self._run)  # of an earlier agent on the same root
+        os.makedirs(self._run, mode=0o700)
         log_folder = around.root.inside("/var/log/octavia")
         os.makedirs(log_folder, mode=0o700, exist_ok=True)
         self._haproxy = Haproxy(around.haproxy, around.supervisor, self._run, f"{log_folder}/haproxy-{id}.log")
@@ -219,7 +223,18 @@ class Balancer:
         return self._haproxy.count
 
     def observe(self) -> Observation | None:
-        """What the process counts; None when there is none, or when it was replaced meanwhile."""
+        """What the process counts; None when there is none, or when it was replaced meanwhile.
+
+        Waits for a change that is under way, so that a member on its way in is not reported as in maintenance.
+        """
+        still = self._changing.acquire(timeout=_CHANGES_WITHIN)
+        try:
+            return self._observe()
+        finally:
+            if still:
+                self._changing.release()
+
+    def _observe(self) -> Observation | None:
         running = self._haproxy.current
         if running is None:
             return None
@@ -249,9 +264,7 @@ class Balancer:
 
     def _make(self, document: Document) -> Generation:
         self._generations += 1
-        folder = f"{self._run}/{self._generations}"
-        remove_tree(folder)  # of an earlier agent on the same root
-        return make(folder, document, self._sockets, self._around.root)
+        return make(f"{self._run}/{self._generations}", document, self._sockets, self._around.root)
 
     def _change_in_place(self, wanted: Generation, peer: str) -> bool:
         """True when the running process does now what `wanted` says."""
@@ -306,7 +319,7 @@ class Balancer:
         self._leaving.clear()
 
     def _hand_over(self) -> None:
-        last = self.observe()
+        last = self._observe()
         if last is not None:
             self._around.before_handover(last)
 

@@ -159,7 +159,10 @@ class Document:
             if section.name == _PROMETHEUS_FRONTEND:
                 self._binds[line.number] = Bind(self._limits.internal_host, 0, _PROMETHEUS_FRONTEND)
             else:
-                self._binds[line.number] = _place(line)
+                place = _place(line)
+                if place in self._binds.values():
+                    raise Refusal(400, "Invalid request", f"line {line.number}: {place} is bound a second time")
+                self._binds[line.number] = place
 
 
 def _judge_global(line: Line) -> None:
