@@ -91,10 +91,24 @@ def test_any_text_is_a_document_or_refused(text: str) -> None:
 
 
 def test_lines_keep_their_numbers_and_everything_else_its_text() -> None:
-    text = "# comment\nglobal\n    daemon\n    user nobody\n    log /dev/log local0\n    maxconn 1000000\n    server-state-file /var/lib/octavia/x/servers-state\ndefaults\n    log global\nfrontend f\n    bind 127.64.0.1:443 ssl crt-list /c/list.pem ca-file /c/ca.pem verify required\n    log-format x\\ %{+Q}r\\ '#'\n    bind 127.64.0.1:80"  # fmt: skip
+    text = r"""# comment
+global
+    daemon
+    user nobody
+    log /dev/log local0
+    maxconn 1000000
+    tune.ssl.cachesize 1548800
+    server-state-file /var/lib/octavia/x/servers-state
+defaults
+    log global
+frontend f
+    bind 127.64.0.1:443 ssl crt-list /c/list.pem ca-file /c/ca.pem verify required
+    log-format x\ %{+Q}r\ '#'
+    bind 127.64.0.1:80"""
     out = rendered(text)
     assert out.text.split("\n") == [
         "# comment", "global", "", "", "", "    maxconn 1000",
+        "    tune.ssl.cachesize 20000",
         "    server-state-file servers-state", "defaults", "    log global",
         "frontend f", "    bind fd@7 ssl crt-list lists/c+list.list ca-file files/c+ca.pem verify required",
         "    log-format x\\ %{+Q}r\\ '#'", "    bind fd@7",

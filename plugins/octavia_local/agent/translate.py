@@ -36,6 +36,8 @@ _PASSED = frozenset({
     "ssl-default-server-options", "ssl-server-verify", "strict-limits",
 })  # fmt: skip
 _FILE_KEYWORDS = frozenset({"ca-file", "ca-verify-file", "crl-file", "crt"})
+_MOST_TLS_SESSIONS = 20_000
+"""HAProxy's default. Controllers ask for a share of the machine's memory, which here many amphorae have together."""
 _PROXIES = frozenset({"frontend", "backend", "listen", "defaults"})
 _PROMETHEUS_FRONTEND, _PROMETHEUS_SERVER = "prometheus-exporter-internal-endpoint", "prometheus-internal"
 _PING = (
@@ -238,8 +240,9 @@ class _Rendering:
             return ""
         if first == "server-state-file":
             return line.replaced({1: STATE_FILE})
-        if first == "maxconn" and line.word(1).isdigit():
-            return line.replaced({1: str(min(int(line.word(1)), limits.maxconn))})
+        most = {"maxconn": limits.maxconn, "tune.ssl.cachesize": _MOST_TLS_SESSIONS}.get(first)
+        if most is not None and line.word(1).isdigit():
+            return line.replaced({1: str(min(int(line.word(1)), most))})
         return line.raw
 
     def _proxy(self, line: Line) -> str:
