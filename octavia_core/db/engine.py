@@ -35,6 +35,8 @@ _NETWORK_FILE_SYSTEMS = frozenset(
 )
 """Where locks and shared memory are not to be trusted: sqlite.org/wal.html, 'All processes must be on the same host'."""
 
+_MOUNTS = Path("/proc/mounts")
+
 _IDLE = 30.0
 """Seconds that a pooled connection may lie unused before it is pinged: cheaper than a ping each time."""
 
@@ -184,7 +186,7 @@ def _refuse_network(directory: Path) -> None:
 def _file_system(directory: Path) -> str:
     """The type of the file system that holds a directory, from the mount table; '' where there is none."""
     try:
-        lines = Path("/proc/mounts").read_text("utf-8", "surrogateescape").splitlines()
+        lines = _MOUNTS.read_text("utf-8", "surrogateescape").splitlines()
     except OSError:
         return ""
     wanted = directory.resolve()

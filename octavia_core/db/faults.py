@@ -74,7 +74,7 @@ def classify(error: SQLAlchemyError) -> Fault:
     fault = _by_code(error.orig)
     if error.connection_invalidated:
         return Fault.AWAY
-    if isinstance(error, IntegrityError) and _about_us(error.statement):
+    if isinstance(error, IntegrityError) and _duplicate(error.orig) and _about_us(error.statement):
         return Fault.AGAIN
     if fault is None and isinstance(error, (OperationalError, InterfaceError)):
         return Fault.AWAY  # drivers give no code when they cannot connect
@@ -82,14 +82,30 @@ def classify(error: SQLAlchemyError) -> Fault:
 
 
 def _by_code(orig: Any) -> Fault | None:
-    sqlite = getattr(orig, "sqlite_errorcode", None)
-    if sqlite is not None:
-        return _SQLITE.get(sqlite & 0xFF, Fault.BUG)
+    code = _code(orig)
+    if isinstance(code, str):
+        return _POSTGRESQL.get(code) or _POSTGRESQL.get(code[:2], Fault.BUG)
+    if code is None:
+        return None
+    if hasattr(orig, "sqlite_errorcode"):
+        return _SQLITE.get(code & 0xFF, Fault.BUG)
+    return _MYSQL.get(code, Fault.BUG)
+
+
+def _code(orig: Any) -> int | str | None:
+    """SQLite's extended code, MariaDB's number (which has a state beside it, of less use), PostgreSQL's state."""
+    number = getattr(orig, "sqlite_errorcode", None)
+    if number is None and getattr(orig, "args", None) and isinstance(orig.args[0], int):
+        number = orig.args[0]
+    if isinstance(number, int):
+        return number or None
     state = getattr(orig, "sqlstate", None)
-    if isinstance(state, str):
-        return _POSTGRESQL.get(state) or _POSTGRESQL.get(state[:2], Fault.BUG)
-    code = orig.args[0] if getattr(orig, "args", None) else None
-    return _MYSQL.get(code, Fault.BUG) if isinstance(code, int) and code else None
+    return state if isinstance(state, str) else None
+
+
+def _duplicate(orig: Any) -> bool:
+    """A key that is there already: SQLITE_CONSTRAINT_UNIQUE and _PRIMARYKEY, ER_DUP_ENTRY, unique_violation."""
+    return _code(orig) in (2067, 1555, 1062, "23505")
 
 
 def _about_us(statement: str | None) -> bool:

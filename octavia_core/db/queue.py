@@ -186,6 +186,11 @@ class Queue(ABC):
         if operation_ids:
             self.write(work)
 
+    def end_leases(self, *, but: str) -> int:
+        """End the leases of all holders but one: for who knows that the others are dead."""
+        which = (_OF.state.in_(_HELD), _OF.holder != but, _OF.lease_until > db_now())
+        return self.write(lambda tx: tx.write(update(oc_operation).where(*which).values(lease_until=db_now() - 1)))
+
     def next_due(self) -> float | None:
         """Seconds until something may be claimed, 0 for now, None when there is nothing."""
         due = self.look(lambda tx: tx.row(_DUE))

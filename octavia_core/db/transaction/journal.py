@@ -6,7 +6,7 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Row, bindparam, case, delete, func, null, select, update
+from sqlalchemy import Boolean, Connection, Row, bindparam, case, delete, func, null, select, true, update
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
@@ -58,10 +58,11 @@ def _journal_write(dialect: str) -> Any:
     of = oc_journal.c
     given = ("operation_id", "path", "kind", "outcome", "entry_key", "result", "error", "attempts")
     values: dict[str, Any] = {name: bindparam(f"b_{name}", type_=of[name].type) for name in given}
-    values["sequence"] = func.coalesce(func.max(of.sequence), 0) + 1
+    last = select(func.coalesce(func.max(of.sequence), 0)).where(of.operation_id == values["operation_id"])
+    values["sequence"] = last.scalar_subquery() + 1
     values["started_at"] = db_now()
     values["finished_at"] = case((bindparam("b_over", type_=Boolean()), db_now()), else_=null())
-    source = select(*values.values()).where(of.operation_id == values["operation_id"])
+    source = select(*values.values()).where(true())  # SQLite wants a WHERE before ON CONFLICT
     statement = insert_into(dialect, oc_journal).from_select(list(values), source)
     new = incoming(dialect, statement)
     replaced = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
