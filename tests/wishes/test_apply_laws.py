@@ -158,7 +158,7 @@ def _references(edit: Insert | Change | Delete) -> list[str]:
     return [id for id in found if id is not None]
 
 
-@relaxed
+@pairs
 @given(st.lists(policies(ListenerProtocol.HTTP), max_size=6), st.randoms(use_true_random=False))
 def test_policies_come_into_the_wanted_order(drawn: list[NewL7Policy], random: Any) -> None:
     def of(chosen: list[NewL7Policy]) -> NewLoadBalancer:

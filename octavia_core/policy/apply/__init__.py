@@ -4,7 +4,8 @@ What is found again keeps its id, statistics and connections; only what differs 
 
 - a listener by protocol and port, which are fixed for its life (another name is a change of name);
 - a pool by its name and protocol, else as the default pool of a listener or the target of a policy that was found
-  again, else, when it has no name, by protocol and order. A pool that the document refers to by id stays as it is;
+  again, else, when it has no name, by what it says, else by protocol. A pool that the document refers to by id stays
+  as it is;
 - a member by address and port; a health monitor as its pool's;
 - an L7 policy by its name, else by what it does, else by order; an L7 rule by what it says.
 

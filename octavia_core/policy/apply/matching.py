@@ -6,9 +6,11 @@ import ipaddress
 from collections.abc import Callable, Hashable, Iterable
 from typing import TypeVar
 
-from octavia_core.domain.tree import L7Policy, L7Rule, Listener, LoadBalancer, Member, Pool
+from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import L7Action
 from octavia_core.errors import BadRequest
+from octavia_core.policy.changes.names import CHANGEABLE
+from octavia_core.policy.validity.words import KIND_OF
 
 __all__ = ["Pairs", "listeners", "members", "place", "policies", "pools", "rules"]
 
@@ -37,12 +39,16 @@ class Pairs:
 
     def in_order(self, wanted: Iterable[T], existing: Iterable[T], key: Callable[[T], Hashable]) -> None:
         """Pair what is left over and has the same key, the first with the first; a key of None pairs with nothing."""
+        wanted = [one for one in wanted if self.of(one.id) is None]
+        if not wanted:
+            return
         free: dict[Hashable, list[str]] = {}
         for one in existing:
             if not self.taken(one.id):
                 free.setdefault(key(one), []).append(one.id)
         for one in wanted:
-            candidates = free.get(key(one), []) if self.of(one.id) is None and key(one) is not None else []
+            mine = key(one)
+            candidates = free.get(mine) if mine is not None else None
             if candidates:
                 self.pair(one.id, candidates.pop(0))
 
@@ -116,13 +122,28 @@ def pools(wanted: LoadBalancer, existing: LoadBalancer, pairs: Pairs) -> None:
         for old in roles.get(pool.id, ()):
             if pool.name and old.name == pool.name:
                 _join(pool, old, pairs)
+    # Pools have no order of their own among rows, so of several that may be meant, the one that says the same is.
+    pairs.in_order(wanted.pools, existing.pools, lambda one: (one.name, _said(one)) if one.name else None)
     pairs.in_order(wanted.pools, existing.pools, lambda one: (one.name, one.protocol) if one.name else None)
     for pool in wanted.pools:
         for old in roles.get(pool.id, ()):
             _join(pool, old, pairs)
     nameless = [one for one in wanted.pools if not one.name]
     unnamed = [one for one in existing.pools if not one.name]
+    pairs.in_order(nameless, unnamed, _said)
     pairs.in_order(nameless, unnamed, lambda one: one.protocol)
+
+
+def _said(pool: Pool) -> Hashable:
+    """Everything that a pool says but names, which a document may leave out."""
+    members = sorted(repr((place(member), _values(member))) for member in pool.members)
+    monitor = pool.health_monitor
+    return pool.protocol, _values(pool), tuple(members), monitor and (monitor.type, _values(monitor))
+
+
+def _values(node: Pool | Member | HealthMonitor) -> Hashable:
+    values = ((name, getattr(node, name)) for name in CHANGEABLE[KIND_OF[type(node)]] if name != "name")
+    return tuple((name, value or None if name == "description" else value) for name, value in values)
 
 
 def _join(pool: Pool, old: Pool, pairs: Pairs) -> None:

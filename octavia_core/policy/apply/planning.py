@@ -22,6 +22,7 @@ N = TypeVar("N", Listener, Pool, Member, HealthMonitor, L7Policy, L7Rule)
 
 _LEAVING = Provisioning.PENDING_DELETE
 _TEXTS = ("name", "description")  # upstream's API stores the empty text where nothing was said
+_SETS = ("allowed_cidrs",)  # their table keeps no order
 
 
 def plan(tree: LoadBalancer | None, wanted: NewLoadBalancer, new_id: Callable[[], str]) -> Plan:
@@ -281,7 +282,8 @@ class _Planner:
                 continue
             if name in _TEXTS:
                 found, wish = found or None, wish or None
-            if found != wish:
+            same = sorted(found) == sorted(wish) if name in _SETS else found == wish
+            if not same:
                 values[name] = wish
         return values
 
