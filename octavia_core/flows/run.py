@@ -455,11 +455,11 @@ class Run:
 
     def _outlive(self, limit: float) -> None:
         """Renew the lease when it might end before a call of `limit` seconds does."""
-        shared = self._shared
-        wanted = max(limit + LEASE_MARGIN, shared.claim.lease / 3)
-        if shared.lease_until - shared.world.clock.monotonic() < wanted:
-            lease = max(shared.claim.lease, limit + LEASE_MARGIN)
-            began = shared.world.clock.monotonic()
+        shared, clock = self._shared, self._shared.world.clock
+        margin = min(LEASE_MARGIN, shared.claim.lease / 4)
+        if shared.lease_until - clock.monotonic() < max(limit + margin, shared.claim.lease / 3):
+            lease = max(shared.claim.lease, limit + margin)
+            began = clock.monotonic()
             shared.storage.renew(shared.claim, lease)
             shared.lease_until = began + lease
 
@@ -490,7 +490,7 @@ LINGER = 0.5
 """Seconds that a run keeps looking at a condition with a short poll interval before it parks (a local process boots
 faster than a park and a claim are worth)."""
 LEASE_MARGIN = 1.0
-"""Seconds by which a lease must outlive the time limit of a call."""
+"""Seconds by which a lease must outlive the time limit of a call (a quarter of the lease when that is less)."""
 
 
 def _words(condition: Wait) -> str:

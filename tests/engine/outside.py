@@ -32,6 +32,8 @@ __all__ = ["SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared"]
 
 LEASE = 0.2
 """Seconds: long enough for a step of the simulator, short enough to wait for in every case."""
+CALL = 0.1
+"""Seconds that a call of the simulator may take: the lease is made to outlive it, and recovery waits for the lease."""
 WISH = NewLoadBalancer(
     name="web",
     listeners=[
@@ -79,6 +81,8 @@ class Engine:
         cloud = SimulatedCloud(directory / "simulator.db")
         prepare(settings)
         world = build_world(settings, Plugins({"simulator": Simulator(cloud)}, installed=False))
+        for driver in (world.compute, world.network, world.amphora):
+            driver.time_limit = CALL
         return cls(SqlStorage.open(settings), world, cloud)
 
     def close(self) -> None:

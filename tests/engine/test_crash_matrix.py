@@ -7,18 +7,18 @@ a process of its own; the judge of "nothing twice, nothing leaked" is the simula
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import shutil
 import signal
 import tempfile
-from multiprocessing.context import ForkServerContext
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
-from tests.engine.outside import SCENARIOS, Engine, Scenario, die_at, facts, points_of, prepared
+from tests.engine.outside import SCENARIOS, Engine, Scenario, facts, points_of, prepared
+from tests.engine.victims import Victims, victims
 
 BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
 
@@ -36,11 +36,10 @@ def copy_of(name: str, to: Path) -> Path:
     return to
 
 
-@functools.cache
-def forkserver() -> ForkServerContext:
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["tests.engine.outside"])
-    return context
+@pytest.fixture(scope="session")
+def killer() -> Iterator[Victims]:
+    with victims() as server:
+        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -52,13 +51,6 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
                 cases += [(scenario, point, path) for point, path in points_of(scenario, folder)]
         ids = [f"{scenario.name}-{point}-{path}" for scenario, point, path in cases]
         metafunc.parametrize(("scenario", "point", "path"), cases, ids=ids)
-
-
-def kill(folder: Path, point: str, path: str) -> None:
-    victim = forkserver().Process(target=die_at, args=(str(folder), point, path))
-    victim.start()
-    victim.join(30)
-    assert victim.exitcode == -signal.SIGKILL, f"the run never came to {point} {path}"
 
 
 def check(engine: Engine, scenario: Scenario) -> None:
@@ -79,10 +71,10 @@ def check(engine: Engine, scenario: Scenario) -> None:
 
 
 def test_a_killed_worker_leaves_nothing_stuck_twice_or_leaked(
-    scenario: Scenario, point: str, path: str, tmp_path: Path
+    scenario: Scenario, point: str, path: str, tmp_path: Path, killer: Victims
 ) -> None:
     folder = copy_of(scenario.name, tmp_path / "state")
-    kill(folder, point, path)
+    assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
     engine = Engine.open(folder)
     try:
         engine.settle()
