@@ -5,8 +5,9 @@ No driver is called here. The same `request_id` again returns the operation that
 
 from __future__ import annotations
 
+import ipaddress
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -65,7 +66,7 @@ class Acceptor:
     # -- load balancers --------------------------------------------------------------------------------------------
     def create_load_balancer(self, wish: NewLoadBalancer, asked: Asked) -> Operation:
         """Store the whole tree PENDING_CREATE and the operation that builds it."""
-        tree = wish.build(_new_id, topology=self.topology)
+        tree = changes.tidy(wish).build(_new_id, topology=self.topology)
         validity.check(tree)
         if tree.topology is Topology.ACTIVE_STANDBY:
             raise BadRequest("topology ACTIVE_STANDBY is not offered yet by this release; leave it out, or say SINGLE")
@@ -144,6 +145,7 @@ class Acceptor:
 
     def apply(self, lb_id: str, wanted: NewLoadBalancer, asked: Asked) -> Operation | None:
         """Make an existing load balancer what a document says; None when it is that already."""
+        wanted = changes.tidy(wanted)
         tree = self.storage.read(lambda tx: _existing(tx, lb_id))
         if plan_edits(tree, wanted, _new_id).empty:
             return None
@@ -157,8 +159,10 @@ class Acceptor:
                     if isinstance(edit, Insert):
                         tx.insert(edit.node)
                     elif isinstance(edit, Change):
-                        _touch(tx, edit.kind, edit.id, Event.ACCEPT_UPDATE, lb_id)
-                        tx.change(edit.kind, edit.id, edit.values)
+                        if edit.kind is not Kind.LOAD_BALANCER:  # that one is locked already
+                            _touch(tx, edit.kind, edit.id, Event.ACCEPT_UPDATE, lb_id)
+                        if edit.values:
+                            tx.change(edit.kind, edit.id, edit.values)
                     else:
                         _touch(tx, edit.kind, edit.id, Event.ACCEPT_DELETE, lb_id)
 
@@ -169,6 +173,7 @@ class Acceptor:
     # -- what is below ---------------------------------------------------------------------------------------------
     def create_listener(self, lb_id: str, wish: NewListener, asked: Asked) -> Operation:
         """Store a listener, with the pools and policies it brings."""
+        wish = changes.tidy(wish)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             ports = [listener.peer_port or 0 for listener in tree.listeners]
@@ -187,6 +192,7 @@ class Acceptor:
 
     def create_pool(self, lb_id: str, wish: NewPool, asked: Asked, *, listener_id: str | None) -> Operation:
         """Store a pool with its members and monitor, as the default pool of a listener where one is named."""
+        wish = changes.tidy(wish)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             listener = tree.listener(listener_id) if listener_id else None
@@ -206,6 +212,7 @@ class Acceptor:
 
     def create_member(self, pool_id: str, wish: NewMember, asked: Asked) -> Operation:
         """Store a member."""
+        wish = changes.tidy(wish)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             pool = _pool(tree, pool_id)
@@ -218,6 +225,7 @@ class Acceptor:
         self, pool_id: str, wishes: Sequence[NewMember], asked: Asked, *, additive_only: bool
     ) -> Operation | None:
         """Make the members of a pool exactly these (or at least these); None when they are already."""
+        wishes = [changes.tidy(wish) for wish in wishes]
         lb_id = self._owner(Kind.POOL, pool_id)
 
         def edits(tree: LoadBalancer) -> tuple[list[Node], list[tuple[str, dict[str, Any]]], list[str]]:
@@ -245,6 +253,7 @@ class Acceptor:
 
     def create_health_monitor(self, pool_id: str, wish: NewHealthMonitor, asked: Asked) -> Operation:
         """Store the monitor of a pool; it may have one."""
+        wish = changes.tidy(wish)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             pool = _pool(tree, pool_id)
@@ -257,6 +266,7 @@ class Acceptor:
 
     def create_l7policy(self, listener_id: str, wish: NewL7Policy, asked: Asked) -> Operation:
         """Store a policy with its rules; `position` None puts it last."""
+        wish = changes.tidy(wish)
         lb_id = self._owner(Kind.LISTENER, listener_id)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
@@ -286,6 +296,7 @@ class Acceptor:
 
     def create_l7rule(self, policy_id: str, wish: NewL7Rule, asked: Asked) -> Operation:
         """Store a rule of a policy."""
+        wish = changes.tidy(wish)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             rule = wish.build(_new_id, policy_id, tree.project_id)
@@ -446,12 +457,12 @@ def _member_edits(
     pool: Pool, project_id: str | None, wishes: Sequence[NewMember], *, additive_only: bool
 ) -> tuple[list[Node], list[tuple[str, dict[str, Any]]], list[str]]:
     """New members, changed values of present ones, ids of those to go; matched by address and port."""
-    present = {(m.address, m.protocol_port): m for m in pool.members}
+    present = {_place(m.address, m.protocol_port): m for m in pool.members}
     new: list[Node] = []
     changed: list[tuple[str, dict[str, Any]]] = []
-    wanted: set[tuple[str, int]] = set()
+    wanted: set[Hashable] = set()
     for wish in wishes:
-        place = (wish.address, wish.protocol_port)
+        place = _place(wish.address, wish.protocol_port)
         if place in wanted:
             raise BadRequest(f"member {wish.address}:{wish.protocol_port} is listed twice")
         wanted.add(place)
@@ -460,10 +471,20 @@ def _member_edits(
             new.append(wish.build(_new_id, pool.id, project_id, monitored=pool.health_monitor is not None))
             continue
         values = {n: getattr(wish, n) for n in _MEMBER_VALUES if getattr(wish, n) != getattr(member, n)}
+        if wish.name is None:
+            values.pop("name", None)  # a list of addresses does not take names away
         if values:
             changed.append((member.id, values))
     gone = [] if additive_only else [m.id for place, m in present.items() if place not in wanted]
     return new, changed, gone
+
+
+def _place(address: str, port: int) -> Hashable:
+    """Where a member is, the same for every spelling of an IPv6 address."""
+    try:
+        return ipaddress.ip_address(address), port
+    except ValueError:
+        return address, port  # validity will say what is wrong with it
 
 
 def _subject_of(edit: Insert | Change | Delete) -> Subject:
