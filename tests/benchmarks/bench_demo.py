@@ -256,14 +256,14 @@ def _pss(pid: int) -> float:
 _CHILD = """
 import sys, time
 from octavia_core import *
-from octavia_core.domain.vocabulary import ListenerProtocol
+from octavia_core.domain.vocabulary import Kind, ListenerProtocol
 with Controller.open(sys.argv[1]) as controller:
     wish = NewLoadBalancer(name="memory", listeners=[NewListener(protocol=ListenerProtocol.HTTP, protocol_port=8080,
         default_pool=NewPool(members=[NewMember("127.0.0.1", 9)]))])
     controller.create_load_balancer(wish).wait(60)
     time.sleep(1.0)
     print(next(l.split()[1] for l in open("/proc/self/smaps_rollup") if l.startswith("Pss:")), flush=True)
-    controller.delete_load_balancer(controller.resolve("load_balancer", "memory")).wait(60)
+    controller.delete_load_balancer(controller.resolve(Kind.LOAD_BALANCER, "memory")).wait(60)
 """
 
 
