@@ -178,8 +178,7 @@ class Transport:
             at.port,
             timeout=min(self._connect_limit, left),
             ssl_context=context,
-            server_hostname=at.amphora_id,
-            assert_hostname=at.amphora_id,
+            server_hostname=at.amphora_id,  # the name that the context checks the certificate against
         )
         try:
             connection.connect()
@@ -266,7 +265,7 @@ def _talk(connection: HTTPSConnection | None, deadline: float, request: HttpRequ
     if connection is None or not isinstance(connection.sock, _TimedSocket):
         raise ConnectionError("there is no connection")
     connection.sock.deadline = deadline
-    with suppress(BrokenPipeError, ConnectionResetError):  # it may have said why before it closed: read that
+    with suppress(BrokenPipeError, ConnectionResetError, ssl.SSLEOFError):  # it may have said why it closed: read that
         connection.request(
             request.method,
             request.path,

@@ -297,6 +297,7 @@ class Echo:
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             timeout = PATIENCE
+            disable_nagle_algorithm = True
             proxy_header: dict[str, Any] | None = None
 
             def setup(self) -> None:
