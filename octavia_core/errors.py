@@ -75,7 +75,9 @@ class LoadBalancerBusy(Refused):
 
     def __init__(self, load_balancer_id: str, status: str, operation_id: str | None = None) -> None:
         held = f"held by operation {operation_id}" if operation_id else f"in status {status}"
-        super().__init__(f"load balancer {load_balancer_id} is {held}; wait, or run: octavia-admin why {load_balancer_id}")
+        super().__init__(
+            f"load balancer {load_balancer_id} is {held}; wait, or run: octavia-admin why {load_balancer_id}"
+        )
         self.load_balancer_id, self.status, self.operation_id = load_balancer_id, status, operation_id
 
 

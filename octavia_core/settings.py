@@ -124,7 +124,9 @@ class AmphoraAgent:
 
     agent_server_ca: str = _option("/etc/octavia/certs/client_ca.pem", "authority of the controllers, in the amphora")
     agent_server_cert: str = _option("/etc/octavia/certs/server.pem", "the agent's certificate and key, in the amphora")
-    agent_server_network_dir: str = _option("", "directory of interface files in the amphora; empty for the agent's own")
+    agent_server_network_dir: str = _option(
+        "", "directory of interface files in the amphora; empty for the agent's own"
+    )
     agent_request_read_timeout: int = _option(180, "seconds the agent gives one request")
     agent_tls_protocol: str = _option("TLSv1.2", "lowest TLS version between controller and agent")
     user_log_facility: int = _option(0, "syslog facility of connection logs")

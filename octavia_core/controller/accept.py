@@ -258,7 +258,9 @@ class Acceptor:
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             pool = _pool(tree, pool_id)
             if pool.health_monitor is not None:
-                raise Refused(f"pool {pool_id} has health monitor {pool.health_monitor.id} already; change or delete that")
+                raise Refused(
+                    f"pool {pool_id} has health monitor {pool.health_monitor.id} already; change or delete that"
+                )
             monitor = wish.build(_new_id, pool_id, tree.project_id)
             return _Edit((Subject(Kind.HEALTH_MONITOR, monitor.id),), lambda tx: tx.insert(monitor))
 
@@ -278,9 +280,7 @@ class Acceptor:
             last = len(listener.l7policies) + 1
             position = min(wish.position or last, last)
             redirect = made.id if made else wish.redirect_pool_id
-            policy = wish.build(
-                _new_id, listener_id, tree.project_id, position=last, redirect_pool_id=redirect
-            )
+            policy = wish.build(_new_id, listener_id, tree.project_id, position=last, redirect_pool_id=redirect)
 
             def work(tx: Transaction) -> None:
                 if made is not None:
@@ -327,7 +327,9 @@ class Acceptor:
                 for listener in tree.listeners:
                     for policy in listener.l7policies:
                         if policy.redirect_pool_id == id:
-                            raise Refused(f"pool {id} is the target of L7 policy {policy.id}; delete or change that first")
+                            raise Refused(
+                                f"pool {id} is the target of L7 policy {policy.id}; delete or change that first"
+                            )
             return _Edit((Subject(kind, id),), lambda tx: _touch(tx, kind, id, Event.ACCEPT_DELETE, lb_id))
 
         return self._change(lb_id, plan, asked)
@@ -402,7 +404,8 @@ def _lock_parents(tx: Transaction, tree: LoadBalancer, subjects: Sequence[Subjec
     pools = {
         pool.id
         for pool in tree.pools
-        if changed & {pool.id, *(m.id for m in pool.members), *([pool.health_monitor.id] if pool.health_monitor else [])}
+        if changed
+        & {pool.id, *(m.id for m in pool.members), *([pool.health_monitor.id] if pool.health_monitor else [])}
     }
     parents: list[tuple[Kind, Node]] = [(Kind.POOL, pool) for pool in tree.pools if pool.id in pools]
     for listener in tree.listeners:
@@ -502,5 +505,3 @@ def _announce(tx: Transaction, operation: Operation, text: str) -> None:
             operation_id=operation.id,
         )
     )
-
-

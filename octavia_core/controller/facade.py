@@ -14,6 +14,7 @@ from typing import Any, Self, TypeVar
 
 from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.adopt import Orphan, orphans
+from octavia_core.controller.bell import ring
 from octavia_core.controller.explain import Explanation, why
 from octavia_core.controller.handle import Operation
 from octavia_core.controller.services import Services
@@ -106,7 +107,9 @@ class Controller:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     # -- load balancers --------------------------------------------------------------------------------------------
@@ -120,9 +123,7 @@ class Controller:
         self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
     ) -> Operation:
         """Change a load balancer itself: name, description, enabled."""
-        return self._ask(
-            lambda asked: self._acceptor.change_load_balancer(id, values, asked), actor, request_id, wait
-        )
+        return self._ask(lambda asked: self._acceptor.change_load_balancer(id, values, asked), actor, request_id, wait)
 
     def delete_load_balancer(
         self, id: str, *, cascade: bool = True, actor: str = "library", request_id: str | None = None, wait: float = 0.0
@@ -157,7 +158,13 @@ class Controller:
 
     # -- below a load balancer -------------------------------------------------------------------------------------
     def create_listener(
-        self, load_balancer_id: str, wish: NewListener, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+        self,
+        load_balancer_id: str,
+        wish: NewListener,
+        *,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
     ) -> Operation:
         """Ask for a listener, with the pools and policies it brings."""
         return self._ask(lambda a: self._acceptor.create_listener(load_balancer_id, wish, a), actor, request_id, wait)
@@ -174,7 +181,10 @@ class Controller:
     ) -> Operation:
         """Ask for a pool; with `listener_id` it becomes that listener's default."""
         return self._ask(
-            lambda a: self._acceptor.create_pool(load_balancer_id, wish, a, listener_id=listener_id), actor, request_id, wait
+            lambda a: self._acceptor.create_pool(load_balancer_id, wish, a, listener_id=listener_id),
+            actor,
+            request_id,
+            wait,
         )
 
     def create_member(
@@ -195,30 +205,58 @@ class Controller:
     ) -> Operation | None:
         """Make a pool's members exactly these (or, additive, at least these) in one operation; None when they are."""
         row = self._retry(
-            lambda a: self._acceptor.set_members(pool_id, wishes, a, additive_only=additive_only), actor, request_id, wait
+            lambda a: self._acceptor.set_members(pool_id, wishes, a, additive_only=additive_only),
+            actor,
+            request_id,
+            wait,
         )
         return None if row is None else self._handle(row)
 
     def create_health_monitor(
-        self, pool_id: str, wish: NewHealthMonitor, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+        self,
+        pool_id: str,
+        wish: NewHealthMonitor,
+        *,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
     ) -> Operation:
         """Ask for the health monitor of a pool."""
         return self._ask(lambda a: self._acceptor.create_health_monitor(pool_id, wish, a), actor, request_id, wait)
 
     def create_l7policy(
-        self, listener_id: str, wish: NewL7Policy, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+        self,
+        listener_id: str,
+        wish: NewL7Policy,
+        *,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
     ) -> Operation:
         """Ask for an L7 policy with its rules."""
         return self._ask(lambda a: self._acceptor.create_l7policy(listener_id, wish, a), actor, request_id, wait)
 
     def create_l7rule(
-        self, l7policy_id: str, wish: NewL7Rule, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
+        self,
+        l7policy_id: str,
+        wish: NewL7Rule,
+        *,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
     ) -> Operation:
         """Ask for a rule of an L7 policy."""
         return self._ask(lambda a: self._acceptor.create_l7rule(l7policy_id, wish, a), actor, request_id, wait)
 
     def update(
-        self, kind: Kind, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
+        self,
+        kind: Kind,
+        id: str,
+        *,
+        actor: str = "library",
+        request_id: str | None = None,
+        wait: float = 0.0,
+        **values: Any,
     ) -> Operation:
         """Change a listener, pool, member, health monitor, L7 policy or L7 rule; names are those of the domain values."""
         return self._ask(lambda a: self._acceptor.change(kind, id, values, a), actor, request_id, wait)
@@ -354,6 +392,8 @@ class Controller:
                 continue
             if self.services is not None:
                 self.services.nudge()
+            elif self._started.state is not None:
+                ring(self._started.state.path)
             return accepted
 
     def _one(self, kind: Kind, name: str, found: Sequence[str]) -> str:

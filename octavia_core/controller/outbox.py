@@ -22,7 +22,7 @@ BATCH = 500
 class Outbox:
     """Delivers events to listeners; one that raises or takes too long is counted, logged and passed over."""
 
-    def __init__(self, storage: Storage, listeners: Sequence[tuple[str, Listener]], *, timeout: float, pause: float):
+    def __init__(self, storage: Storage, listeners: Sequence[tuple[str, Listener]], *, timeout: float, pause: float) -> None:
         self._storage, self._timeout, self._pause = storage, timeout, pause
         self._lanes = [_Lane(name, listener, timeout) for name, listener in listeners]
         self._stop, self._nudge = threading.Event(), threading.Event()

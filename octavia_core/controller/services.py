@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 
 from octavia_core.controller.adopt import Adopted, adopt
+from octavia_core.controller.bell import Bell
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.outbox import Outbox
 from octavia_core.controller.start import Started
@@ -12,6 +14,8 @@ from octavia_core.domain.operation import Operation
 from octavia_core.flows.runner import Ending
 
 __all__ = ["Services"]
+
+log = logging.getLogger("octavia_core.controller")
 
 
 class Services:
@@ -35,6 +39,7 @@ class Services:
             timeout=settings.engine.event_timeout,
             pause=settings.engine.poll_interval,
         )
+        self.bell = Bell(started.state.path, self.nudge) if started.state is not None else None
         self.health: HealthManager | None = None
         if started.receiver is not None:
             self.health = HealthManager(
@@ -43,8 +48,12 @@ class Services:
 
     def start(self) -> None:
         """Start everything; on one machine, take over the servers that are there (a cloud's are never touched here)."""
+        if self._started.lock is not None and self._started.storage.end_leases(but=self.worker.holder):
+            log.info("operations of a controller that died are taken over")  # we hold its lock, so it is dead
         self.worker.start()
         self.outbox.start()
+        if self.bell is not None:
+            self.bell.start()
         if self.health is not None:
             self.health.start()
             if self._started.state is not None:
@@ -52,6 +61,8 @@ class Services:
 
     def stop(self, grace: float) -> None:
         """Stop everything; see `Worker.stop` for what still runs."""
+        if self.bell is not None:
+            self.bell.stop()
         if self.health is not None:
             self.health.stop()
         self.worker.stop(grace)

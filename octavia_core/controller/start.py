@@ -10,8 +10,8 @@ from pathlib import Path
 
 import attrs
 
-from octavia_core.controller.health import bind_receiver
 from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.health import bind_receiver
 from octavia_core.controller.state import ControllerLock, StateDirectory, prepare_state
 from octavia_core.controller.wiring import build_world, with_receiver
 from octavia_core.controller.worker import Worker

@@ -38,6 +38,7 @@ class Worker:
     Args:
         runner: carries out what is claimed.
         threads: operations side by side.
+
     Attributes:
         on_ended: called after every run, from a runner thread; set before `start`.
     """
@@ -130,7 +131,9 @@ class Worker:
             try:
                 ending = self._runner.run(operation, claim)
             except Exception:  # a bug of ours must not cost the thread; the lease hands the operation on
-                log.exception("operation %s (%s) ended in a bug; it is tried again after its lease", operation.id, operation.flow)
+                log.exception(
+                    "operation %s (%s) ended in a bug; it is tried again after its lease", operation.id, operation.flow
+                )
                 ending = Ending.LOST
             finally:
                 self._free.release()

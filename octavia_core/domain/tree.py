@@ -270,7 +270,11 @@ class LoadBalancer:
         """Every secret that an enabled listener or pool refers to, sorted, without repeats."""
         refs: set[str | None] = set()
         for listener in self.listeners:
-            refs |= {listener.tls_certificate_id, listener.client_ca_tls_certificate_id, listener.client_crl_container_id}
+            refs |= {
+                listener.tls_certificate_id,
+                listener.client_ca_tls_certificate_id,
+                listener.client_crl_container_id,
+            }
             refs |= set(listener.sni_container_ids)
         for pool in self.pools:
             if pool.tls_enabled:

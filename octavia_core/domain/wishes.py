@@ -6,7 +6,7 @@ Names and defaults are those of the load-balancer API's JSON. Whether a wish mak
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
@@ -48,6 +48,8 @@ __all__ = [
 
 NewId = Callable[[], str]
 _CREATE = Provisioning.PENDING_CREATE
+
+# Converters take any iterable and are functions of their own, since `converter=tuple` means nothing to type checkers.
 
 
 @attrs.frozen
@@ -100,9 +102,15 @@ class NewHealthMonitor:
             values["http_method"] = self.http_method or "GET"
             values["url_path"] = self.url_path or "/"
             values["expected_codes"] = self.expected_codes or "200"
-        return HealthMonitor(
-            id=new_id(), pool_id=pool_id, project_id=project_id, provisioning_status=_CREATE, **values
-        )
+        return HealthMonitor(id=new_id(), pool_id=pool_id, project_id=project_id, provisioning_status=_CREATE, **values)
+
+
+def _members(items: Iterable[NewMember]) -> tuple[NewMember, ...]:
+    return tuple(items)
+
+
+def _texts(items: Iterable[str]) -> tuple[str, ...]:
+    return tuple(items)
 
 
 @attrs.frozen(kw_only=True)
@@ -114,7 +122,7 @@ class NewPool:
     name: str | None = None
     description: str | None = None
     enabled: bool = True
-    members: tuple[NewMember, ...] = attrs.field(default=(), converter=tuple)
+    members: tuple[NewMember, ...] = attrs.field(default=(), converter=_members)
     health_monitor: NewHealthMonitor | None = None
     session_persistence: SessionPersistence | None = None
     tls_enabled: bool = False
@@ -122,8 +130,8 @@ class NewPool:
     ca_tls_certificate_id: str | None = None
     crl_container_id: str | None = None
     tls_ciphers: str | None = None
-    tls_versions: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    alpn_protocols: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    tls_versions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    alpn_protocols: tuple[str, ...] = attrs.field(default=(), converter=_texts)
 
     def build(
         self, new_id: NewId, lb_id: str, project_id: str | None, *, listener: ListenerProtocol | None = None
@@ -176,6 +184,10 @@ class NewL7Rule:
         )
 
 
+def _rules(items: Iterable[NewL7Rule]) -> tuple[NewL7Rule, ...]:
+    return tuple(items)
+
+
 @attrs.frozen(kw_only=True)
 class NewL7Policy:
     """An action for matching requests. `redirect_pool` makes a pool with it; `redirect_pool_id` names one that exists."""
@@ -190,7 +202,7 @@ class NewL7Policy:
     name: str | None = None
     description: str | None = None
     enabled: bool = True
-    rules: tuple[NewL7Rule, ...] = attrs.field(default=(), converter=tuple)
+    rules: tuple[NewL7Rule, ...] = attrs.field(default=(), converter=_rules)
 
     def build(
         self, new_id: NewId, listener_id: str, project_id: str | None, *, position: int, redirect_pool_id: str | None
@@ -216,6 +228,10 @@ class NewL7Policy:
         )
 
 
+def _policies(items: Iterable[NewL7Policy]) -> tuple[NewL7Policy, ...]:
+    return tuple(items)
+
+
 @attrs.frozen(kw_only=True)
 class NewListener:
     """A port of the VIP. `default_pool` makes a pool with it; `default_pool_id` names one that exists."""
@@ -234,18 +250,18 @@ class NewListener:
     timeout_member_data: int | None = None
     timeout_tcp_inspect: int | None = None
     tls_certificate_id: str | None = None
-    sni_container_ids: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    sni_container_ids: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     client_ca_tls_certificate_id: str | None = None
     client_authentication: ClientAuthentication = ClientAuthentication.NONE
     client_crl_container_id: str | None = None
     tls_ciphers: str | None = None
-    tls_versions: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    alpn_protocols: tuple[str, ...] = attrs.field(default=(), converter=tuple)
+    tls_versions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    alpn_protocols: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     hsts_max_age: int | None = None
     hsts_include_subdomains: bool = False
     hsts_preload: bool = False
-    allowed_cidrs: tuple[str, ...] = attrs.field(default=(), converter=tuple)
-    l7policies: tuple[NewL7Policy, ...] = attrs.field(default=(), converter=tuple)
+    allowed_cidrs: tuple[str, ...] = attrs.field(default=(), converter=_texts)
+    l7policies: tuple[NewL7Policy, ...] = attrs.field(default=(), converter=_policies)
 
     def build(
         self, new_id: NewId, lb_id: str, project_id: str | None, *, peer_port: int
@@ -263,9 +279,7 @@ class NewListener:
             if wish.redirect_pool is not None:
                 pools.append(wish.redirect_pool.build(new_id, lb_id, project_id, listener=self.protocol))
                 redirect = pools[-1].id
-            policies.append(
-                wish.build(new_id, listener_id, project_id, position=position, redirect_pool_id=redirect)
-            )
+            policies.append(wish.build(new_id, listener_id, project_id, position=position, redirect_pool_id=redirect))
         values = {
             field.name: getattr(self, field.name)
             for field in attrs.fields(NewListener)
@@ -288,6 +302,18 @@ FIRST_PEER_PORT = 1025
 """Upstream gives the first listener of a load balancer this peer port, later ones the largest plus one."""
 
 
+def _vips(items: Iterable[AdditionalVip]) -> tuple[AdditionalVip, ...]:
+    return tuple(items)
+
+
+def _listeners(items: Iterable[NewListener]) -> tuple[NewListener, ...]:
+    return tuple(items)
+
+
+def _pools(items: Iterable[NewPool]) -> tuple[NewPool, ...]:
+    return tuple(items)
+
+
 @attrs.frozen(kw_only=True)
 class NewLoadBalancer:
     """A load balancer with everything below it. `vip_address` None takes any free address.
@@ -305,11 +331,11 @@ class NewLoadBalancer:
     vip_subnet_id: str | None = None
     vip_network_id: str | None = None
     vip_qos_policy_id: str | None = None
-    additional_vips: tuple[AdditionalVip, ...] = attrs.field(default=(), converter=tuple)
+    additional_vips: tuple[AdditionalVip, ...] = attrs.field(default=(), converter=_vips)
     flavor_id: str | None = None
     availability_zone: str | None = None
-    listeners: tuple[NewListener, ...] = attrs.field(default=(), converter=tuple)
-    pools: tuple[NewPool, ...] = attrs.field(default=(), converter=tuple)
+    listeners: tuple[NewListener, ...] = attrs.field(default=(), converter=_listeners)
+    pools: tuple[NewPool, ...] = attrs.field(default=(), converter=_pools)
 
     def build(self, new_id: NewId, *, topology: Topology) -> LoadBalancer:
         """The rows, everything PENDING_CREATE; `topology` is what is used when the wish names none."""

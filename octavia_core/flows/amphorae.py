@@ -160,7 +160,9 @@ def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
             vrrp_priority=_PRIORITY[where.role],
         )
         tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE)
-        emit(tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id)
+        emit(
+            tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id
+        )
         row = tx.amphora(where.amphora_id)
         assert row is not None
         return row
@@ -345,7 +347,3 @@ def fail_amphora(tx: Transaction, amphora_id: str) -> None:
     row = tx.amphora(amphora_id)
     if row is not None and row.status is not AmphoraStatus.DELETED:
         tx.settle_amphora(amphora_id, AmphoraEvent.FAIL)
-
-
-
-

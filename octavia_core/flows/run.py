@@ -39,7 +39,9 @@ MAX_RESULT = 64 * 1024
 class Parked(BaseException):
     """The operation lets go of its worker until something happens or time has passed."""
 
-    def __init__(self, wake_in: float, wait: Mapping[str, Any] | None, error: str | None, entry: JournalEntry | None) -> None:
+    def __init__(
+        self, wake_in: float, wait: Mapping[str, Any] | None, error: str | None, entry: JournalEntry | None
+    ) -> None:
         super().__init__(f"parked for {wake_in:.3f} s")
         self.wake_in, self.wait, self.error, self.entry = wake_in, wait, error, entry
 
@@ -172,7 +174,7 @@ class Run:
         if undo is not None:
             self._remember(Undo(path, entry.sequence, functools.partial(undo, key, recorded), None))
         if entry.outcome is Outcome.DONE:
-            return cast(R, recorded)
+            return cast("R", recorded)
         self._resume_or_unwind(entry)
         shared.probe("before", path)
         self._outlive(limit or 0.0)
@@ -349,11 +351,11 @@ class Run:
                 raise Parked(
                     shared.retry.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
                 ) from error
-            reason = f"{type(error).__name__}: {error}"
+            kind, message = type(error).__name__, str(error)
 
             def hand_over(tx: Transaction) -> JournalEntry:
-                give_up(tx, undo, reason)
-                return attrs.evolve(done, error={"type": type(error).__name__, "message": str(error)})
+                give_up(tx, undo, f"{kind}: {message}")
+                return attrs.evolve(done, error={"type": kind, "message": message})
 
             self._commit(None, hand_over)
             return
@@ -402,11 +404,13 @@ class Run:
     def _recorded(self, entry: JournalEntry, result: type[R] | None) -> R:
         """What the journal has, as the flow sees it. The first run goes through it too, so that it sees what a replay sees."""
         if result is None or entry.result is None:
-            return cast(R, entry.result)
+            return cast("R", entry.result)
         try:
             return from_json(entry.result, result)
         except ValueError as error:
-            raise FlowChanged(f"operation {self.operation.id}: the result of {entry.path!r} cannot be read: {error}") from error
+            raise FlowChanged(
+                f"operation {self.operation.id}: the result of {entry.path!r} cannot be read: {error}"
+            ) from error
 
     def _resume_or_unwind(self, entry: JournalEntry) -> None:
         if entry.outcome is Outcome.FAILED or self._shared.undoing:
@@ -468,13 +472,17 @@ class Run:
         if attempts >= self._shared.retry.attempts:
             self._fail(entry, PermanentError(f"{error} (after {attempts} attempts)"))
         self._flush()
-        raise Parked(self._shared.retry.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)) from error
+        raise Parked(
+            self._shared.retry.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
+        ) from error
 
     def _fail(self, entry: JournalEntry, error: Exception) -> NoReturn:
         """Record the failure as the step's outcome, turn the operation to undoing, and unwind."""
         reason = str(error) if isinstance(error, OctaviaError) else f"{type(error).__name__}: {error}"
         failed = attrs.evolve(
-            entry, outcome=Outcome.FAILED, error={"type": type(error).__name__, "message": reason, "causes": _causes(error)}
+            entry,
+            outcome=Outcome.FAILED,
+            error={"type": type(error).__name__, "message": reason, "causes": _causes(error)},
         )
 
         def work(tx: Transaction) -> JournalEntry:

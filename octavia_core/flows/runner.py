@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from enum import StrEnum
 
@@ -70,7 +71,9 @@ class Runner:
             return
         flow = flow_of(operation.flow, operation.flow_version)
         if flow is None:
-            raise FlowChanged(f"operation {operation.id}: no flow {operation.flow} version {operation.flow_version} here")
+            raise FlowChanged(
+                f"operation {operation.id}: no flow {operation.flow} version {operation.flow_version} here"
+            )
         run = self._new_run(operation, claim)
         try:
             flow.body(run, self.world)
@@ -121,12 +124,12 @@ class Runner:
         subject = self.storage.read(lambda tx: tx.operation(subject_id))
         flow = flow_of(subject.flow, subject.flow_version) if subject else None
         if subject is None or flow is None:
-            raise FlowChanged(f"cleanup {operation.id}: the operation {subject_id} it cleans up after is not known here")
+            raise FlowChanged(
+                f"cleanup {operation.id}: the operation {subject_id} it cleans up after is not known here"
+            )
         replay = self._new_run(attrs.evolve(subject, undoing=True), attrs.evolve(claim), undoing=True)
-        try:
+        with contextlib.suppress(Unwind):
             flow.body(replay, self.world)
-        except Unwind:
-            pass
         undo = next((u for u in replay.undos() if u.path == path), None)
         try:
             if undo is not None and undo.work is not None:
@@ -149,5 +152,3 @@ class Runner:
             log.warning("operation %s cannot be parked: %s", claim.operation_id, error)
             return Ending.LOST
         return Ending.PARKED
-
-

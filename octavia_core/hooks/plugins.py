@@ -98,7 +98,9 @@ class Plugins:
             for driver, factory in implementation.function().items():
                 clash = next((o for o in found if o.name == driver), None)
                 if clash:
-                    raise ConfigurationError(f"two plugins offer a {kind} driver named {driver!r}: {clash.package} and {name}")
+                    raise ConfigurationError(
+                        f"two plugins offer a {kind} driver named {driver!r}: {clash.package} and {name}"
+                    )
                 found.append(Offer(kind=kind, name=driver, package=self._packages.get(name, name), factory=factory))
         return found
 

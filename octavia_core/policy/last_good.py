@@ -78,9 +78,7 @@ class _Resolver:
                 chosen = self._last_good(node)
             if chosen is not None:
                 picked.append(
-                    attrs.evolve(
-                        chosen, provisioning_status=Provisioning.ACTIVE, operating_status=Operating.OFFLINE
-                    )
+                    attrs.evolve(chosen, provisioning_status=Provisioning.ACTIVE, operating_status=Operating.OFFLINE)
                 )
         return picked
 

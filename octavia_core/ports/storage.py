@@ -228,7 +228,9 @@ class Transaction(Protocol):
     def operation(self, operation_id: str) -> Operation | None:
         """The row, or None."""
 
-    def operations(self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100) -> Sequence[Operation]:
+    def operations(
+        self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100
+    ) -> Sequence[Operation]:
         """Newest first."""
 
     def journal(self, operation_id: str) -> Sequence[JournalEntry]:
@@ -261,9 +263,10 @@ class Transaction(Protocol):
     def emit(self, event: Event) -> None:
         """Add an event to the outbox; its time is the database's."""
 
-    def events(self, *, after: int = 0, load_balancer_id: str | None = None, operation_id: str | None = None, limit: int = 1000) -> Sequence[Event]:
+    def events(
+        self, *, after: int = 0, load_balancer_id: str | None = None, operation_id: str | None = None, limit: int = 1000
+    ) -> Sequence[Event]:
         """Events with a sequence above `after`, oldest first."""
-
 
     def delivered(self, plugin: str) -> int:
         """The sequence up to which a plugin has been given events; a plugin not seen before starts at the newest event."""
@@ -298,7 +301,9 @@ class Storage(Protocol):
         """The database's clock, microseconds since the epoch."""
 
     # -- the queue -------------------------------------------------------------------------------------------------
-    def claim(self, holder: str, flows: Mapping[str, Collection[int]], *, lease: float, limit: int) -> Sequence[tuple[Operation, Claim]]:
+    def claim(
+        self, holder: str, flows: Mapping[str, Collection[int]], *, lease: float, limit: int
+    ) -> Sequence[tuple[Operation, Claim]]:
         """Take up to `limit` operations that are due: queued, parked with their wake-up over, or left by a dead holder.
 
         Only flows and versions in `flows`; never two of one load balancer at once. Compare-and-set, so any number of
@@ -308,7 +313,15 @@ class Storage(Protocol):
     def renew(self, claim: Claim, lease: float) -> None:
         """Extend the lease to `lease` seconds from now. Raises FenceLost."""
 
-    def park(self, claim: Claim, *, wake_in: float, wait: Mapping[str, Any] | None, error: str | None = None, entry: JournalEntry | None = None) -> None:
+    def park(
+        self,
+        claim: Claim,
+        *,
+        wake_in: float,
+        wait: Mapping[str, Any] | None,
+        error: str | None = None,
+        entry: JournalEntry | None = None,
+    ) -> None:
         """Let go of the operation until `wake_in` seconds have passed, keeping its load balancer's lock. Raises FenceLost.
 
         `wait` is what it waits for (None: just time); `error` the transient cause of a retry; `entry` is journaled in the same transaction.
@@ -319,6 +332,11 @@ class Storage(Protocol):
 
     def wake(self, operation_ids: Collection[str]) -> None:
         """Make parked operations due now. Those that are not parked are passed over."""
+
+    def end_leases(self, *, but: str) -> int:
+        """End the leases of every holder but `but`; how many. Only for who knows that the others are dead: the holder of
+        a state directory's lock, which the kernel gives to one process at a time. What they held is due at once.
+        """
 
     def next_due(self) -> float | None:
         """Seconds until the next parked operation is due or the next lease ends, 0 when something is claimable, None when there is nothing."""

@@ -36,8 +36,7 @@ def run(options: Options) -> Report:
         try:
             series["create to first answered request"] = bench.creations()
             bench.create("traffic", servers[:2])
-            for name, values in bench.member_changes().items():
-                series[name] = values
+            series |= bench.member_changes()
             counts["failed requests in 100 updates under load"], counts["requests in that time"] = bench.updates(100)
             series["HAProxy killed to served again"], counts["refused during HAProxy kills"] = bench.haproxy_kills()
             series["amphora killed: seen after"], series["amphora killed to served again"] = bench.amphora_kills()
@@ -58,7 +57,11 @@ def run(options: Options) -> Report:
         Aim("HAProxy killed to served again", median["HAProxy killed to served again"], 0.05),
         Aim("refused during HAProxy kills", counts["refused during HAProxy kills"], 0, ""),
         Aim("amphora killed to served again", median["amphora killed to served again"], 0.7),
-        Aim("agent frozen, HAProxy dead: to served again", median["agent frozen, HAProxy dead: to served again"], frozen_aim),
+        Aim(
+            "agent frozen, HAProxy dead: to served again",
+            median["agent frozen, HAProxy dead: to served again"],
+            frozen_aim,
+        ),
         Aim("controller, PSS", counts["controller, PSS"], 120, "MB"),
         Aim("one idle amphora, PSS", counts["one idle amphora, PSS"], 60, "MB"),
     ]
@@ -111,7 +114,9 @@ class _Bench:
         times = []
         for n in range(max(5, self.rounds // 2)):
             times.append(self.create(f"create-{n}", self.servers[:1]))
-            self.controller.delete_load_balancer(self.controller.resolve(Kind.LOAD_BALANCER, f"create-{n}")).wait(PATIENCE)
+            self.controller.delete_load_balancer(self.controller.resolve(Kind.LOAD_BALANCER, f"create-{n}")).wait(
+                PATIENCE
+            )
         self.say(f"created and deleted {len(times)} load balancers")
         return times
 
@@ -201,7 +206,9 @@ class _Bench:
                 time.sleep(0.0005)
             self.until_served()
             served.append(time.monotonic() - began)
-            lost = [e for e in self.controller.events(after=after) if e.name == "amphora.lost" and e.amphora_id == amphora]
+            lost = [
+                e for e in self.controller.events(after=after) if e.name == "amphora.lost" and e.amphora_id == amphora
+            ]
             seen.append(max(0.0, lost[0].at / 1_000_000 - wall))
         self.settled()
         self.say(f"killed the whole amphora {self.rounds} times")

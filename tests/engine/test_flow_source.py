@@ -32,7 +32,11 @@ def test_no_try_or_with_surrounds_a_step(module: ModuleType) -> None:
     for function in functions_that_run(module):
         for block in ast.walk(function):
             if isinstance(block, ast.Try | ast.With):
-                called = {n.func.attr for n in ast.walk(block) if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)}
+                called = {
+                    n.func.attr
+                    for n in ast.walk(block)
+                    if isinstance(n, ast.Call) and isinstance(n.func, ast.Attribute)
+                }
                 assert not called & STEPS, f"{function.name}, line {block.lineno}: {called & STEPS} inside a block"
 
 

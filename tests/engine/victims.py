@@ -29,7 +29,8 @@ class Victims:
 
     def kill(self, folder: Path, point: str, path: str) -> int:
         """Run the folder's operation in a fresh process that dies at that point; its exit code."""
-        assert self._process.stdin is not None and self._process.stdout is not None
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps([str(folder), point, path]) + "\n")
         self._process.stdin.flush()
         answer = self._process.stdout.readline()
@@ -41,12 +42,17 @@ class Victims:
 def victims() -> Iterator[Victims]:
     """Start the server; it ends with the block."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "tests.engine.victims"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, cwd=ROOT
+        [sys.executable, "-m", "tests.engine.victims"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
     )
     try:
         yield Victims(process)
     finally:
-        assert process.stdin is not None and process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout is not None
         process.stdin.close()
         process.wait(10)
         process.stdout.close()

@@ -61,7 +61,11 @@ def test_a_killed_amphora_is_replaced_by_a_new_one(state: Path) -> None:
         controller.create_load_balancer(wish(one)).wait(PATIENCE)
         (before,) = controller.amphorae()
         os.kill(agent_pid(state, before.id), signal.SIGKILL)
-        wait_for(lambda: [a.id for a in controller.amphorae() if a.status is AmphoraStatus.ALLOCATED] not in ([], [before.id]))
+        wait_for(
+            lambda: (
+                [a.id for a in controller.amphorae() if a.status is AmphoraStatus.ALLOCATED] not in ([], [before.id])
+            )
+        )
         wait_for(lambda: controller.load_balancer("web").provisioning_status is Provisioning.ACTIVE)
         assert ask(url_of(controller)) == "one"
 
