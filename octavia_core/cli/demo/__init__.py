@@ -1,0 +1,1 @@
+"""The demo: a load balancer under traffic that survives all that happens to it."""
