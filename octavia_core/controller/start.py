@@ -11,6 +11,7 @@ from pathlib import Path
 import attrs
 
 from octavia_core.certs.authority import create_authorities
+from octavia_core.controller import state as core_sources
 from octavia_core.controller.health import bind_receiver
 from octavia_core.controller.state import ControllerLock, StateDirectory, prepare_state
 from octavia_core.controller.wiring import build_world, with_receiver
@@ -76,8 +77,8 @@ def start(
             if run:
                 lock = state.lock()
                 undo.append(lock.close)
-            create_authorities(state.authority)
             settings = state.settings()
+            create_authorities(state.authority, passphrase=settings.certificates.ca_private_key_passphrase)
         receiver: socket.socket | None = None
         if run:
             receiver, settings = _receive(settings, state)
@@ -88,7 +89,7 @@ def start(
             prepare(settings)
         storage = SqlStorage.open(settings)
         undo.append(storage.close)
-        found = Plugins(plugins)
+        found = Plugins({"core": core_sources, **(plugins or {})})
         world = build_world(settings, found)
     except BaseException:
         for step in reversed(undo):
