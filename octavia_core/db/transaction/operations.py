@@ -63,12 +63,10 @@ class Operations(Session):
 
     def add_operation(self, operation: Operation) -> Operation:
         """Store it; see the port."""
-        stored = self._earlier(operation)
+        key = lock_key(operation)
+        stored = self._stored_or_refused(operation, None if operation.internal else key)
         if stored is not None:
             return stored
-        key = lock_key(operation)
-        if key is not None and not operation.internal:
-            self._refuse_if_busy(operation, key)
         row = {name: getattr(operation, name) for name in _SAME if not name.endswith("_at")}
         row |= {
             "state": operation.state,
@@ -83,29 +81,31 @@ class Operations(Session):
         assert stored is not None  # inserted above, in this transaction
         return stored
 
-    def _earlier(self, operation: Operation) -> Operation | None:
-        same: ColumnElement[bool] = oc_operation.c.id == operation.id
-        if operation.request_id is not None:
-            asked = and_(oc_operation.c.flow == operation.flow, oc_operation.c.request_id == operation.request_id)
-            same = or_(same, asked)
-        found = self.row(select(oc_operation).where(same))
-        return None if found is None else operation_of(found)
+    def _stored_or_refused(self, operation: Operation, key: str | None) -> Operation | None:
+        """What is there under its id or request, or Refused for what holds or awaits its key.
 
-    def _refuse_if_busy(self, operation: Operation, key: str) -> None:
-        mine = (
-            oc_operation.c.load_balancer_id == key
-            if operation.load_balancer_id
-            else and_(oc_operation.c.amphora_id == key, oc_operation.c.load_balancer_id.is_(None))
-        )
-        query = select(oc_operation.c.id, oc_operation.c.state).where(
-            or_(oc_operation.c.lock_key == key, and_(oc_operation.c.state.in_(OPEN), mine))
-        )
-        found = self.row(query)
-        if found is None:
-            return
+        One query for both: between two, the same request of another caller could arrive and look like a stranger's.
+        """
+        of = oc_operation.c
+        same = [of.id == operation.id]
+        if operation.request_id is not None:
+            same.append(and_(of.flow == operation.flow, of.request_id == operation.request_id))
+        others: list[ColumnElement[bool]] = []
+        if key is not None:
+            mine = of.load_balancer_id == key
+            if not operation.load_balancer_id:
+                mine = and_(of.amphora_id == key, of.load_balancer_id.is_(None))
+            others = [of.lock_key == key, and_(of.state.in_(OPEN), mine)]
+        found = [operation_of(row) for row in self.rows(select(oc_operation).where(or_(*same, *others)))]
+        for each in found:
+            asked_for = operation.request_id is not None and each.request_id == operation.request_id
+            if each.id == operation.id or (asked_for and each.flow == operation.flow):
+                return each
+        if not found:
+            return None
         if operation.load_balancer_id:
-            raise LoadBalancerBusy(key, found.state, found.id)
-        raise Refused(f"amphora {key} is held by operation {found.id}; wait, or run: octavia-admin why {key}")
+            raise LoadBalancerBusy(operation.load_balancer_id, found[0].state, found[0].id)
+        raise Refused(f"amphora {key} is held by operation {found[0].id}; wait, or run: octavia-admin why {key}")
 
     def operation(self, operation_id: str) -> Operation | None:
         """The row, or None."""
