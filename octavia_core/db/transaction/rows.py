@@ -258,10 +258,14 @@ def additional_vip(row: Mapping[str, Any]) -> AdditionalVip:
     return AdditionalVip(**row)
 
 
+_PROVISIONING: Mapping[str, Provisioning] = MappingProxyType({str(status): status for status in Provisioning})
+_OPERATING: Mapping[str, Operating] = MappingProxyType({str(status): status for status in Operating})
+
+
 def _statuses(row: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        "provisioning_status": Provisioning(row["provisioning_status"]),
-        "operating_status": Operating(row["operating_status"]),
+        "provisioning_status": _PROVISIONING[row["provisioning_status"]],
+        "operating_status": _OPERATING[row["operating_status"]],
     }
 
 

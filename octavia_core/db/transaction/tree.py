@@ -132,7 +132,9 @@ class TreeReading(Session):
         )
 
     def _mappings(self, query: str, load_balancer_id: str) -> Rows:
-        return self._connection.execute(_QUERIES[query], {"lb": load_balancer_id}).mappings().all()  # type: ignore[return-value]
+        result = self._connection.execute(_QUERIES[query], {"lb": load_balancer_id})
+        names = tuple(result.keys())
+        return [dict(zip(names, row, strict=True)) for row in result]  # ten thousand plain dicts, not row mappings
 
     def _read_vip(self, load_balancer_id: str) -> Vip:
         groups = tuple(row["sg_id"] for row in self._mappings("groups", load_balancer_id))
