@@ -14,8 +14,8 @@ import attrs
 import trustme
 
 from octavia_core.domain.amphora import AgentAddress
-from octavia_core.settings import HaproxyAmphora, HealthManager, Settings
 from octavia_core.domain.secret import Secret
+from octavia_core.settings import HaproxyAmphora, HealthManager, Settings
 
 AMPHORA_ID = "11111111-2222-4333-8444-555555555555"
 
@@ -168,7 +168,9 @@ class Agent:
                 return Reply(200, {"haproxy_version": self.haproxy_version, **self.details})
             case "GET", ["loadbalancer", id, "haproxy"]:
                 if id not in self.configurations:
-                    return Reply(404, {"message": "Loadbalancer Not Found", "details": f"No loadbalancer with UUID: {id}"})
+                    return Reply(
+                        404, {"message": "Loadbalancer Not Found", "details": f"No loadbalancer with UUID: {id}"}
+                    )
                 return Reply(200, self.configurations[id], md5(self.configurations[id].encode()))
             case "PUT", ["loadbalancer", _, id, "haproxy"]:
                 self.configurations[id] = asked.body.decode()
@@ -183,7 +185,9 @@ class Agent:
                 return Reply(200, {"message": "OK"})
             case "GET", ["loadbalancer", id, "certificates", name]:
                 if (id, name) not in self.files:
-                    return Reply(404, {"message": "Certificate Not Found", "details": f"No certificate with filename: {name}"})
+                    return Reply(
+                        404, {"message": "Certificate Not Found", "details": f"No certificate with filename: {name}"}
+                    )
                 return Reply(200, {"md5sum": md5(self.files[id, name])}, md5(self.files[id, name]))
             case "PUT", ["loadbalancer", id, "certificates", name]:
                 self.files[id, name] = asked.body

@@ -152,9 +152,8 @@ def test_nobody_there_is_unreachable(agent, driver):
 
 def test_a_peer_that_accepts_and_says_nothing_is_unreachable_within_the_limit(agent, driver_of):
     driver = driver_of(agent, rest_request_conn_timeout=0.2, rest_request_read_timeout=0.2)
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(AmphoraUnreachable, match="took too long"):
-            driver.info(attrs.evolve(agent.at, port=silent.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(AmphoraUnreachable, match="took too long"):
+        driver.info(attrs.evolve(agent.at, port=silent.getsockname()[1]))
 
 
 def test_a_slow_answer_is_unreachable_and_the_next_request_gets_its_own_answer(driver_of):
@@ -270,7 +269,9 @@ def test_a_vip_is_plugged_with_all_that_is_known_and_twice_is_success(agent, dri
 
 def test_a_member_network_is_plugged(agent, driver):
     address = {"ip_address": "10.0.0.7", "subnet_cidr": "10.0.0.0/24", "host_routes": [], "gateway": "10.0.0.1"}
-    network = PluggedNetwork(network_id="n", port_id="p", mac_address="FA:16:3E:00:00:02", fixed_ips=(address,), mtu=1500)
+    network = PluggedNetwork(
+        network_id="n", port_id="p", mac_address="FA:16:3E:00:00:02", fixed_ips=(address,), mtu=1500
+    )
     driver.plug_network(agent.at, network)
     driver.plug_network(agent.at, PluggedNetwork(network_id="n", port_id="p", mac_address="fa:16:3e:00:00:03"))
     first, second = agent.asked

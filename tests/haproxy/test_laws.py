@@ -24,7 +24,8 @@ from tests.support.strategies import SNIPPETS, hostile_text, load_balancers, tok
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
 A, B = (
-    Amphora(id=id, status=AmphoraStatus.ALLOCATED, vrrp_ip=ip) for id, ip in (("amp-a", "10.0.0.5"), ("amp-b", "10.0.0.6"))
+    Amphora(id=id, status=AmphoraStatus.ALLOCATED, vrrp_ip=ip)
+    for id, ip in (("amp-a", "10.0.0.5"), ("amp-b", "10.0.0.6"))
 )
 GROUP_LINE = re.compile(r"\s+group\s.+")
 """What upstream's agent cuts out of each configuration it receives (agent API 4.5)."""
@@ -90,7 +91,9 @@ def test_a_quote_that_is_not_closed_is_no_line():
 def test_haproxy_itself_reads_the_words_that_were_meant(texts):
     """Each text becomes a word of a rule that answers with it: what comes back is what HAProxy understood."""
     rules = "".join(
-        line("http-request", "return", "content-type", "text/plain", "string", text, "if", "{", "path", f"/{index}", "}")
+        line(
+            "http-request", "return", "content-type", "text/plain", "string", text, "if", "{", "path", f"/{index}", "}"
+        )
         + "\n"
         for index, text in enumerate(texts)
     )
@@ -107,7 +110,9 @@ values = (hostile_text | printable).map(str.strip).filter(
 
 @settings(max_examples=10, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much])
 @given(cases=st.lists(st.tuples(token, values), min_size=1, max_size=25, unique_by=lambda case: case[0].lower()))
-@example(cases=[("X-'s", "-f"), ("X'", "--"), ("a$HOME", "a group b"), ("b", "it's"), ("c", '"'), ("d", "\\"), ("e", "#")])
+@example(
+    cases=[("X-'s", "-f"), ("X'", "--"), ("a$HOME", "a group b"), ("b", "it's"), ("c", '"'), ("d", "\\"), ("e", "#")]
+)
 def test_a_header_rule_matches_exactly_the_hostile_value_it_names(cases):
     """Header names and values of any kind: the rule fires for them and for nothing next to them."""
     special = {"host", "connection", "content-length", "transfer-encoding", "upgrade", "expect", "te", "keep-alive"}
@@ -116,7 +121,9 @@ def test_a_header_rule_matches_exactly_the_hostile_value_it_names(cases):
         L7Policy(
             id=new_id(),
             action=L7Action.REJECT,
-            rules=(L7Rule(id=new_id(), type=L7RuleType.HEADER, compare_type=CompareType.EQUAL_TO, key=name, value=value),),
+            rules=(
+                L7Rule(id=new_id(), type=L7RuleType.HEADER, compare_type=CompareType.EQUAL_TO, key=name, value=value),
+            ),
         )
         for name, value in cases
     )
@@ -141,7 +148,9 @@ def test_a_control_character_in_any_text_is_refused_or_never_written(lb, poison,
     """Every text of the tree is poisoned at once: either the refusal names the object, or no place shows it."""
 
     def poisoned(node):
-        changes = {name: text + poison + "server evil 192.0.2.66:6666" for name in TEXT_FIELDS if getattr(node, name, None)}
+        changes = {
+            name: text + poison + "server evil 192.0.2.66:6666" for name in TEXT_FIELDS if getattr(node, name, None)
+        }
         return attrs.evolve(node, **changes)
 
     bad = attrs.evolve(
@@ -151,7 +160,8 @@ def test_a_control_character_in_any_text_is_refused_or_never_written(lb, poison,
             attrs.evolve(
                 found,
                 l7policies=tuple(
-                    attrs.evolve(poisoned(policy), rules=tuple(map(poisoned, policy.rules))) for policy in found.l7policies
+                    attrs.evolve(poisoned(policy), rules=tuple(map(poisoned, policy.rules)))
+                    for policy in found.l7policies
                 ),
             )
             for found in lb.listeners

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import collections
-import ssl
 
 import attrs
 import pytest
@@ -27,10 +26,14 @@ def spread(served, count=12, **options):
 
 
 def monitor(type, **options):
-    return HealthMonitor(id=new_id(), type=type, **{"delay": 1, "timeout": 1, "max_retries": 1, "max_retries_down": 1, **options})
+    return HealthMonitor(
+        id=new_id(), type=type, **{"delay": 1, "timeout": 1, "max_retries": 1, "max_retries_down": 1, **options}
+    )
 
 
-@pytest.mark.feature("pool.lb_algorithm=ROUND_ROBIN", "pool.protocol=HTTP", "pool.members", "member.address", "member.protocol_port")
+@pytest.mark.feature(
+    "pool.lb_algorithm=ROUND_ROBIN", "pool.protocol=HTTP", "pool.members", "member.address", "member.protocol_port"
+)
 def test_round_robin_takes_members_in_turn():
     with Echo("a") as a, Echo("b") as b, Echo("c") as c:
         p = pool(behind(a, b, c))
@@ -166,7 +169,9 @@ def test_an_http_monitor_asks_as_told_and_takes_members_out_and_in():
 def test_expected_codes_are_expanded_sorted_and_default_to_200(tmp_path):
     for given, rendered in (("204,200", "200|204"), ("200-203", "200|201|202|203"), (None, "200"), ("301", "301")):
         p = pool(health_monitor=monitor(MonitorType.HTTP, expected_codes=given))
-        assert f"    http-check expect rstatus {rendered}\n" in materialise(load_balancer(listener(p), p), tmp_path).text
+        assert (
+            f"    http-check expect rstatus {rendered}\n" in materialise(load_balancer(listener(p), p), tmp_path).text
+        )
 
 
 @pytest.mark.parametrize(

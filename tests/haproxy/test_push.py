@@ -287,7 +287,9 @@ def test_udp_listeners_are_reported_as_skipped(agent, driver):
     assert driver.push(agent.at, delivery(load_balancer(udp, id=ID))).skipped_listeners == ("lis-udp",)
 
 
-def test_details_shape_threads_and_the_tls_session_cache_and_free_memory_does_not_change_it_again(agent, driver, authority):
+def test_details_shape_threads_and_the_tls_session_cache_and_free_memory_does_not_change_it_again(
+    agent, driver, authority
+):
     memory = {"free": 900_000, "buffers": 50_000, "cached": 50_000}
     agent.details = {"cpu_count": 4, "active_tuned_profiles": "virtual-guest amphora", "memory": memory}
     lb = tls("a", connection_limit=1000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 
 import attrs
@@ -30,12 +31,12 @@ def tls_listener(default=None, **options):
 
 def shake(served, context, name="www.test"):
     """The server's certificate, protocol version, cipher and ALPN of one handshake."""
-    import socket
-
-    with socket.create_connection((served.address, PORT), timeout=10) as plain:
-        with context.wrap_socket(plain, server_hostname=name) as secured:
-            names = [value for kind, value in secured.getpeercert()["subjectAltName"] if kind == "DNS"]
-            return names[0], secured.version(), secured.cipher()[0], secured.selected_alpn_protocol()
+    with (
+        socket.create_connection((served.address, PORT), timeout=10) as plain,
+        context.wrap_socket(plain, server_hostname=name) as secured,
+    ):
+        names = [value for kind, value in secured.getpeercert()["subjectAltName"] if kind == "DNS"]
+        return names[0], secured.version(), secured.cipher()[0], secured.selected_alpn_protocol()
 
 
 @pytest.mark.feature("listener.protocol=TERMINATED_HTTPS", "listener.tls_certificate_id", "listener.sni_container_ids")
@@ -199,7 +200,10 @@ def test_client_certificates_are_asked_for_as_told(authority, client_authority):
         p = pool(behind(member))
         for authentication, answers in expected.items():
             one = tls_listener(
-                p, client_authentication=authentication, client_ca_tls_certificate_id="ca", client_crl_container_id="crl"
+                p,
+                client_authentication=authentication,
+                client_ca_tls_certificate_id="ca",
+                client_crl_container_id="crl",
             )
             with running(load_balancer(one, p), material) as served:
                 for who, let_in in answers.items():
@@ -264,7 +268,9 @@ def test_members_and_rules_see_the_client_s_certificate(authority, client_author
             assert [get(path).status for path in ("/needs-none", "/needs-one", "/no-alice")] == [200, 403, 200]
 
 
-@pytest.mark.feature("pool.tls_enabled", "pool.ca_tls_certificate_id", "pool.tls_certificate_id", "pool.crl_container_id")
+@pytest.mark.feature(
+    "pool.tls_enabled", "pool.ca_tls_certificate_id", "pool.tls_certificate_id", "pool.crl_container_id"
+)
 def test_pools_encrypt_towards_members_verify_them_and_show_a_certificate(authority, client_authority):
     members_ca, amphora = authority, client_authority.issue("amphora.client")
     good, revoked = members_ca.issue("www.test"), members_ca.issue("www.test")
@@ -317,9 +323,7 @@ def test_a_proxyv2_pool_behind_tls_carries_the_client_s_common_name(authority, c
     alice = client_authority.issue("alice.client", common_name="alice")
     with Echo("m", proxy=True) as member:
         p = pool(behind(member), PoolProtocol.PROXYV2)
-        one = tls_listener(
-            p, client_ca_tls_certificate_id="ca", client_authentication=ClientAuthentication.MANDATORY
-        )
+        one = tls_listener(p, client_ca_tls_certificate_id="ca", client_authentication=ClientAuthentication.MANDATORY)
         with running(load_balancer(one, p), material) as served:
             seen = ask(served.address, PORT, tls=authority.client_context(alice), name="www.test").echo["proxy"]
             assert seen["tlvs"]["cn"] == "alice"
@@ -335,7 +339,13 @@ def test_one_certificate_of_many_listeners_is_one_file(authority, tmp_path):
 
 
 def test_private_keys_are_in_no_text(authority, tmp_path):
-    wanted = materialise(load_balancer(tls_listener()), tmp_path, Material(bundles={"default": authority.issue("a.test")}))
+    wanted = materialise(
+        load_balancer(tls_listener()), tmp_path, Material(bundles={"default": authority.issue("a.test")})
+    )
     assert "PRIVATE" not in wanted.text
     assert "PRIVATE" not in repr(wanted)
-    assert all("PRIVATE" not in attrs.asdict(file)["content"].reveal().decode() for file in wanted.files.values() if file.public)
+    assert all(
+        "PRIVATE" not in attrs.asdict(file)["content"].reveal().decode()
+        for file in wanted.files.values()
+        if file.public
+    )

@@ -6,10 +6,10 @@ The text is used as it would be sent, but for what only an amphora has: the acco
 from __future__ import annotations
 
 import contextlib
+import functools
 import http.client
 import http.server
 import json
-import os
 import random
 import shutil
 import socket
@@ -22,7 +22,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import attrs
 
@@ -172,7 +172,9 @@ def running(
 def _serve(served: LoadBalancer, folder: Path, additional: str) -> Iterator[Running]:
     address = str(served.vip.ip_address)
     ping = folder / "ping.sh"
-    ping.write_text("#!/bin/sh\n# address and port of the member are $3 and $4\ncase $3 in 127.0.0.1) exit 0;; *) exit 1;; esac\n")
+    ping.write_text(
+        "#!/bin/sh\n# address and port of the member are $3 and $4\ncase $3 in 127.0.0.1) exit 0;; *) exit 1;; esac\n"
+    )
     ping.chmod(stat.S_IRWXU)
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
         log.bind(str(folder / "log"))
@@ -255,7 +257,9 @@ def ask(
         name: server name (SNI).
         source: own address.
     """
-    connection = http.client.HTTPConnection(address, port, timeout=PATIENCE, source_address=(source, 0) if source else None)
+    connection = http.client.HTTPConnection(
+        address, port, timeout=PATIENCE, source_address=(source, 0) if source else None
+    )
     try:
         connection.connect()
         if tls is not None:
@@ -342,10 +346,10 @@ class Echo:
                 """A client that goes away, or a handshake that fails, is no news."""
 
         self.address, self.port = address, 0
-        self._start = lambda: Server((address, 0), Handler)
+        self._listen = functools.partial(Server, (address, 0), Handler)
 
-    def __enter__(self) -> Echo:
-        self._server = self._start()
+    def __enter__(self) -> Self:
+        self._server = self._listen()
         self.port = int(self._server.server_address[1])
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.05,))
         self._thread.start()

@@ -38,7 +38,7 @@ __all__ = ["hostile_text", "ids", "load_balancers", "token"]
 
 LP, PP = ListenerProtocol, PoolProtocol
 
-POOLS_OF = {
+POOLS_OF: dict[ListenerProtocol, tuple[PoolProtocol, ...]] = {
     LP.HTTP: (PP.HTTP, PP.PROXY, PP.PROXYV2),
     LP.HTTPS: (PP.HTTPS, PP.PROXY, PP.PROXYV2, PP.TCP),
     LP.TCP: (PP.HTTP, PP.HTTPS, PP.PROXY, PP.PROXYV2, PP.TCP),
@@ -193,8 +193,10 @@ def policies(draw: st.DrawFn, position: int, pool_ids: list[str]) -> L7Policy:
 @st.composite
 def listeners(draw: st.DrawFn, port: int, below: list[Pool], protocol: ListenerProtocol) -> Listener:
     """A listener on that port. It takes pools that it may have from `below`, and adds others there."""
-    if POOLS_OF[protocol] and draw(st.integers(0, 3)):
-        below.append(draw(pools(draw(st.sampled_from(POOLS_OF[protocol])))))
+    possible, wanted = POOLS_OF[protocol], draw(st.integers(0, 3))
+    if possible and wanted:
+        kind: PoolProtocol = draw(st.sampled_from(possible))
+        below.append(draw(pools(kind)))
     fitting = [pool for pool in below if pool.protocol in POOLS_OF[protocol]]
     default = draw(st.sampled_from([None, *reversed(fitting)])) if fitting else None
     l7 = [pool.id for pool in fitting]

@@ -30,7 +30,9 @@ def pool(members: Sequence[Member] = (), protocol: PoolProtocol = PoolProtocol.H
     return Pool(id=options.pop("id", None) or new_id(), protocol=protocol, members=tuple(members), **options)
 
 
-def listener(default: Pool | None = None, protocol: ListenerProtocol = ListenerProtocol.HTTP, **options: Any) -> Listener:
+def listener(
+    default: Pool | None = None, protocol: ListenerProtocol = ListenerProtocol.HTTP, **options: Any
+) -> Listener:
     """A listener on PORT."""
     options = {"id": new_id(), "protocol_port": PORT, **options}
     return Listener(protocol=protocol, default_pool_id=default.id if default else None, **options)
