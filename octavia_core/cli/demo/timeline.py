@@ -17,6 +17,8 @@ from rich.text import Text
 
 __all__ = ["Act", "LiveShow", "PlainShow", "Reading", "Show"]
 
+BEAT = 1.0
+"""Seconds between two acts on a terminal."""
 _BARS = " ▁▂▃▄▅▆▇█"
 
 
@@ -62,6 +64,9 @@ class Show(Protocol):
     def event(self, text: str) -> None:
         """Something happened."""
 
+    def beat(self) -> None:
+        """Between two acts: time to look, where somebody looks."""
+
     def close(self) -> None:
         """The last picture stays."""
 
@@ -82,6 +87,9 @@ class PlainShow:
 
     def event(self, text: str) -> None:
         self._line(f"   {text}", "")
+
+    def beat(self) -> None:
+        """Nobody waits for a log."""
 
     def close(self) -> None:
         """Nothing is pending."""
@@ -120,6 +128,9 @@ class LiveShow:
         since = time.monotonic() - self._begun
         with self._lock:
             self._events.append(Text.assemble((f"{since:6.2f} s  ", "dim"), text, overflow="ellipsis", no_wrap=True))
+
+    def beat(self) -> None:
+        time.sleep(BEAT)
 
     def close(self) -> None:
         self._live.refresh()
