@@ -77,7 +77,7 @@ def _servers(served: Served, pool: Pool, mode: str, tls: Tls, facts: Facts) -> I
             continue
         id = check.identifier("member", member.id)
         address = check.address(f"member {id}", "address", member.address)
-        where = _joined(member_words(member)) if monitor else ""
+        where = _joined(member_words(member)) if monitor and (member.monitor_address or member.monitor_port) else ""
         cookie = f" cookie {id}" if cookies else ""
         switches = " backup" * member.backup + " disabled" * (not member.enabled)
         yield (
