@@ -255,6 +255,8 @@ class HealthManager:
         tree = tx.tree(amphora.load_balancer_id)
         if tree is None:
             return {}, True
+        if tree.provisioning_status.pending and not beat.listeners:
+            return {}, True  # it was not given its configuration yet: that says nothing about what it will serve
         verdict = roll_up(tree, beat)
         for (kind, id), status in verdict.statuses.items():
             tx.emit(
