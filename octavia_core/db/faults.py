@@ -122,7 +122,7 @@ def where(url: URL) -> str:
 
 def translated(error: SQLAlchemyError, url: URL) -> OctaviaError | None:
     """The error to raise instead, with one sentence; None for a mistake of ours, which keeps its traceback."""
-    words = str(getattr(error, "orig", None) or error).splitlines()[0] if str(error) else type(error).__name__
+    words = (str(getattr(error, "orig", "")) or str(error) or type(error).__name__).splitlines()[0]
     match classify(error):
         case Fault.AGAIN:
             return TransientError(f"{where(url)} is busy: {words}")

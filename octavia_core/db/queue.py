@@ -7,11 +7,12 @@ Only the database's clock says what is due.
 
 from __future__ import annotations
 
+import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Row, Select, and_, bindparam, case, exists, func, select, tuple_, union_all, update
+from sqlalchemy import BigInteger, Row, Select, and_, bindparam, case, exists, func, or_, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from octavia_core.db.clock import db_now, db_statement_now
@@ -41,8 +42,10 @@ def microseconds(seconds: float) -> int:
     return round(seconds * 1_000_000)
 
 
-def _candidates() -> Select[Any]:
-    known = tuple_(_OF.flow, _OF.flow_version).in_(bindparam("flows", expanding=True))
+@functools.lru_cache(maxsize=32)
+def _candidates(flows: frozenset[tuple[str, int]]) -> Select[Any]:
+    """What may be claimed by a worker that knows these flows and versions, which are the same for its whole life."""
+    known = or_(*(and_(_OF.flow == flow, _OF.flow_version == version) for flow, version in sorted(flows)))
     columns = [_OF[name] for name in _CHOSEN] + [_KEY.label("lock_on")]
     limit = bindparam("many", type_=BigInteger())
     queued = select(*columns).where(_OF.state == _QUEUED, known, _FREE).order_by(_OF.created_at).limit(limit)
@@ -60,8 +63,6 @@ def _candidates() -> Select[Any]:
     )
     return select(union_all(*(select(each.subquery()) for each in (left, woken, queued))).subquery("due"))
 
-
-_CANDIDATES = _candidates()
 
 _TAKE = (
     update(oc_operation)
@@ -111,10 +112,10 @@ class Queue(ABC):
         self, holder: str, flows: Mapping[str, Collection[int]], *, lease: float, limit: int
     ) -> Sequence[tuple[Operation, Claim]]:
         """Take up to `limit` operations that are due; see the port. Costs one query when there is nothing."""
-        known = [(flow, version) for flow, versions in flows.items() for version in versions]
+        known = frozenset((flow, version) for flow, versions in flows.items() for version in versions)
         if not known or limit < 1:
             return []
-        candidates = self.look(lambda tx: tx.rows(_CANDIDATES, flows=known, many=4 * limit))
+        candidates = self.look(lambda tx: tx.rows(_candidates(known), many=4 * limit))
         if not candidates:
             return []
         taken = self.write(lambda tx: _take(tx, candidates, holder, microseconds(lease), limit))
