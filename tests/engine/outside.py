@@ -28,8 +28,10 @@ from octavia_core.settings import Settings
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
 
-__all__ = ["SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared"]
+__all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared"]
 
+DATABASE = "database.url"
+"""File of a folder that names its database; without it, the folder has an SQLite file."""
 LEASE = 0.2
 """Seconds: long enough for a step of the simulator, short enough to wait for in every case."""
 CALL = 0.1
@@ -44,6 +46,12 @@ WISH = NewLoadBalancer(
 )
 
 
+def database_of(directory: Path) -> str:
+    """The URL of a folder's database."""
+    named = directory / DATABASE
+    return named.read_text(encoding="utf-8") if named.exists() else f"sqlite:///{directory}/octavia.db"
+
+
 @attrs.define(eq=False)
 class Engine:
     """Storage, world and cloud of one folder."""
@@ -53,8 +61,8 @@ class Engine:
     cloud: SimulatedCloud
 
     @classmethod
-    def open(cls, directory: Path) -> Engine:
-        """Open a folder, making what is missing."""
+    def open(cls, directory: Path, **engine: float) -> Engine:
+        """Open a folder, making what is missing; `engine` are settings of that group that differ from the usual ones."""
         create_authorities(str(directory / "authority"))
         authority = directory / "authority"
         settings = Settings.load(
@@ -72,8 +80,8 @@ class Engine:
                         "ca_certificate": str(authority / "agents.pem"),
                         "ca_private_key": str(authority / "agents.key"),
                     },
-                    "database": {"connection": f"sqlite:///{directory}/octavia.db"},
-                    "engine": {"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02},
+                    "database": {"connection": database_of(directory)},
+                    "engine": {"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
                 },
             ),
             state_directory=str(directory),

@@ -1,13 +1,13 @@
 """Every flow is killed at every step: before it, after its effect, after its entry; and once more while it recovers.
 
 The steps are enumerated by running each scenario once with a probe, so a new step joins by itself. The killed worker is
-a process of its own; the judge of "nothing twice, nothing leaked" is the simulated cloud's own file.
+a process of its own; the judge of "nothing twice, nothing leaked" is the simulated cloud's own file. On SQLite that is
+every step at every point; on servers every step at one point, and at the others in `nox -s full`.
 """
 
 from __future__ import annotations
 
 import functools
-import shutil
 import signal
 import tempfile
 from collections.abc import Iterator
@@ -17,24 +17,10 @@ import pytest
 
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
-from tests.engine.outside import SCENARIOS, Engine, Scenario, facts, points_of, prepared
+from tests.engine.copies import BY_NAME, copy_of, copy_on, forget
+from tests.engine.outside import SCENARIOS, Engine, Scenario, facts, points_of
 from tests.engine.victims import Victims, victims
-
-BY_NAME = {scenario.name: scenario for scenario in SCENARIOS}
-
-
-@functools.cache
-def template(name: str) -> Path:
-    """A prepared folder of a scenario, made once per process."""
-    directory = Path(tempfile.mkdtemp(prefix="octavia-matrix-"))
-    prepared(BY_NAME[name], directory)
-    return directory
-
-
-def copy_of(name: str, to: Path) -> Path:
-    shutil.copytree(template(name), to)
-    return to
-
+from tests.support.servers import server
 
 @pytest.fixture(scope="session")
 def killer() -> Iterator[Victims]:
@@ -42,15 +28,47 @@ def killer() -> Iterator[Victims]:
         yield server
 
 
+@pytest.fixture(scope="module")
+def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
+    """A database on a server, shared by the cases of this process one after the other."""
+    with server(request.param).new_database() as url:
+        yield url
+        forget(url)
+
+
+@functools.cache
+def points(name: str) -> tuple[tuple[str, str], ...]:
+    """(point, path) of everything at which a run of the scenario passes."""
+    with tempfile.TemporaryDirectory() as scratch:
+        return tuple(points_of(BY_NAME[name], copy_of(name, Path(scratch) / "state")))
+
+
+def one_each(name: str, turn: int) -> list[tuple[str, str]]:
+    """One point of every step, another one from step to step."""
+    by_path: dict[str, list[str]] = {}
+    for point, path in points(name):
+        by_path.setdefault(path, []).append(point)
+    return [(found[(place + turn) % len(found)], path) for place, (path, found) in enumerate(by_path.items())]
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if {"scenario", "point", "path"} <= set(metafunc.fixturenames):
-        cases = []
-        for scenario in SCENARIOS:
-            with tempfile.TemporaryDirectory() as scratch:
-                folder = copy_of(scenario.name, Path(scratch) / "state")
-                cases += [(scenario, point, path) for point, path in points_of(scenario, folder)]
-        ids = [f"{scenario.name}-{point}-{path}" for scenario, point, path in cases]
-        metafunc.parametrize(("scenario", "point", "path"), cases, ids=ids)
+    if not {"scenario", "point", "path"} <= set(metafunc.fixturenames):
+        return
+    cases = []
+    if "server_url" in metafunc.fixturenames:
+        for turn, kind in enumerate(("mariadb", "postgresql")):
+            for scenario in SCENARIOS:
+                chosen = one_each(scenario.name, turn)
+                for point, path in points(scenario.name):
+                    marks = [pytest.mark.external, *([] if (point, path) in chosen else [pytest.mark.slow])]
+                    name = f"{kind}-{scenario.name}-{point}-{path}"
+                    cases.append(pytest.param(kind, scenario, point, path, marks=marks, id=name))
+        metafunc.parametrize(("server_url", "scenario", "point", "path"), cases, indirect=["server_url"])
+        return
+    for scenario in SCENARIOS:
+        for point, path in points(scenario.name):
+            cases.append(pytest.param(scenario, point, path, id=f"{scenario.name}-{point}-{path}"))
+    metafunc.parametrize(("scenario", "point", "path"), cases)
 
 
 def check(engine: Engine, scenario: Scenario) -> None:
@@ -74,6 +92,19 @@ def test_a_killed_worker_leaves_nothing_stuck_twice_or_leaked(
     scenario: Scenario, point: str, path: str, tmp_path: Path, killer: Victims
 ) -> None:
     folder = copy_of(scenario.name, tmp_path / "state")
+    assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
+    engine = Engine.open(folder)
+    try:
+        engine.settle()
+        check(engine, scenario)
+    finally:
+        engine.close()
+
+
+def test_the_same_on_servers(
+    server_url: str, scenario: Scenario, point: str, path: str, tmp_path: Path, killer: Victims
+) -> None:
+    folder = copy_on(scenario.name, server_url, tmp_path / "state")
     assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
     engine = Engine.open(folder)
     try:
