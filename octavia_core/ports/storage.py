@@ -274,6 +274,12 @@ class Transaction(Protocol):
     def set_delivered(self, plugin: str, sequence: int) -> None:
         """Remember it. It never moves back."""
 
+    def purge(self, *, amphora_age: float, load_balancer_age: float, limit: int = 1000) -> int:
+        """Remove rows of amphorae and load balancers that have been DELETED for longer than that (seconds), operations that
+        ended before the latter age with their journals, and events as old that every plugin was given; at most `limit` of
+        each. How many rows: 0 means that nothing is left to do.
+        """
+
     def cancel_operation(self, operation_id: str, reason: str) -> bool:
         """Turn an operation that is not final to undoing: its holder loses the fence, the next claim (after the present
         lease, so that a call under way is over) undoes. One that was never claimed is closed as CANCELLED by its next claim.

@@ -91,27 +91,39 @@ def config_check(session: Session) -> None:
     session.screen.say(f"state directory {settings.state_directory}: everything needed is there")
 
 
-def db_upgrade(session: Session) -> None:
+ConfigFile = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config-file", metavar="FILE", help="Settings of a cloud instead of a state directory; the last wins."
+    ),
+]
+
+
+def db_upgrade(session: Session, config_file: ConfigFile = None) -> None:
     """Bring the database to this program's version; making it counts too. Repeating it is harmless."""
+    from octavia_core.controller.sources import load_settings
     from octavia_core.controller.state import prepare_state
     from octavia_core.db.storage import prepare
 
-    prepare(prepare_state(session.path).settings())
-    if session.json:
-        session.screen.data({"ok": True, "state_directory": session.path})
-        return
-    session.screen.say(f"the database in {session.path} has this program's version")
+    prepare(load_settings(config_file) if config_file else prepare_state(session.path).settings())
+    _ready(session, config_file)
 
 
-def db_check(session: Session) -> None:
+def db_check(session: Session, config_file: ConfigFile = None) -> None:
     """Say whether the database has this program's version; changes nothing."""
+    from octavia_core.controller.sources import load_settings
     from octavia_core.db.storage import SqlStorage
 
-    SqlStorage.open(_settings(session)).close()
+    SqlStorage.open(load_settings(config_file) if config_file else _settings(session)).close()
+    _ready(session, config_file)
+
+
+def _ready(session: Session, config_file: list[str] | None) -> None:
+    place = ", ".join(config_file) if config_file else session.path
     if session.json:
-        session.screen.data({"ok": True, "state_directory": session.path})
-        return
-    session.screen.say(f"the database in {session.path} has this program's version")
+        session.screen.data({"ok": True, "settings": place})
+    else:
+        session.screen.say(f"the database of {place} has this program's version")
 
 
 def _settings(session: Session) -> Any:

@@ -1,0 +1,52 @@
+"""octavia-core-health-manager: receives heartbeats, writes statuses, asks for failovers (workers carry them out)."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Sequence
+
+from octavia_core.controller.health import HealthManager
+from octavia_core.controller.start import start
+from octavia_core.errors import ConfigurationError
+from octavia_core.settings import Settings
+from octavia_daemons import daemon
+
+__all__ = ["main", "serve"]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the health manager; see `daemon.run`."""
+    return daemon.run("octavia-core-health-manager", "Receive heartbeats and judge silence.", serve, argv)
+
+
+def serve(settings: Settings, stop: threading.Event) -> None:
+    """Receive and judge until `stop`.
+
+    Raises:
+        ConfigurationError: no heartbeat key, or the address cannot be had.
+    """
+    if settings.health_manager.heartbeat_key is None:
+        raise ConfigurationError("[health_manager] heartbeat_key is not set, so no heartbeat could be believed; set it")
+    started = start(None, settings=settings, plugins=None, run=True)
+    try:
+        assert started.receiver is not None  # `run=True` binds it
+        health = HealthManager(
+            started.storage,
+            started.settings,
+            started.world.compute,
+            started.world.clock,
+            started.receiver,
+            on_failover=lambda: None,
+        )
+        health.start()
+        try:
+            stop.wait()
+        finally:
+            health.stop()
+    finally:
+        started.release()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

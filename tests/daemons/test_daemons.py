@@ -1,0 +1,169 @@
+"""The daemons as processes of their own, on one database, with the simulator's drivers."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from octavia_core import Controller, NewLoadBalancer
+from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.sources import load_settings
+from octavia_core.db.storage import prepare
+from octavia_core.domain.vocabulary import Provisioning
+from octavia_core.settings import Settings
+
+PATIENCE = 60.0
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    authority = tmp_path / "authority"
+    create_authorities(str(authority))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    file = tmp_path / "octavia.toml"
+    file.write_text(f"""
+[controller_worker]
+compute_driver = "noop"
+network_driver = "noop"
+amphora_driver = "noop"
+client_ca = "{authority}/controllers.pem"
+[certificates]
+cert_manager = "noop"
+ca_certificate = "{authority}/agents.pem"
+ca_private_key = "{authority}/agents.key"
+[haproxy_amphora]
+client_cert = "{authority}/controller.pem"
+server_ca = "{authority}/agents.pem"
+[health_manager]
+bind_port = {port}
+heartbeat_key = "secret"
+[house_keeping]
+cleanup_interval = 0.1
+load_balancer_expiry_age = 0
+amphora_expiry_age = 0
+[engine]
+poll_interval = 0.05
+[database]
+connection = "sqlite:///{tmp_path}/octavia.db"
+""")
+    prepare(load_settings([str(file)]))
+    return file
+
+
+def settings(config: Path) -> Settings:
+    return load_settings([str(config)], state_directory=str(config.parent))
+
+
+@contextmanager
+def daemon(module: str, config: Path) -> Iterator[subprocess.Popen[str]]:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            f"octavia_daemons.{module}",
+            "--config-file",
+            str(config),
+            "--state-directory",
+            str(config.parent),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def until(true: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.02)
+
+
+def end(process: subprocess.Popen[str]) -> None:
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, said
+
+
+def test_a_worker_carries_out_what_a_client_stores_and_ends_when_told(config: Path) -> None:
+    with (
+        daemon("worker", config) as worker,
+        Controller.open(settings=settings(config), run=False) as client,
+    ):
+        client.create_load_balancer(NewLoadBalancer(name="web")).wait(PATIENCE)
+        assert client.load_balancer("web").provisioning_status is Provisioning.ACTIVE
+        end(worker)
+
+
+def test_housekeeping_removes_what_was_deleted(config: Path) -> None:
+    with (
+        daemon("worker", config) as worker,
+        Controller.open(settings=settings(config), run=False) as client,
+    ):
+        operation = client.create_load_balancer(NewLoadBalancer(name="web"))
+        operation.wait(PATIENCE)
+        client.delete_load_balancer(operation.load_balancer_id).wait(PATIENCE)
+        assert client.storage.read(lambda tx: tx.tree(operation.load_balancer_id)) is not None
+        with daemon("housekeeping", config) as housekeeping:
+            until(lambda: client.storage.read(lambda tx: tx.tree(operation.load_balancer_id)) is None)
+            end(housekeeping)
+        end(worker)
+
+
+def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
+    port = load_settings([str(config)]).health_manager.bind_port
+
+    def listens() -> bool:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                return True
+        return False
+
+    with daemon("health_manager", config) as health:
+        until(lambda: listens() or health.poll() is not None)
+        assert health.poll() is None, health.stderr.read() if health.stderr else ""
+        end(health)
+
+
+@pytest.mark.parametrize(
+    ("module", "content", "words"),
+    [
+        ("worker", "[databse]\nconnection='sqlite://'\n", "did you mean database?"),
+        ("worker", "not toml", "is no TOML"),
+        ("health_manager", "", "heartbeat_key is not set"),
+    ],
+)
+def test_wrong_settings_end_a_daemon_with_one_sentence(module: str, content: str, words: str, tmp_path: Path) -> None:
+    file = tmp_path / "octavia.toml"
+    file.write_text(content)
+    with daemon(module, file) as process:
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 5
+    assert words in said
+    assert said.count("\n") == 1
+    assert "Traceback" not in said
+
+
+def test_a_file_that_nobody_reads_is_named(tmp_path: Path) -> None:
+    with daemon("worker", tmp_path / "octavia.ini") as process:
+        _, said = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 5
+    assert "octavia.ini: no plugin reads settings of that name" in said
