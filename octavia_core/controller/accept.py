@@ -30,7 +30,7 @@ from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound, Refused
 from octavia_core.lifecycle.provisioning import Event, allowed
 from octavia_core.lifecycle.refusal import TransitionRefused
 from octavia_core.policy import changes, validity
-from octavia_core.policy.apply import Change, Delete, Insert
+from octavia_core.policy.apply import Change, Delete, Edit, Insert, Plan, applied
 from octavia_core.policy.apply import plan as plan_edits
 from octavia_core.ports.storage import Storage, Transaction
 
@@ -180,6 +180,7 @@ class Acceptor:
             peer_port = max(ports, default=FIRST_PEER_PORT - 1) + 1
             listener, pools = wish.build(_new_id, lb_id, tree.project_id, peer_port=peer_port)
             subjects = (Subject(Kind.LISTENER, listener.id), *(Subject(Kind.POOL, pool.id) for pool in pools))
+            _check(tree, subjects, *map(Insert, pools), Insert(listener))
 
             def work(tx: Transaction) -> None:
                 for pool in pools:
@@ -217,7 +218,9 @@ class Acceptor:
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
             pool = _pool(tree, pool_id)
             member = wish.build(_new_id, pool_id, tree.project_id, monitored=pool.health_monitor is not None)
-            return _Edit((Subject(Kind.MEMBER, member.id),), lambda tx: tx.insert(member))
+            subjects = (Subject(Kind.MEMBER, member.id),)
+            _check(tree, subjects, Insert(member))
+            return _Edit(subjects, lambda tx: tx.insert(member))
 
         return self._change(self._owner(Kind.POOL, pool_id), plan, asked)
 
@@ -282,6 +285,9 @@ class Acceptor:
             redirect = made.id if made else wish.redirect_pool_id
             policy = wish.build(_new_id, listener_id, tree.project_id, position=last, redirect_pool_id=redirect)
 
+            subjects = (Subject(Kind.L7POLICY, policy.id), *((Subject(Kind.POOL, made.id),) if made else ()))
+            _check(tree, subjects, *((Insert(made),) if made else ()), Insert(policy))
+
             def work(tx: Transaction) -> None:
                 if made is not None:
                     tx.insert(made)
@@ -289,8 +295,7 @@ class Acceptor:
                 if position != last:
                     tx.change(Kind.L7POLICY, policy.id, {"position": position})
 
-            subjects = [Subject(Kind.L7POLICY, policy.id)] + ([Subject(Kind.POOL, made.id)] if made else [])
-            return _Edit(tuple(subjects), work)
+            return _Edit(subjects, work)
 
         return self._change(lb_id, plan, asked)
 
@@ -310,6 +315,8 @@ class Acceptor:
         normal = changes.normalised(kind, values)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
+            _check(tree, (Subject(kind, id),), Change(kind, id, normal))
+
             def work(tx: Transaction) -> None:
                 _touch(tx, kind, id, Event.ACCEPT_UPDATE, lb_id)
                 tx.change(kind, id, normal)
@@ -416,6 +423,11 @@ def _lock_parents(tx: Transaction, tree: LoadBalancer, subjects: Sequence[Subjec
     for kind, node in parents:
         if node.id not in changed and node.provisioning_status in allowed(kind, Event.LOCK):
             tx.settle(kind, node.id, Event.LOCK)
+
+
+def _check(tree: LoadBalancer, subjects: Sequence[Subject], *edits: Edit) -> None:
+    """Refuse what makes no sense before the rows are touched: the database's keys would say the same in fewer words."""
+    validity.check(_without_leaving(applied(tree, Plan(edits))), subjects)
 
 
 def _without_leaving(tree: LoadBalancer) -> LoadBalancer:
