@@ -162,7 +162,7 @@ class Transport:
                 if reused and _was_closed(error):
                     continue
                 raise self._translated(error, at, request) from error
-            except BaseException:
+            except BaseException:  # an interrupted exchange leaves half an answer on the connection
                 line.close()
                 raise
 
@@ -182,7 +182,7 @@ class Transport:
         )
         try:
             connection.connect()
-        except BaseException:
+        except BaseException:  # whatever interrupts it, the socket must not stay open
             connection.close()
             raise
         return connection

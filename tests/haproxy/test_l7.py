@@ -10,6 +10,8 @@ from octavia_core.errors import PermanentError
 from tests.support.running import Echo, ask, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
+pytestmark = pytest.mark.usefixtures("served_by")
+
 PATH, HOST, HEADER, COOKIE, FILE = (
     L7RuleType.PATH,
     L7RuleType.HOST_NAME,
@@ -128,7 +130,7 @@ def test_rules_of_a_policy_are_all_needed_inverted_ones_must_not_match_and_disab
 
 
 @pytest.mark.feature("l7policy.position")
-def test_the_first_policy_of_a_kind_wins_and_refusals_come_before_redirects_before_pools():
+def test_the_first_policy_of_a_kind_wins_and_refusals_come_before_redirects_before_pools(served_by):
     def to(url, position):
         return L7Policy(
             id=new_id(), action=L7Action.REDIRECT_TO_URL, redirect_url=url, position=position, rules=(rule(PATH, STARTS, "/x"),)
@@ -148,8 +150,8 @@ def test_the_first_policy_of_a_kind_wins_and_refusals_come_before_redirects_befo
             assert ask(served.address, PORT, "/x/no").status == 403
             assert ask(served.address, PORT, "/x").headers["location"] == "https://second.example.com"
             assert ask(served.address, PORT, "/").member == "other"
-            warnings = (served.folder / "output").read_text()
-            assert "WARNING" not in warnings
+            if served_by == "haproxy":
+                assert "WARNING" not in (served.folder / "output").read_text()
 
 
 def test_policies_and_rules_that_are_being_deleted_are_left_out(tmp_path):

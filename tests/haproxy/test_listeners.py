@@ -18,6 +18,8 @@ from octavia_core.settings import HaproxyAmphora
 from tests.support.running import Echo, ask, check, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, pool
 
+pytestmark = pytest.mark.usefixtures("served_by")
+
 
 def refused(address, port):
     with socket.socket() as client:

@@ -22,6 +22,8 @@ from octavia_core.ports.amphora import Material
 from tests.support.running import Echo, ask, check, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
+pytestmark = pytest.mark.usefixtures("served_by")
+
 TLS = ListenerProtocol.TERMINATED_HTTPS
 
 

@@ -21,10 +21,12 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
 
 import attrs
+import pytest
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Vip
@@ -38,10 +40,13 @@ from octavia_haproxy.render.names import cert_directory, peer_name
 from octavia_haproxy.render.sections import LOG_SOCKET
 from octavia_local.binary import find_haproxy
 
-__all__ = ["Answer", "Echo", "Running", "ask", "check", "fresh_address", "materialise", "running"]
+__all__ = ["THROUGH_AGENT", "Answer", "Echo", "Running", "ask", "check", "fresh_address", "materialise", "running"]
 
 PATIENCE = 20.0
 """Seconds after which a thing that should happen is taken for not happening."""
+
+THROUGH_AGENT: ContextVar[bool] = ContextVar("THROUGH_AGENT", default=False)
+"""Set to serve by way of the driver and the local agent; the fixture `served_by` does."""
 
 AMPHORA = Amphora(id="11111111-2222-4333-8444-555555555555", status=AmphoraStatus.ALLOCATED)
 
@@ -160,6 +165,15 @@ def running(
     if additional:
         served = attrs.evolve(served, additional_vips=(AdditionalVip(subnet_id="subnet", ip_address=further),))
     try:
+        if THROUGH_AGENT.get():
+            if replacing:
+                pytest.skip("through the agent a configuration is served as it was rendered")
+            from tests.support.through_agent import serve_by_agent
+
+            for found in serve_by_agent(served, material):
+                found.additional = further
+                yield found
+            return
         materialise(served, folder, material)
         configuration = folder / "haproxy.cfg"
         for old, new in (replacing or {}).items():
