@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import functools
 import ssl
 import tempfile
 from pathlib import Path
@@ -20,6 +21,16 @@ class Authority:
     def __init__(self) -> None:
         self._ca = trustme.CA()
         self.pem = self._ca.cert_pem.bytes().decode()
+
+    @functools.cached_property
+    def ready_made(self) -> tuple[CertificateBundle, ...]:
+        """Four certificates, for tests that need many and look at none."""
+        return tuple(self.issue(f"{number}.test") for number in range(4))
+
+    @functools.cached_property
+    def empty_revocation_list(self) -> str:
+        """A CRL that revokes nothing."""
+        return self.revocation_list()
 
     def issue(self, *names: str, common_name: str | None = None) -> CertificateBundle:
         """A certificate for these host names."""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import contextlib
+import http.client
+import json
 
 import attrs
 import pytest
@@ -55,10 +58,16 @@ def test_source_ip_keeps_a_client_with_a_member():
 
 @pytest.mark.feature("pool.lb_algorithm=LEAST_CONNECTIONS")
 def test_least_connections_goes_where_fewer_are(tmp_path):
-    with Echo("a") as a, Echo("b") as b:
-        p = pool(behind(a, b), lb_algorithm=Algorithm.LEAST_CONNECTIONS)
-        with running(load_balancer(listener(p), p)) as served:
-            assert spread(served, 8) == {"a": 4, "b": 4}
+    with Echo("a") as a, Echo("b") as b, contextlib.ExitStack() as held:
+        p = pool(behind(a, b), PoolProtocol.TCP, lb_algorithm=Algorithm.LEAST_CONNECTIONS)
+        with running(load_balancer(listener(p, ListenerProtocol.TCP), p)) as served:
+            chosen = collections.Counter()
+            for _ in range(6):
+                connection = http.client.HTTPConnection(served.address, PORT, timeout=10)
+                held.callback(connection.close)
+                connection.request("GET", "/")
+                chosen[json.loads(connection.getresponse().read())["name"]] += 1
+            assert chosen == {"a": 3, "b": 3}
         assert "    balance leastconn\n" in materialise(load_balancer(listener(p), p), tmp_path).text
 
 
