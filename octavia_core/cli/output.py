@@ -145,10 +145,17 @@ def _one_line(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
+class _Console(Console):
+    """rich ends the process with code 1 when nobody reads any more; here the command decides."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
+
 def _console(*, stderr: bool) -> Console:
-    console = Console(stderr=stderr, highlight=False, emoji=False)
+    console = _Console(stderr=stderr, highlight=False, emoji=False)
     if not console.is_terminal:
-        console = Console(stderr=stderr, highlight=False, emoji=False, width=_WIDE)
+        console = _Console(stderr=stderr, highlight=False, emoji=False, width=_WIDE)
     return console
 
 

@@ -43,18 +43,23 @@ def build() -> typer.Typer:
     return app
 
 
-def _options(
-    ctx: typer.Context,
-    state: State = None,
-    as_json: Json = None,
-    version: Annotated[bool, typer.Option("--version", help="Print the version and end.", is_eager=True)] = False,
-) -> None:
-    ctx.obj = {"state": state, "as_json": as_json}
-    if version:
+def _version(wanted: bool) -> None:
+    if wanted:
         from octavia_core import __version__
 
         print(f"octavia-core {__version__}")
         raise typer.Exit
+
+
+def _options(
+    ctx: typer.Context,
+    state: State = None,
+    as_json: Json = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
+    ] = False,
+) -> None:
+    ctx.obj = {"state": state, "as_json": as_json}
 
 
 def run(arguments: Sequence[str]) -> int:

@@ -1,0 +1,86 @@
+"""The page of every command and option, made from the app itself; docs/reference/cli.md is compared with it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import typer
+
+from octavia_core.cli.exits import Exit
+from octavia_core.cli.program import build
+
+__all__ = ["every_command", "page"]
+
+_COMMON = frozenset({"state", "as_json", "wait", "timeout", "request_id"})
+_MEANINGS = {
+    Exit.OK: "done",
+    Exit.FAILED: "the operation was carried out and failed, or something outside did not answer",
+    Exit.BAD_REQUEST: "the request or the command line is wrong, or the thing's state forbids it; nothing was changed",
+    Exit.NOT_FOUND: "there is no such thing",
+    Exit.BUSY: "another operation holds the load balancer, or another controller the state directory",
+    Exit.CONFIGURATION: "settings, the state directory, a driver or a program of this machine",
+    Exit.TIMEOUT: "the time given by `--timeout` is over; the operation goes on",
+    Exit.BUG: "a mistake of the program; the message names the file with the traceback",
+    Exit.INTERRUPTED: "Ctrl-C; the message says what becomes of the operation",
+    Exit.PIPE_CLOSED: "whoever read the output went away",
+}
+
+
+def every_command() -> dict[tuple[str, ...], Any]:
+    """Each command by its words, in the order of the help."""
+    return dict(_below((), typer.main.get_command(build())))
+
+
+def page() -> str:
+    """The page."""
+    lines = [
+        "# octavia-admin",
+        "<!-- Made from the program by docs/make.py; change the help texts there, not this page. -->",
+        "",
+        "Every command takes `--state DIR` (otherwise `$OCTAVIA_STATE`, `$XDG_STATE_HOME/octavia` or",
+        "`~/.local/state/octavia`) and `--json`, before the command or after it. Commands that change something also take",
+        "`--wait/--no-wait`, `--timeout SECONDS` and `--request-id ID`.",
+        "",
+        "| exit code | meaning |",
+        "|---|---|",
+        *(f"| {int(code)} | {_MEANINGS[code]} |" for code in Exit),
+        "",
+    ]
+    for words, command in every_command().items():
+        lines += [f"## `octavia-admin {' '.join(words)}`", "", *_help(command), ""]
+        rows = [_row(p) for p in command.params if p.name not in _COMMON and p.name != "help"]
+        if rows:
+            lines += ["| | |", "|---|---|", *rows, ""]
+    return "\n".join(lines)
+
+
+def _below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
+    children = getattr(command, "commands", None)
+    if children is None:
+        yield words, command
+        return
+    for name, child in children.items():
+        if not child.hidden:
+            yield from _below((*words, name), child)
+
+
+def _help(command: Any) -> list[str]:
+    return [line.strip() for line in (command.help or "").strip().splitlines()]
+
+
+def _row(param: Any) -> str:
+    if param.param_type_name == "argument":
+        names = f"`{param.metavar or param.name.upper()}`"
+    else:
+        flags = "/".join([*param.opts, *param.secondary_opts])
+        metavar = "" if param.is_flag else f" {param.metavar or _kind(param)}"
+        names = f"`{flags}{metavar}`"
+    return f"| {names} | {(param.help or '').replace('|', chr(92) + '|')} |"
+
+
+def _kind(param: Any) -> str:
+    choices = getattr(param.type, "choices", None)
+    if choices:
+        return "\\|".join(str(getattr(choice, "value", choice)) for choice in choices)
+    return {"integer": "NUMBER", "int": "NUMBER", "float": "NUMBER"}.get(getattr(param.type, "name", ""), "TEXT")

@@ -1,0 +1,92 @@
+"""`octavia-admin` as people and scripts run it: as a process, on a state directory of the test's own."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+PATIENCE = 60.0
+
+
+@attrs.frozen
+class Said:
+    """What a run of the command gave."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def data(self) -> Any:
+        return json.loads(self.out)
+
+
+@attrs.frozen
+class Admin:
+    """Runs octavia-admin on one state directory."""
+
+    state: Path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return os.environ | {
+            "OCTAVIA_STATE": str(self.state),
+            "PYTHONPATH": os.pathsep.join(sys.path),
+            "COLUMNS": "120",
+        }
+
+    def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-m", "octavia_core.cli", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=more.pop("stdout", subprocess.PIPE),
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            **more,
+        )
+
+    def __call__(self, *arguments: str, code: int = 0) -> Said:
+        """Run it to its end; the exit code must be `code`."""
+        process = self.start(*arguments)
+        try:
+            out, err = process.communicate(timeout=PATIENCE)
+        finally:
+            process.kill()
+        said = Said(process.returncode, out, err)
+        assert "Traceback" not in said.err + said.out
+        assert said.code == code, said
+        return said
+
+    @contextlib.contextmanager
+    def up(self) -> Iterator[subprocess.Popen[str]]:
+        """A controller that is ready; ended at the end if it still runs."""
+        process = self.start("up", "--json", "--quiet")
+        assert process.stdout is not None
+        try:
+            ready = process.stdout.readline()
+            assert '"ready": true' in ready, process.communicate()[1]
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.communicate(timeout=PATIENCE)
+
+
+@pytest.fixture
+def admin(tmp_path: Path) -> Iterator[Admin]:
+    """The command on a fresh state directory; whatever it started has ended afterwards."""
+    runner = Admin(tmp_path / "state")
+    yield runner
+    if (runner.state / "state.json").exists():
+        runner("down")
