@@ -34,7 +34,10 @@ from octavia_core.policy.apply import Change, Delete, Edit, Insert, Plan, applie
 from octavia_core.policy.apply import plan as plan_edits
 from octavia_core.ports.storage import Storage, Transaction
 
-__all__ = ["Acceptor", "Asked"]
+__all__ = ["CONFIGURE", "CREATE", "DELETE", "FAILOVER", "Acceptor", "Asked"]
+
+CREATE, CONFIGURE, DELETE, FAILOVER = "create", "configure", "delete", "failover"
+"""The flows that wishes are carried out by; a request id is one request per flow."""
 
 
 @attrs.frozen(kw_only=True)
@@ -63,6 +66,11 @@ class Acceptor:
     storage: Storage
     topology: Topology
 
+    def known(self, flow: str, asked: Asked) -> Operation | None:
+        """The operation of a request that was accepted before; None for a new one, and for one without an id."""
+        request_id = asked.request_id
+        return None if request_id is None else self.storage.read(lambda tx: tx.requested(flow, request_id))
+
     # -- load balancers --------------------------------------------------------------------------------------------
     def create_load_balancer(self, wish: NewLoadBalancer, asked: Asked) -> Operation:
         """Store the whole tree PENDING_CREATE and the operation that builds it."""
@@ -70,7 +78,7 @@ class Acceptor:
         validity.check(tree)
         if tree.topology is Topology.ACTIVE_STANDBY:
             raise BadRequest("topology ACTIVE_STANDBY is not offered yet by this release; leave it out, or say SINGLE")
-        operation = self._operation("create", tree.id, (Subject(Kind.LOAD_BALANCER, tree.id),), asked)
+        operation = self._operation(CREATE, tree.id, (Subject(Kind.LOAD_BALANCER, tree.id),), asked)
 
         def accept(tx: Transaction) -> Operation:
             stored = tx.add_operation(operation)
@@ -83,7 +91,7 @@ class Acceptor:
 
     def delete_load_balancer(self, lb_id: str, asked: Asked, *, cascade: bool) -> Operation:
         """Mark it PENDING_DELETE; without `cascade` one that still has listeners or pools is refused."""
-        operation = self._operation("delete", lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked)
+        operation = self._operation(DELETE, lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked)
 
         def accept(tx: Transaction) -> Operation:
             tree = _existing(tx, lb_id)
@@ -102,7 +110,7 @@ class Acceptor:
 
     def failover_load_balancer(self, lb_id: str, asked: Asked) -> Operation:
         """Ask for new amphorae in place of all that it has. Works in ERROR too."""
-        operation = self._operation("failover", lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked)
+        operation = self._operation(FAILOVER, lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked)
 
         def accept(tx: Transaction) -> Operation:
             _existing(tx, lb_id)
@@ -125,7 +133,7 @@ class Acceptor:
                 raise Refused(f"amphora {amphora_id} serves no load balancer; delete it instead of replacing it")
             lb_id = amphora.load_balancer_id
             operation = attrs.evolve(
-                self._operation("failover", lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked),
+                self._operation(FAILOVER, lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked),
                 amphora_id=amphora_id,
                 internal=True,
             )
@@ -347,11 +355,11 @@ class Acceptor:
 
         def accept(tx: Transaction) -> Operation:
             if asked.request_id is not None:
-                known = tx.requested("configure", asked.request_id)
+                known = tx.requested(CONFIGURE, asked.request_id)
                 if known is not None:
                     return known
             edit = planner(tx, _existing(tx, lb_id))
-            stored = tx.add_operation(self._operation("configure", lb_id, edit.subjects, asked))
+            stored = tx.add_operation(self._operation(CONFIGURE, lb_id, edit.subjects, asked))
             _lock(tx, lb_id, lock)
             edit.work(tx)
             after = _existing(tx, lb_id)

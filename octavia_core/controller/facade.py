@@ -10,9 +10,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
-from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.accept import CONFIGURE, CREATE, DELETE, FAILOVER, Acceptor, Asked
 from octavia_core.controller.adopt import Orphan, orphans
 from octavia_core.controller.bell import ring
 from octavia_core.controller.explain import Explanation, why
@@ -39,8 +39,6 @@ from octavia_core.ports.storage import Revision, Storage, Summary
 from octavia_core.settings import Settings
 
 __all__ = ["Controller"]
-
-T = TypeVar("T")
 
 
 class Controller:
@@ -117,7 +115,7 @@ class Controller:
         self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None
     ) -> Operation:
         """Ask for a load balancer with everything below it."""
-        return self._ask(lambda asked: self._acceptor.create_load_balancer(wish, asked), actor, request_id, 0.0)
+        return self._ask(lambda asked: self._acceptor.create_load_balancer(wish, asked), actor, request_id, 0.0, CREATE)
 
     def update_load_balancer(
         self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
@@ -130,18 +128,24 @@ class Controller:
     ) -> Operation:
         """Ask for its end. Without `cascade`, one that has listeners or pools is refused."""
         return self._ask(
-            lambda asked: self._acceptor.delete_load_balancer(id, asked, cascade=cascade), actor, request_id, wait
+            lambda asked: self._acceptor.delete_load_balancer(id, asked, cascade=cascade),
+            actor,
+            request_id,
+            wait,
+            DELETE,
         )
 
     def failover_load_balancer(
         self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation:
         """Ask for new amphorae. This is also the repair of a load balancer in ERROR."""
-        return self._ask(lambda asked: self._acceptor.failover_load_balancer(id, asked), actor, request_id, wait)
+        return self._ask(
+            lambda asked: self._acceptor.failover_load_balancer(id, asked), actor, request_id, wait, FAILOVER
+        )
 
     def failover_amphora(self, id: str, *, actor: str = "library", request_id: str | None = None) -> Operation:
         """Ask for the replacement of one amphora; queues behind what runs."""
-        return self._ask(lambda asked: self._acceptor.failover_amphora(id, asked), actor, request_id, 0.0)
+        return self._ask(lambda asked: self._acceptor.failover_amphora(id, asked), actor, request_id, 0.0, FAILOVER)
 
     def apply(
         self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
@@ -149,6 +153,9 @@ class Controller:
         """Make the load balancer of that name what the wish says, creating it if needed; None when it is that already."""
         if not wish.name:
             raise BadRequest("apply needs a name to find the load balancer by")
+        created = self._acceptor.known(CREATE, Asked(actor=actor, request_id=request_id))
+        if created is not None:
+            return self._handle(created)
         found = self.storage.read(lambda tx: tx.find(Kind.LOAD_BALANCER, wish.name or ""))
         if not found:
             return self.create_load_balancer(wish, actor=actor, request_id=request_id)
@@ -375,12 +382,34 @@ class Controller:
     def _handle(self, row: Row) -> Operation:
         return Operation(self, row)
 
-    def _ask(self, accept: Callable[[Asked], Row], actor: str, request_id: str | None, wait: float) -> Operation:
-        return self._handle(self._retry(accept, actor, request_id, wait))
+    def _ask(
+        self,
+        accept: Callable[[Asked], Row],
+        actor: str,
+        request_id: str | None,
+        wait: float,
+        flow: str = CONFIGURE,
+    ) -> Operation:
+        row = self._retry(accept, actor, request_id, wait, flow)
+        assert row is not None
+        return self._handle(row)
 
-    def _retry(self, accept: Callable[[Asked], T], actor: str, request_id: str | None, wait: float) -> T:
-        """Accept, again while the load balancer is busy and time is left; then tell the worker of this process."""
+    def _retry(
+        self,
+        accept: Callable[[Asked], Row | None],
+        actor: str,
+        request_id: str | None,
+        wait: float,
+        flow: str = CONFIGURE,
+    ) -> Row | None:
+        """Accept, again while the load balancer is busy and time is left; then tell the worker of this process.
+
+        A request that was accepted before is answered first: what it was about may be gone by now.
+        """
         asked = Asked(actor=actor, request_id=request_id)
+        known = self._acceptor.known(flow, asked)
+        if known is not None:
+            return known
         deadline = self.clock.monotonic() + wait
         while True:
             try:
