@@ -1,4 +1,4 @@
-"""A storage on each database; its tables are made once for a module, and emptied after each test."""
+"""A storage on each database; its tables are made once for all tests of a worker, and emptied after each."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ from octavia_core.db.tables.seeds import own_rows, upstream_rows
 from octavia_core.db.transaction import SqlTransaction
 from octavia_core.domain.secret import Secret
 from octavia_core.settings import Database, Settings
+from tests.conftest import DATABASES
+from tests.conftest import _database as database
 
 
 def settings_for(url: str, **more: object) -> Settings:
     return Settings(database=Database(connection=Secret(url), **more))
 
 
-@pytest.fixture(scope="module")
-def ready_url(module_database_url: str) -> str:
-    schema.prepare(Database(connection=Secret(module_database_url)))
-    return module_database_url
+@pytest.fixture(scope="session", params=DATABASES)
+def ready_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    for url in database(request.param, tmp_path_factory):
+        schema.prepare(Database(connection=Secret(url)))
+        yield url
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def opened(ready_url: str) -> Iterator[SqlStorage]:
     storage = SqlStorage.open(settings_for(ready_url))
     yield storage
