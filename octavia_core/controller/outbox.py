@@ -22,12 +22,13 @@ BATCH = 500
 class Outbox:
     """Delivers events to listeners; one that raises or takes too long is counted, logged and passed over."""
 
-    def __init__(self, storage: Storage, listeners: Sequence[tuple[str, Listener]], *, timeout: float, pause: float) -> None:
+    def __init__(
+        self, storage: Storage, listeners: Sequence[tuple[str, Listener]], *, timeout: float, pause: float
+    ) -> None:
         self._storage, self._timeout, self._pause = storage, timeout, pause
         self._lanes = [_Lane(name, listener, timeout) for name, listener in listeners]
         self._stop, self._nudge = threading.Event(), threading.Event()
         self._thread: threading.Thread | None = None
-        self._cursor: int | None = None
 
     @property
     def failures(self) -> dict[str, int]:
@@ -35,9 +36,17 @@ class Outbox:
         return {lane.name: lane.failures for lane in self._lanes}
 
     def start(self) -> None:
-        """Start delivering, if anybody listens. Begins after the newest event that exists."""
+        """Start delivering, if anybody listens. A plugin not seen before begins after the newest event that exists.
+
+        Raises:
+            TransientError: the database does not answer.
+        """
         if not self._lanes:
             return
+        for (
+            lane
+        ) in self._lanes:  # stored at once: read anew at each look, "the newest" would always be after everything
+            self._storage.transaction(lambda tx, lane=lane: tx.set_delivered(lane.name, tx.delivered(lane.name)))  # type: ignore[misc]
         self._thread = threading.Thread(target=self._loop, name="octavia-events", daemon=True)
         self._thread.start()
 

@@ -1,0 +1,121 @@
+"""Events reach plugins: in order, across restarts, and whatever another plugin does."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from octavia_core.controller.outbox import Outbox
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.operation import Event
+from octavia_core.settings import Settings
+
+PATIENCE = 20.0
+
+
+@pytest.fixture
+def storage(tmp_path):
+    settings = Settings.load(("test", {"database": {"connection": f"sqlite:///{tmp_path}/octavia.db"}}))
+    prepare(settings)
+    opened = SqlStorage.open(settings)
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def deliver(storage):
+    """Starts an outbox for listeners; ends it with the test."""
+    started = []
+
+    def start(*listeners, timeout=5.0):
+        outbox = Outbox(storage, listeners, timeout=timeout, pause=0.05)
+        outbox.start()
+        started.append(outbox)
+        return outbox
+
+    yield start
+    for outbox in started:
+        outbox.stop()
+
+
+class Reader:
+    def __init__(self):
+        self.names, self._seen = [], threading.Condition()
+
+    def __call__(self, *, events):
+        with self._seen:
+            self.names += [event.name for event in events]
+            self._seen.notify_all()
+
+    def until(self, name):
+        with self._seen:
+            assert self._seen.wait_for(lambda: name in self.names, PATIENCE), self.names
+
+
+def emit(storage, *names):
+    storage.transaction(lambda tx: [tx.emit(Event(name=name, text=name)) for name in names])
+
+
+def test_a_new_plugin_gets_what_happens_from_now_on_in_order(storage, deliver):
+    emit(storage, "old")
+    reader = Reader()
+    deliver(("reader", reader))
+    emit(storage, "a", "b")
+    emit(storage, "c")
+    reader.until("c")
+    assert reader.names == ["a", "b", "c"]
+
+
+def test_what_happened_between_two_starts_is_not_missed(storage, deliver):
+    first, second = Reader(), Reader()
+    outbox = deliver(("reader", first))
+    emit(storage, "a")
+    first.until("a")
+    outbox.stop()
+    emit(storage, "b")
+    deliver(("reader", second))
+    second.until("b")
+    assert (first.names, second.names) == (["a"], ["b"])
+
+
+def test_the_last_events_are_delivered_when_it_stops(storage, deliver):
+    reader = Reader()
+    outbox = deliver(("reader", reader))
+    emit(storage, "a")
+    outbox.stop()
+    assert reader.names == ["a"]
+
+
+def test_a_plugin_that_raises_is_counted_and_the_others_and_the_next_batch_are_served(storage, deliver):
+    reader, raised = Reader(), threading.Event()
+
+    def broken(*, events):
+        raised.set()
+        raise RuntimeError("a plugin's mistake")
+
+    outbox = deliver(("broken", broken), ("reader", reader))
+    emit(storage, "a")
+    reader.until("a")
+    assert raised.wait(PATIENCE)
+    emit(storage, "b")
+    reader.until("b")
+    assert outbox.failures["broken"] >= 1
+    assert outbox.failures["reader"] == 0
+
+
+def test_a_plugin_that_hangs_holds_up_nobody_and_is_not_called_again_meanwhile(storage, deliver):
+    reader, free, calls = Reader(), threading.Event(), []
+
+    def slow(*, events):
+        calls.append(len(events))
+        free.wait(PATIENCE)
+
+    outbox = deliver(("slow", slow), ("reader", reader), timeout=0.05)
+    emit(storage, "a")
+    reader.until("a")
+    emit(storage, "b")
+    reader.until("b")
+    assert len(calls) == 1
+    assert outbox.failures["slow"] == 2
+    free.set()
