@@ -17,7 +17,7 @@ from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from octavia_core.db.engine import make_engine, parse_url, sqlite_path
 from octavia_core.db.faults import translated, where
-from octavia_core.errors import ConfigurationError
+from octavia_core.errors import ConfigurationError, TransientError
 from octavia_core.settings import Database
 
 __all__ = ["HEAD", "KNOWN", "VERSION_TABLE", "check", "create", "downgrade", "prepare", "upgrade"]
@@ -185,7 +185,8 @@ def _alone(connection: Connection) -> Iterator[None]:
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
             yield
         case "mysql" | "mariadb":
-            connection.exec_driver_sql(f"SELECT GET_LOCK('octavia_core_schema', {_PATIENCE})")
+            if connection.exec_driver_sql(f"SELECT GET_LOCK('octavia_core_schema', {_PATIENCE})").scalar() != 1:
+                raise TransientError(f"another process has been upgrading {where(connection.engine.url)} for a while")
             try:
                 yield
             finally:

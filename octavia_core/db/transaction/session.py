@@ -27,7 +27,7 @@ class Session:
         self._connection = connection
         self._writes = writes
         self.changed = False
-        """True once a statement that writes was sent."""
+        """True once a statement changed something: only then a second application could matter."""
 
     @property
     def dialect(self) -> str:
@@ -50,13 +50,16 @@ class Session:
     def write(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
         """Send a statement that changes rows; how many it matched."""
         self._may_write()
-        return int(self._connection.execute(statement, parameters or {}).rowcount)
+        matched = int(self._connection.execute(statement, parameters or {}).rowcount)
+        self.changed = self.changed or matched != 0
+        return matched
 
     def write_many(self, statement: Executable, rows: Sequence[Mapping[str, Any]]) -> None:
         """The same statement for many rows, in as few round trips as the driver has for it; no row, no trip."""
         if rows:
             self._may_write()
             self._connection.execute(statement, rows)
+            self.changed = True
 
     def add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], **every: Any) -> None:
         """Insert rows; `every` are SQL expressions that all of them get."""
@@ -74,7 +77,6 @@ class Session:
     def _may_write(self) -> None:
         if not self._writes:
             raise RuntimeError("a read must not change anything: use Storage.transaction")
-        self.changed = True
 
 
 def chunks(values: Collection[T], size: int = _CHUNK) -> Iterator[list[T]]:

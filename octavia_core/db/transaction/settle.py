@@ -18,7 +18,7 @@ from octavia_core.db.transaction.change import Change
 from octavia_core.db.transaction.session import chunks
 from octavia_core.domain.operation import Subject
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
-from octavia_core.errors import NotFound
+from octavia_core.errors import NotFound, TransientError
 from octavia_core.lifecycle import amphora as amphora_life
 from octavia_core.lifecycle import provisioning
 from octavia_core.lifecycle.provisioning import Event
@@ -26,6 +26,9 @@ from octavia_core.lifecycle.provisioning import Event
 __all__ = ["Settle"]
 
 _CHILDREN = (Kind.L7RULE, Kind.L7POLICY, Kind.MEMBER, Kind.HEALTH_MONITOR, Kind.LISTENER, Kind.POOL)
+_ROUNDS = 100
+"""Each further round means that somebody else moved the same row meanwhile."""
+
 _SHOWN = frozenset({Kind.HEALTH_MONITOR, Kind.L7POLICY, Kind.L7RULE})
 """No heartbeat speaks about these, so they are ONLINE when they are in place and enabled."""
 
@@ -36,7 +39,7 @@ class Settle(Change):
     def settle(self, kind: Kind, id: str, event: Event) -> Provisioning:
         """Move one provisioning status; see the port."""
         table = TABLE_OF[kind]
-        while True:  # ends: each round means that somebody else moved it, along a table without circles of that kind
+        for _ in range(_ROUNDS):
             found = self.value(select(table.c.provisioning_status).where(table.c.id == id))
             if found is None:
                 raise NotFound(kind.words, id)
@@ -49,6 +52,22 @@ class Settle(Change):
                 if target is Provisioning.DELETED:
                     self.count_down(id, {Kind.LOAD_BALANCER: 1})
                 return target
+        raise TransientError(f"{kind.words} {id}: others move its status all the time")
+
+    def provisioning(self, subjects: Collection[Subject]) -> Mapping[Subject, Provisioning]:
+        """The statuses of several rows, in one query for each few hundred of them."""
+        by_kind: dict[Kind, list[str]] = {}
+        for subject in subjects:
+            by_kind.setdefault(subject.kind, []).append(subject.id)
+        queries = [
+            select(literal(str(kind)).label("kind"), TABLE_OF[kind].c.id, TABLE_OF[kind].c.provisioning_status).where(
+                TABLE_OF[kind].c.id.in_(some)
+            )
+            for kind, ids in by_kind.items()
+            for some in chunks(sorted(ids))
+        ]
+        found = self.rows(union_all(*queries)) if queries else []
+        return {Subject(Kind(row.kind), row.id): Provisioning(row.provisioning_status) for row in found}
 
     def _move(self, kind: Kind, ids: Collection[str], status: Provisioning, target: Provisioning) -> int:
         table = TABLE_OF[kind]
@@ -129,7 +148,7 @@ class Settle(Change):
 
     def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent) -> AmphoraStatus:
         """Move an amphora's status; see the port. BOOT starts the time within which it must be heard."""
-        while True:  # ends for the same reason as in `settle`
+        for _ in range(_ROUNDS):
             found = self.value(select(amphora.c.status).where(amphora.c.id == id))
             if found is None:
                 raise NotFound(Kind.AMPHORA.words, id)
@@ -144,6 +163,7 @@ class Settle(Change):
                 if event is amphora_life.AmphoraEvent.BOOT:
                     self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
                 return target
+        raise TransientError(f"amphora {id}: others move its status all the time")
 
     def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
         """Write operating statuses that differ from the rows; how many did."""
