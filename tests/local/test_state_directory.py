@@ -180,8 +180,8 @@ def test_an_interrupted_beginning_is_completed(path):
 
 MOUNTS = """\
 22 1 254:0 / / rw,relatime - ext4 /dev/vda rw
-30 22 0:30 / /home rw,relatime shared:1 - nfs4 server:/home rw
-31 30 0:31 / /home/local\\040disk rw,relatime - xfs /dev/vdb rw
+30 22 0:30 / /srv rw,relatime shared:1 - nfs4 server:/home rw
+31 30 0:31 / /srv/local\\040disk rw,relatime - xfs /dev/vdb rw
 32 22 0:32 / /mnt rw - ext4 /dev/vdc rw
 33 22 0:33 / /mnt rw - cifs //server/share rw
 """
@@ -190,11 +190,11 @@ MOUNTS = """\
 @pytest.mark.parametrize(
     ("where", "kind"),
     [
-        ("/home/anna/state", "nfs4"),
-        ("/home", "nfs4"),
+        ("/srv/anna/state", "nfs4"),
+        ("/srv", "nfs4"),
         ("/mnt/state", "cifs"),
-        ("/home/local disk/state", None),
-        ("/homeless/state", None),
+        ("/srv/local disk/state", None),
+        ("/srvless/state", None),
         ("/var/lib/state", None),
     ],
 )
