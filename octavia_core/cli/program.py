@@ -68,11 +68,9 @@ def run(arguments: Sequence[str]) -> int:
         code = build()(args=list(arguments), prog_name="octavia-admin", standalone_mode=False)
     except typer.Abort:
         return Exit.INTERRUPTED
-    except Exception as error:
+    except Exception as error:  # commands guard themselves; what has no words is a mistake of the command line's own code
         words = getattr(error, "format_message", None)
-        if not callable(
-            words
-        ):  # commands guard themselves; what arrives here is a mistake of the command line's own code
+        if not callable(words):
             raise
         return _usage(error, str(words()), json="--json" in arguments)
     return int(code) if isinstance(code, int) else Exit.OK

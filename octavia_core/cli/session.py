@@ -222,12 +222,10 @@ def guarded(session: Session) -> Iterator[None]:
         raise typer.Exit(Exit.PIPE_CLOSED) from None
     except (typer.Exit, typer.Abort):
         raise
-    except Exception as error:
-        if callable(
-            getattr(error, "format_message", None)
-        ):  # the command line itself: `run` says what is wrong with it
-            raise
-        _end(session, _Bug(error, session.path), Exit.BUG)  # whatever it is, a person gets a sentence, not a traceback
+    except Exception as error:  # whatever it is, a person gets a sentence, not a traceback
+        if callable(getattr(error, "format_message", None)):
+            raise  # the command line itself: `run` says what is wrong with it
+        _end(session, _Bug(error, session.path), Exit.BUG)
 
 
 class _Bug(Exception):
