@@ -68,7 +68,7 @@ def run(arguments: Sequence[str]) -> int:
         code = build()(args=list(arguments), prog_name="octavia-admin", standalone_mode=False)
     except typer.Abort:
         return Exit.INTERRUPTED
-    except Exception as error:  # commands guard themselves; what has no words is a mistake of the command line's own code
+    except Exception as error:  # commands guard themselves; what has no words is our own mistake
         words = getattr(error, "format_message", None)
         if not callable(words):
             raise
