@@ -1,6 +1,7 @@
 """Fill the places marked `<!-- numbers:NAME -->` from docs/explanation/measured.json: `python docs/measured.py`.
 
-With `--from FILE` (or `-` for standard input) it first takes over what a benchmark said with `--json`: its last line.
+With `--from FILE` (or `-` for standard input) it first takes over what a benchmark said with `--json`, its last line;
+`--note` says what else the machine did meanwhile.
 `tests/docs/test_measured.py` compares the pages with what this would write.
 """
 
@@ -41,7 +42,8 @@ def filled(page: str, measured: Mapping[str, Any]) -> str:
 
 def _table(report: Mapping[str, Any]) -> Iterator[str]:
     units = report["units"]
-    yield f"Measured on {report['date']}, on {report['machine']}; medians where the benchmark repeats."
+    note = f", {report['note']}" if report.get("note") else ""
+    yield f"Measured on {report['date']}, on {report['machine']}{note}; medians where the benchmark repeats."
     yield ""
     yield "| what | measured | aim | |"
     yield "|---|---:|---:|---|"
@@ -57,21 +59,30 @@ def _shown(value: float, unit: str) -> str:
     return f"{value:,.0f} {unit}".strip()
 
 
-def taken_over(line: str, day: str) -> dict[str, Any]:
-    """What a benchmark said, with the day it was said."""
+def taken_over(line: str, day: str, note: str = "") -> dict[str, Any]:
+    """What a benchmark said, with the day it was said, and what else the machine did."""
     report = json.loads(line)
-    return {report["benchmark"]: {"date": day, **{k: report[k] for k in ("machine", "figures", "units", "aims")}}}
+    return {
+        report["benchmark"]: {
+            "date": day,
+            "note": note,
+            **{k: report[k] for k in ("machine", "figures", "units", "aims")},
+        }
+    }
 
 
 def main() -> int:
     """Take over, then fill."""
     parser = argparse.ArgumentParser(description="Fill the measured numbers of the docs.")
     parser.add_argument("--from", dest="source", help="output of a benchmark with --json; - is standard input")
-    source = parser.parse_args().source
+    parser.add_argument("--note", default="", help="what else the machine did, for example: 'otherwise idle'")
+    arguments = parser.parse_args()
+    source = arguments.source
     measured = json.loads(MEASURED.read_text(encoding="utf-8")) if MEASURED.exists() else {}
     if source is not None:
         said = sys.stdin.read() if source == "-" else Path(source).read_text(encoding="utf-8")
-        measured |= taken_over(said.strip().splitlines()[-1], datetime.datetime.now(datetime.UTC).date().isoformat())
+        today = datetime.datetime.now(datetime.UTC).date().isoformat()
+        measured |= taken_over(said.strip().splitlines()[-1], today, arguments.note)
         MEASURED.write_text(json.dumps(measured, indent=1) + "\n", encoding="utf-8")
     for page in PAGES:
         before = page.read_text(encoding="utf-8")
