@@ -14,7 +14,7 @@ import attrs
 
 from octavia_core.errors import DriverUnavailable
 
-__all__ = ["OLDEST_HAPROXY", "HaproxyBinary", "find_haproxy"]
+__all__ = ["OLDEST_HAPROXY", "HaproxyBinary", "check_haproxy", "find_haproxy"]
 
 OLDEST_HAPROXY = (2, 4)
 """Older ones have no dynamic servers and lack directives that are rendered."""
@@ -62,6 +62,22 @@ def find_haproxy() -> HaproxyBinary:
         best = max(too_old, key=lambda binary: binary.order)
         raise DriverUnavailable(f"HAProxy {best.version} at {best.path} is too old, 2.4 is needed; {_ADVICE}")
     raise DriverUnavailable(f"no HAProxy on this machine; {_ADVICE}")
+
+
+def check_haproxy(path: str) -> HaproxyBinary:
+    """The HAProxy that the settings name.
+
+    Raises:
+        DriverUnavailable: it is no HAProxy, or older than 2.4.
+    """
+    absolute = os.path.realpath(path)
+    version = _version(absolute, os.stat(absolute).st_mtime_ns)
+    if version is None:
+        raise DriverUnavailable(f"[local] haproxy = {path!r} is no HAProxy: it does not say a version; {_ADVICE}")
+    binary = HaproxyBinary(absolute, version)
+    if binary.order[:2] < OLDEST_HAPROXY:
+        raise DriverUnavailable(f"[local] haproxy: HAProxy {version} at {path} is too old, 2.4 is needed; {_ADVICE}")
+    return binary
 
 
 def _in_wheel() -> str | None:

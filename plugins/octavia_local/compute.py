@@ -25,7 +25,7 @@ from octavia_core.errors import ConfigurationError, DriverUnavailable, Permanent
 from octavia_core.ports.compute import BootFiles, Death, Server, ServerSpec, ServerState
 from octavia_core.settings import Settings
 from octavia_local import processes
-from octavia_local.binary import find_haproxy
+from octavia_local.binary import check_haproxy, find_haproxy
 from octavia_local.home import PREFIX, Home, amphora_id_of, as_port_error, private_directory, write_private
 from octavia_local.processes import Process
 from octavia_local.ranges import Ranges
@@ -232,7 +232,7 @@ def _haproxy(configured: str) -> str:
             f"[local] haproxy = {configured!r} is no program; give the path of HAProxy, or leave it out"
             " and install one with: pip install 'octavia-core[local]'"
         )
-    return os.path.abspath(configured)
+    return check_haproxy(os.path.abspath(configured)).path
 
 
 def _rotated(network: ipaddress.IPv4Network, name: str) -> list[str]:
