@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
+
+_ID = re.compile(r"-?[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}")
 
 __all__ = ["holder_words", "step_words", "wait_words"]
 
 _STEPS: Mapping[str, str] = {
+    "requested": "waiting for the API's rows",
     "plan": "planning",
     "reserve-vip": "reserving the address",
     "store-vip": "storing the address",
@@ -17,6 +21,7 @@ _STEPS: Mapping[str, str] = {
     "agent-answers": "waiting for the amphora's agent to answer",
     "allocated": "recording that the amphora answers",
     "plug-vip": "giving the amphora its address",
+    "plugged": "recording its address",
     "agent-vip": "telling the agent its address",
     "push": "sending the configuration",
     "destroy": "removing the server",
@@ -34,7 +39,7 @@ def step_words(path: str) -> str:
     undo = path.startswith("undo/")
     parts = path.removeprefix("undo/").split("/")
     words = _STEPS.get(parts[-1], parts[-1].replace("-", " "))
-    where = " ".join(part for part in parts[:-1] if not _is_id(part))
+    where = " ".join(filter(None, (_ID.sub("", part) for part in parts[:-1])))
     text = f"{words} ({where})" if where else words
     return f"taking back: {text}" if undo else text
 
@@ -49,6 +54,8 @@ def wait_words(wait: Mapping[str, Any]) -> str:
         at = about.get("at")
         place = at if isinstance(at, Mapping) else {}
         return f"the agent of amphora {place.get('amphora_id', '?')} at {place.get('host', '?')}:{place.get('port', '?')} to answer"
+    if wait.get("kind") == "rows":
+        return "the API to commit what it asked for"
     return str(wait.get("kind", "something outside"))
 
 
@@ -58,7 +65,3 @@ def holder_words(holder: str | None) -> str | None:
         return None
     parts = holder.rsplit(":", 2)
     return f"process {parts[1]} on {parts[0]}" if len(parts) == 3 else holder
-
-
-def _is_id(part: str) -> bool:
-    return len(part) == 36 and part.count("-") == 4

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import signal
@@ -14,6 +15,8 @@ from typing import Any
 
 import attrs
 import pytest
+
+from octavia_core.cli.program import run
 
 PATIENCE = 60.0
 
@@ -65,6 +68,15 @@ class Admin:
             process.kill()
         said = Said(process.returncode, out, err)
         assert "Traceback" not in said.err + said.out
+        assert said.code == code, said
+        return said
+
+    def inside(self, *arguments: str, code: int = 0) -> Said:
+        """The same inside this process, which is quicker: where a process of its own adds nothing."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            ended = run(["--state", str(self.state), *arguments])
+        said = Said(ended, out.getvalue(), err.getvalue())
         assert said.code == code, said
         return said
 

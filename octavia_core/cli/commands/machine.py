@@ -75,20 +75,15 @@ def config_show(
 
 
 def config_check(session: Session) -> None:
-    """Check settings, drivers, certificates and programs, without starting anything."""
-    from octavia_core.controller.wiring import build_world
-    from octavia_core.hooks.plugins import Plugins
-
-    settings = _settings(session)
-    world = build_world(settings, Plugins())
-    names = {
-        port: type(getattr(world, port)).__name__
-        for port in ("compute", "network", "amphora", "certificates", "issuer")
-    }
+    """Check settings, drivers, certificates, programs and the database, without starting anything."""
+    with session.look() as controller:
+        world = controller.world
+    ports = ("compute", "network", "amphora", "certificates", "issuer")
+    names = {port: type(getattr(world, port)).__name__ for port in ports}
     if session.json:
-        session.screen.data({"ok": True, "state_directory": settings.state_directory, "drivers": names})
+        session.screen.data({"ok": True, "state_directory": session.path, "drivers": names})
         return
-    session.screen.say(f"state directory {settings.state_directory}: everything needed is there")
+    session.screen.say(f"state directory {session.path}: everything needed is there")
 
 
 ConfigFile = Annotated[
