@@ -199,6 +199,10 @@ class Engine:
     undo_attempts: int = _option(5, "attempts of an undo before it becomes a cleanup operation")
     boot_deadline: float = _option(600.0, "seconds until a server that was asked for must serve")
     event_timeout: float = _option(5.0, "seconds that a hook may spend on one batch of events")
+    failovers_per_minute: float = _option(600.0, "failovers that one health manager may start in a minute")
+    threads: int = _option(4, "operations side by side in one worker process")
+    sweep: str = _option("report", "rows whose request was lost: off, report (say so) or repair (carry them out)")
+    sweep_interval: float = _option(60.0, "seconds between two looks for them")
 
 
 @attrs.frozen(kw_only=True)
@@ -213,9 +217,12 @@ class Local:
 
 @attrs.frozen(kw_only=True)
 class Settings:
-    """All groups. `state_directory` is absolute; `origins` says for "group.name" where a value came from."""
+    """All groups. `state_directory` is absolute; `origins` says for "group.name" where a value came from; `files` are
+    the settings files that were read, for plugins that find more in them.
+    """
 
     state_directory: str = ""
+    files: tuple[str, ...] = ()
     controller_worker: ControllerWorker = attrs.field(factory=ControllerWorker)
     health_manager: HealthManager = attrs.field(factory=HealthManager)
     house_keeping: HouseKeeping = attrs.field(factory=HouseKeeping)
@@ -328,6 +335,7 @@ def local_defaults(state_directory: str) -> dict[str, dict[str, Any]]:
             "ca_private_key": f"{state_directory}/authority/agents.key",
             "storage_path": f"{state_directory}/secrets",
         },
+        "engine": {"sweep": "repair"},  # nobody else works on this database
         "haproxy_amphora": {
             "client_cert": f"{state_directory}/authority/controller.pem",
             "server_ca": f"{state_directory}/authority/agents.pem",

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from octavia_core.controller.state import read_toml
 from octavia_core.errors import ConfigurationError
 from octavia_core.hooks.plugins import Plugins
+from octavia_core.ports.requests import Accept, RequestSource
 from octavia_core.settings import Settings
 
-__all__ = ["load_settings"]
+__all__ = ["load_settings", "request_source"]
 
 Reader = Callable[[str], Mapping[str, Mapping[str, Any]]]
 
@@ -25,17 +29,49 @@ def load_settings(files: Sequence[str], *, state_directory: str = "") -> Setting
         ConfigurationError: nobody reads such a file, or what it says is wrong.
     """
     readers: dict[str, Reader] = {"octavia.toml": read_toml}
-    for offered in Plugins().hook.octavia_settings_sources():
+    plugins = Plugins()
+    for offered in plugins.hook.octavia_settings_sources():
         readers.update(offered)
-    return Settings.load(*((file, _reader(file, readers)(file)) for file in files), state_directory=state_directory)
+    chosen = [(file, readers[_known(file, readers)]) for file in files]
+    used = {_known(file, readers) for file in files}
+    defaults = [
+        ("environment", values())
+        for offered in plugins.hook.octavia_settings_defaults()
+        for name, values in offered.items()
+        if name in used
+    ]
+    sources = [(file, reader(file)) for file, reader in chosen]
+    return attrs.evolve(
+        Settings.load(*defaults, *sources, state_directory=state_directory), files=tuple(map(os.path.abspath, files))
+    )
 
 
-def _reader(file: str, readers: Mapping[str, Reader]) -> Reader:
-    path = Path(file)
-    if path.name in readers:
-        return readers[path.name]
-    alike = [reader for known, reader in readers.items() if path.suffix and Path(known).suffix == path.suffix]
+def request_source(settings: Settings, accept: Accept) -> RequestSource | None:
+    """The listener that the settings files bring, or None when none of them names one.
+
+    Raises:
+        DriverUnavailable: what it needs is not installed.
+    """
+    for offered in Plugins().hook.octavia_request_sources():
+        for name, factory in offered.items():
+            files = [file for file in settings.files if _alike(file, name)]
+            if files:
+                source: RequestSource = factory(files, accept)
+                return source
+    return None
+
+
+def _known(file: str, readers: Mapping[str, Reader]) -> str:
+    """The name under which a reader of that file is known."""
+    if Path(file).name in readers:
+        return Path(file).name
+    alike = [known for known in readers if _alike(file, known)]
     if len(alike) != 1:
         known = ", ".join(sorted(readers))
         raise ConfigurationError(f"{file}: no plugin reads settings of that name; known are {known}")
     return alike[0]
+
+
+def _alike(file: str, name: str) -> bool:
+    path = Path(file)
+    return path.name == name or bool(path.suffix and path.suffix == Path(name).suffix)

@@ -23,7 +23,7 @@ from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.settings import Settings
 
-__all__ = ["Started", "start"]
+__all__ = ["Started", "start", "start_worker"]
 
 log = logging.getLogger("octavia_core.controller")
 
@@ -62,6 +62,14 @@ class Started:
             self.lock.close()
 
 
+def start_worker(settings: Settings, *, chores: bool) -> Started:
+    """The parts of one of several worker processes: it is nudged by a supervisor, and hears no heartbeats."""
+    started = start(None, settings=settings, plugins=None, run=False)
+    runner = Runner(started.storage, started.world)
+    started.worker = Worker(runner, threads=settings.engine.threads, led=True, chores=chores)
+    return started
+
+
 def start(
     state_directory: str | Path | None, *, settings: Settings | None, plugins: Mapping[str, object] | None, run: bool
 ) -> Started:
@@ -90,6 +98,7 @@ def start(
         storage = SqlStorage.open(settings)
         undo.append(storage.close)
         found = Plugins({"core": core_sources, **(plugins or {})})
+        found.hook.octavia_configured(settings=settings)
         world = build_world(settings, found)
     except BaseException:
         for step in reversed(undo):

@@ -10,7 +10,17 @@ import attrs
 
 from octavia_core.domain.vocabulary import Kind
 
-__all__ = ["EntryKind", "Event", "JournalEntry", "Operation", "OperationState", "Outcome", "Subject"]
+__all__ = [
+    "CANCELLED_PATH",
+    "EntryKind",
+    "Event",
+    "JournalEntry",
+    "Operation",
+    "OperationState",
+    "Outcome",
+    "Subject",
+    "cancelled_entry",
+]
 
 
 class OperationState(StrEnum):
@@ -119,6 +129,21 @@ class JournalEntry:
     started_at: int = 0
     finished_at: int | None = None
     attempts: int = 0
+
+
+CANCELLED_PATH = "cancelled"
+"""Path of the entry that says that somebody wanted the operation undone: it ends CANCELLED instead of FAILED."""
+
+
+def cancelled_entry(operation_id: str, reason: str) -> JournalEntry:
+    """The entry that a cancellation leaves in the journal; no flow has a step of that name."""
+    return JournalEntry(
+        operation_id=operation_id,
+        path=CANCELLED_PATH,
+        kind=EntryKind.RECORD,
+        outcome=Outcome.DONE,
+        result=reason,
+    )
 
 
 @attrs.frozen(kw_only=True)

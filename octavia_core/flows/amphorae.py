@@ -13,6 +13,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus, Role, Topology
 from octavia_core.errors import NotFound, PermanentError, SecretMissing
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
+from octavia_core.flows.unserved import Unserved, asked_for, unserved
 from octavia_core.flows.waits import AgentAnswers, ServerActive
 from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
@@ -200,6 +201,20 @@ def plug(run: Run, world: World, load_balancer_id: str, amphora: Amphora) -> Non
         world.amphora.plug_vip(at, plugged)
 
     run.step("agent-vip", key=amphora.id, do=tell, limit=world.amphora.time_limit)
+    run.record("plugged", lambda tx: _plugged_row(tx, load_balancer_id, amphora.id, plugged))
+
+
+def _plugged_row(tx: Transaction, load_balancer_id: str, amphora_id: str, plugged: VipPlug) -> None:
+    """The addresses that upstream's API shows: its own port and address, and copies of the VIP's. vrrp_id is always 1."""
+    tree = tx.tree(load_balancer_id)
+    tx.change_amphora(
+        amphora_id,
+        vrrp_ip=plugged.vrrp_ip,
+        ha_ip=plugged.vip,
+        vrrp_port_id=plugged.port_id,
+        ha_port_id=tree.vip.port_id if tree else None,
+        vrrp_id=1,
+    )
 
 
 def draft(tx: Transaction, operation: Operation) -> int:
@@ -209,7 +224,9 @@ def draft(tx: Transaction, operation: Operation) -> int:
     if tree is None:
         raise NotFound("load balancer", operation.load_balancer_id)
     good = tx.last_good(tree.id)
-    wanted = resolve(tree, good.tree if good else None, operation.subjects)
+    # What a message names may be an object that it leaves alone; what it changes is PENDING, and so counts anyway.
+    asked = () if "request" in operation.arguments else operation.subjects
+    wanted = resolve(tree, good.tree if good else None, asked)
     return tx.store_revision(tree.id, wanted, operation.id)
 
 
@@ -249,6 +266,7 @@ class Sent:
 
     amphora_id: str
     pushed: Pushed | None
+    unserved: Unserved = attrs.field(factory=Unserved)
 
     @property
     def gone(self) -> bool:
@@ -256,10 +274,10 @@ class Sent:
         return self.pushed is None
 
 
-def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool) -> Sent:
+def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool, everything: bool = False) -> Sent:
     """Make one amphora serve a revision. `put_back` restores the last good revision when the wish fails.
 
-    An amphora that health has declared dead is not asked; one that dies meanwhile is found dead by the next attempt.
+    It fails when a listener that the wish is about cannot be served, with `everything` when any cannot. An amphora that health has declared dead is not asked; one that dies meanwhile is found dead by the next attempt.
     """
     load_balancer_id = amphora.load_balancer_id
     assert load_balancer_id is not None
@@ -268,7 +286,12 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: b
         alive, wanted, peers = run.read(lambda tx: _push_facts(tx, load_balancer_id, key))
         if not alive:
             return Sent(amphora_id=key.amphora_id, pushed=None)
-        return Sent(amphora_id=key.amphora_id, pushed=_deliver(run, world, amphora, wanted, peers))
+        pushed, secrets = _deliver(run, world, amphora, wanted, peers)
+        found = unserved(wanted, secrets, pushed)
+        reason = asked_for(run.operation, wanted, found, all_of_them=everything)
+        if reason is not None:
+            raise PermanentError(reason)
+        return Sent(amphora_id=key.amphora_id, pushed=pushed, unserved=found)
 
     def undo(key: PushKey, _: Sent | None) -> None:
         alive, good, peers = run.read(lambda tx: _put_back_facts(tx, load_balancer_id, key))
@@ -314,14 +337,15 @@ def _peers(tx: Transaction, lb: str, amphora_id: str) -> tuple[Amphora, ...]:
     return tuple(a for a in tx.amphorae(lb) if a.id != amphora_id and a.status in serving)
 
 
-def _deliver(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, peers: tuple[Amphora, ...]) -> Pushed:
+def _deliver(
+    run: Run, world: World, amphora: Amphora, tree: LoadBalancer, peers: tuple[Amphora, ...]
+) -> tuple[Pushed, Material]:
     at = amphora.agent
     if at is None:
         raise PermanentError(f"amphora {amphora.id} has no management address")
-    delivery = Delivery(
-        load_balancer=tree, amphora=amphora, peers=peers, material=material(world, tree), fence=run.fence
-    )
-    return world.amphora.push(at, delivery)
+    secrets = material(world, tree)
+    delivery = Delivery(load_balancer=tree, amphora=amphora, peers=peers, material=secrets, fence=run.fence)
+    return world.amphora.push(at, delivery), secrets
 
 
 def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> tuple[Sent, ...]:

@@ -7,15 +7,16 @@ from types import MappingProxyType
 
 from octavia_core.flows.flow import Flow
 from octavia_core.flows.load_balancers import CONFIGURE, CREATE, DELETE, FAILOVER
+from octavia_core.flows.single import CONFIGURE_AGENT, DELETE_AMPHORA
 
 __all__ = ["CLEANUP", "FLOWS", "claimable", "flow_of"]
 
 CLEANUP = "cleanup"
 """Operations that finish an undo which could not be finished in time; the runner carries them out itself."""
 
-FLOWS: Mapping[tuple[str, int], Flow] = MappingProxyType(
-    {(flow.name, flow.version): flow for flow in (CREATE, CONFIGURE, DELETE, FAILOVER)}
-)
+_ALL = (CREATE, CONFIGURE, DELETE, FAILOVER, DELETE_AMPHORA, CONFIGURE_AGENT)
+
+FLOWS: Mapping[tuple[str, int], Flow] = MappingProxyType({(flow.name, flow.version): flow for flow in _ALL})
 
 
 def flow_of(name: str, version: int) -> Flow | None:

@@ -9,12 +9,14 @@ import attrs
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role, Topology
 from octavia_core.errors import NotFound, PermanentError
 from octavia_core.flows import amphorae
 from octavia_core.flows.flow import Flow, emit, fail_subjects
+from octavia_core.flows.requests import nothing_to_do
 from octavia_core.flows.run import Run
+from octavia_core.flows.unserved import Unserved, settle
 from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.lifecycle.provisioning import Event
@@ -29,8 +31,11 @@ class _Plan:
     """What a creation starts from."""
 
     request: VipRequest
+    vip: Vip
     sites: tuple[amphorae.Site, ...]
     has_listeners: bool
+    old: tuple[Amphora, ...] = ()
+    """What an attempt left that was lost or released half-way; normally nothing."""
 
 
 def _tree(tx: Transaction, operation: Operation) -> LoadBalancer:
@@ -47,6 +52,8 @@ def _roles(topology: Topology) -> tuple[Role, ...]:
 
 def _create(run: Run, world: World) -> None:
     operation = run.operation
+    if nothing_to_do(run):
+        return
 
     def plan(tx: Transaction) -> _Plan:
         tree = _tree(tx, operation)
@@ -60,9 +67,12 @@ def _create(run: Run, world: World) -> None:
             network_id=vip.network_id,
         )
         sites = tuple(amphorae.site(operation, tree, role) for role in _roles(tree.topology))
+        old = tuple(tx.amphorae(tree.id))
+        for left in old:
+            tx.settle_amphora(left.id, AmphoraEvent.DELETE)
         for where in sites:
             amphorae.insert_amphora(tx, where)
-        return _Plan(request=request, sites=sites, has_listeners=bool(tree.listeners))
+        return _Plan(request=request, vip=vip, sites=sites, has_listeners=bool(tree.listeners), old=old)
 
     planned = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Plan)
     lb_id = planned.request.load_balancer_id
@@ -76,10 +86,13 @@ def _create(run: Run, world: World) -> None:
     )
 
     def store(tx: Transaction) -> int:
-        tx.set_vip(lb_id, addresses.vip, addresses.additional_vips)
+        tx.set_vip(lb_id, _kept(planned.vip, addresses.vip), addresses.additional_vips)
         return amphorae.draft(tx, operation)
 
     revision = run.record("store-vip", store)
+    for left in planned.old:
+        tree = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=addresses.vip)
+        amphorae.remove(run.scope(f"old-{left.id}"), world, tree, left)
 
     def build(branch: Run, where: amphorae.Site) -> None:
         booted = amphorae.boot(branch, world, where)
@@ -87,7 +100,7 @@ def _create(run: Run, world: World) -> None:
         amphora = amphorae.allocate(branch, world, where, booted)
         amphorae.plug(branch, world, lb_id, amphora)
         if planned.has_listeners:
-            amphorae.push(branch, world, amphora, revision, put_back=False)
+            amphorae.push(branch, world, amphora, revision, put_back=False, everything=True)
 
     def branch(where: amphorae.Site) -> Callable[[Run], None]:
         return lambda branch: build(branch, where)
@@ -95,6 +108,9 @@ def _create(run: Run, world: World) -> None:
     run.parallel({str(where.role).lower(): branch(where) for where in planned.sites})
 
     def finish(tx: Transaction) -> None:
+        for left in planned.old:
+            tx.settle_amphora(left.id, AmphoraEvent.DELETED)
+            tx.forget_health(left.id)
         tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, succeeded=True)
         emit(tx, operation, "load_balancer.active", f"created, serving on {addresses.vip.ip_address}")
@@ -102,12 +118,26 @@ def _create(run: Run, world: World) -> None:
     run.finish(finish)
 
 
+def _kept(asked: Vip, got: Vip) -> Vip:
+    """What the network gave, with what only the row knows. Whoever made the port has said whose it is."""
+    owned = asked.octavia_owned if asked.port_id is not None and asked.port_id == got.port_id else got.octavia_owned
+    return attrs.evolve(
+        got, octavia_owned=owned, qos_policy_id=asked.qos_policy_id, vnic_type=asked.vnic_type, sg_ids=asked.sg_ids
+    )
+
+
 def _failed_create(tx: Transaction, operation: Operation, reason: str) -> None:
+    assert operation.load_balancer_id is not None
+    for amphora in tx.amphorae(operation.load_balancer_id):
+        if amphora.status is AmphoraStatus.PENDING_DELETE:
+            amphorae.fail_amphora(tx, amphora.id)
     fail_subjects(tx, operation, reason)
 
 
 def _configure(run: Run, world: World) -> None:
     operation = run.operation
+    if nothing_to_do(run):
+        return
 
     def plan(tx: Transaction) -> _Target:
         revision = amphorae.draft(tx, operation)
@@ -122,6 +152,7 @@ def _configure(run: Run, world: World) -> None:
     target = run.record("plan", plan, result=_Target)
     sent = amphorae.push_all(run, world, target.amphorae, target.revision)
     gone = {one.amphora_id for one in sent if one.gone}
+    troubles = [one.unserved for one in sent]
     rebuild: _Rebuild | None = None
     if len(gone) == len(target.amphorae):
         # Nobody serves: the wish is carried out by replacing the dead right here. The failover that health has asked
@@ -132,14 +163,15 @@ def _configure(run: Run, world: World) -> None:
             return _prepare(tx, operation, _tree(tx, operation), dead, target.revision)
 
         rebuild = run.record("replace", prepare, lambda tx: _drop(tx, operation), result=_Rebuild)
-        _replace(run, world, rebuild)
+        troubles += _replace(run, world, rebuild)
 
     def finish(tx: Transaction) -> None:
         assert operation.load_balancer_id is not None
         if rebuild is not None:
             _retire(tx, rebuild)
         tx.mark_good(operation.load_balancer_id, target.revision)
-        tx.settle_tree(operation.load_balancer_id, succeeded=True)
+        failed = settle(tx, operation, troubles)
+        tx.settle_tree(operation.load_balancer_id, failed=failed, succeeded=True)
         what = ", ".join(f"{s.kind.words} {s.id}" for s in operation.subjects)
         emit(tx, operation, "load_balancer.active", f"changed: {what}", revision=target.revision)
 
@@ -167,6 +199,8 @@ class _Doomed:
 
 def _delete(run: Run, world: World) -> None:
     operation = run.operation
+    if nothing_to_do(run):
+        return
 
     def plan(tx: Transaction) -> _Doomed:
         tree = _tree(tx, operation)
@@ -204,6 +238,8 @@ def _delete(run: Run, world: World) -> None:
 
 def _failover(run: Run, world: World) -> None:
     operation = run.operation
+    if nothing_to_do(run):
+        return
 
     def plan(tx: Transaction) -> _Rebuild:
         tree = _tree(tx, operation)
@@ -225,14 +261,15 @@ def _failover(run: Run, world: World) -> None:
         run.finish(lambda tx: emit(tx, operation, "failover.unneeded", "the amphora is gone already; nothing to do"))
         return
     revision, lb_id = rebuild.revision, rebuild.tree.id
-    _replace(run, world, rebuild)
+    troubles = _replace(run, world, rebuild)
     if rebuild.peers:
-        amphorae.push_all(run.scope("peers"), world, rebuild.peers, revision)
+        sent = amphorae.push_all(run.scope("peers"), world, rebuild.peers, revision)
+        troubles += [one.unserved for one in sent]
 
     def finish(tx: Transaction) -> None:
         _retire(tx, rebuild)
         tx.mark_good(lb_id, revision)
-        tx.settle_tree(lb_id, succeeded=True)
+        tx.settle_tree(lb_id, failed=settle(tx, operation, troubles), succeeded=True)
 
     run.finish(finish)
 
@@ -262,14 +299,16 @@ def _drop(tx: Transaction, operation: Operation) -> None:
         amphorae.drop_amphora(tx, amphorae.site(operation, tree, role).amphora_id)
 
 
-def _replace(run: Run, world: World, rebuild: _Rebuild) -> None:
-    """Build the replacements one after the other, each in its predecessor's place."""
+def _replace(run: Run, world: World, rebuild: _Rebuild) -> list[Unserved]:
+    """Build the replacements one after the other, each in its predecessor's place; gives what they do not serve."""
     assert rebuild.revision is not None
-    for index, where in enumerate(rebuild.sites):
+    return [
         _replace_one(run.scope(str(where.role).lower()), world, rebuild, index)
+        for index, where in enumerate(rebuild.sites)
+    ]
 
 
-def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> None:
+def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> Unserved:
     where, revision = rebuild.sites[index], rebuild.revision
     assert revision is not None
     booted = amphorae.boot(run, world, where)
@@ -280,7 +319,7 @@ def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> None:
     amphora = amphorae.allocate(run, world, where, booted)
     amphorae.plug(run, world, rebuild.tree.id, amphora)
     # Should the new one be declared dead by now, its own failover is queued behind this operation.
-    amphorae.push(run, world, amphora, revision, put_back=False)
+    return amphorae.push(run, world, amphora, revision, put_back=False).unserved
 
 
 def _retire(tx: Transaction, rebuild: _Rebuild) -> None:

@@ -21,7 +21,7 @@ from typing import Any, NoReturn, Protocol, TypeVar, cast
 import attrs
 
 from octavia_core.domain.codec import from_json, to_json
-from octavia_core.domain.operation import EntryKind, JournalEntry, Operation, OperationState, Outcome
+from octavia_core.domain.operation import CANCELLED_PATH, EntryKind, JournalEntry, Operation, OperationState, Outcome
 from octavia_core.errors import OctaviaError, PermanentError, StepTimeout, TransientError
 from octavia_core.flows.waits import Wait, check, wait_to_json
 from octavia_core.flows.world import World
@@ -268,9 +268,60 @@ class Run:
                 self._fail(known, StepTimeout(f"{_words(condition)} did not come true within {within:g} s"))
             if poll > LINGER or clock.monotonic() + poll > linger_until:
                 self._flush()
-                raise Parked(poll, wait_to_json(condition), None, known)
+                waited = (shared.storage.now() - known.started_at) / 1_000_000 if known.started_at else 0.0
+                # until its time is over: those who check all waits in bulk wake it when it comes true
+                raise Parked(max(within - waited, 0.0) + 0.001, wait_to_json(condition), None, known)
             self._outlive(0.0)
             clock.sleep(poll)
+
+    def until(
+        self, name: str, look: Callable[[Transaction], R | None], *, within: float, pauses: RetryPolicy, otherwise: R
+    ) -> R:
+        """Look at the database until it says something, without holding a thread for long; what it says is recorded.
+
+        Args:
+            name: unique within its branch.
+            look: reads one snapshot; None means: not yet. What it gives is plain JSON or a word.
+            within: seconds, from the first time that this parks.
+            pauses: between two looks.
+            otherwise: what is recorded when that time is over.
+        """
+        shared, path = self._shared, self._prefix + name
+        entry = shared.journal.get(path)
+        if entry is not None:
+            self._same(entry, EntryKind.WAIT, None)
+            if entry.outcome is Outcome.DONE:
+                return cast("R", entry.result)
+            self._resume_or_unwind(entry)
+        elif shared.undoing:
+            raise Unwind
+        known = entry or self._entry(path, EntryKind.WAIT)
+        shared.probe("before", path)
+        clock, attempts = shared.world.clock, known.attempts
+        linger_until = clock.monotonic() + LINGER
+        while True:
+            found = shared.storage.read(look)
+            if found is None and known.started_at and self.waited(name) > within:
+                found = otherwise
+            if found is not None:
+                finished = attrs.evolve(known, outcome=Outcome.DONE, result=self._encode(path, found))
+                shared.journal[path] = finished
+                self._pending.append(finished)
+                return cast("R", finished.result)
+            attempts += 1
+            pause = pauses.delay(attempts)
+            if clock.monotonic() + pause > linger_until:
+                self._flush()
+                raise Parked(pause, {"kind": "rows"}, None, attrs.evolve(known, attempts=attempts))
+            self._outlive(0.0)
+            clock.sleep(pause)
+
+    def waited(self, name: str) -> float:
+        """Seconds since the wait of that name first parked, by the database's clock; 0 before."""
+        entry = self._shared.journal.get(self._prefix + name)
+        if entry is None or not entry.started_at:
+            return 0.0
+        return (self._shared.storage.now() - entry.started_at) / 1_000_000
 
     def parallel(self, branches: Mapping[str, Callable[[Run], R]]) -> dict[str, R]:
         """Run branches side by side; wait for all of them; then, when one failed, all are undone."""
@@ -311,6 +362,11 @@ class Run:
     def closed(self) -> bool:
         """True once `finish` has committed."""
         return self._shared.closed
+
+    @property
+    def cancelled(self) -> bool:
+        """True when somebody wanted it undone before it failed by itself."""
+        return CANCELLED_PATH in self._shared.journal
 
     def undos(self) -> list[Undo]:
         """What is to be undone, last first."""

@@ -15,6 +15,7 @@ from octavia_core.domain.operation import Event
 from octavia_core.ports.amphora import AmphoraPort
 from octavia_core.ports.compute import ComputePort
 from octavia_core.ports.network import NetworkPort
+from octavia_core.ports.requests import Accept, RequestSource
 from octavia_core.ports.secrets import SecretStorePort
 from octavia_core.settings import Settings
 
@@ -49,6 +50,21 @@ def octavia_secret_stores() -> Mapping[str, Callable[[Settings], SecretStorePort
 @hookspec
 def octavia_settings_sources() -> Mapping[str, Callable[[str], Mapping[str, Mapping[str, Any]]]]:  # type: ignore[empty-body]
     """Offer readers of settings files: file name (`octavia.toml`) -> function from path to group -> option -> value."""
+
+
+@hookspec
+def octavia_settings_defaults() -> Mapping[str, Callable[[], Mapping[str, Mapping[str, Any]]]]:  # type: ignore[empty-body]
+    """Offer values that count where no file says otherwise (the environment's), for settings read from files of that name."""
+
+
+@hookspec
+def octavia_request_sources() -> Mapping[str, Callable[[Sequence[str], Accept], RequestSource]]:  # type: ignore[empty-body]
+    """Offer listeners for requests: settings file name (`octavia.conf`) -> factory, given all settings files and who stores."""
+
+
+@hookspec
+def octavia_configured(settings: Settings) -> None:
+    """Be told the settings, once, before any driver is asked for; `settings.files` are the files they came from."""
 
 
 @hookspec

@@ -98,6 +98,8 @@ class Liveness:
         last_heard: microseconds, None when it never was.
         since: when its server was asked for, microseconds: from when "never heard" counts.
         declared_dead: microseconds when health declared it dead, None while it is not.
+        observer: who heard it last, None when nobody of ours did.
+        zone: where compute put it; `address`: its management address; None where unknown.
     """
 
     amphora_id: str
@@ -108,6 +110,9 @@ class Liveness:
     since: int
     declared_dead: int | None
     busy: bool
+    observer: str | None = None
+    zone: str | None = None
+    address: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -136,6 +141,9 @@ class Transaction(Protocol):
 
     def owner(self, kind: Kind, id: str) -> str | None:
         """The load balancer that a child (or an amphora) belongs to, or None."""
+
+    def provisioning(self, subjects: Collection[Subject]) -> Mapping[Subject, Provisioning]:
+        """The provisioning statuses of load balancers and children, in one query; what has no row is left out."""
 
     def find(self, kind: Kind, name_or_id: str) -> tuple[str, ...]:
         """Ids of rows with that id or that name; load balancers and amphorae that are DELETED are left out."""
@@ -201,6 +209,11 @@ class Transaction(Protocol):
 
     def heard(self, batch: Sequence[Heard]) -> None:
         """Move last_heard forward (never back), in as few statements as the database allows; mirrors upstream's amphora_health."""
+
+    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
+        """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), all in a
+        fixed number of queries; None for one that is not ALLOCATED to any, unknown amphorae are left out.
+        """
 
     def declare_dead(self, amphora_id: str) -> bool:
         """Compare-and-set: True for exactly one caller, who starts the failover; marks the health row busy."""
@@ -280,11 +293,25 @@ class Transaction(Protocol):
         each. How many rows: 0 means that nothing is left to do.
         """
 
-    def cancel_operation(self, operation_id: str, reason: str) -> bool:
+    def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
         """Turn an operation that is not final to undoing: its holder loses the fence, the next claim (after the present
-        lease, so that a call under way is over) undoes. One that was never claimed is closed as CANCELLED by its next claim.
-        False when it is final already.
+        lease, so that a call under way is over) undoes, and ends it as CANCELLED; one that failed by itself before ends
+        FAILED. False when it is final already, or (with `unless_held`) when a lease runs.
         """
+
+    def abandon_operation(self, operation_id: str, reason: str) -> bool:
+        """Close an operation as CANCELLED on the spot, whoever holds it; nothing is undone and no status is moved. False
+        when it is final already. The holder loses the fence; a call of its that is under way is not stopped.
+        """
+
+    def lost_requests(self, providers: Collection[str], *, age: float, own_age: float) -> Sequence[str]:
+        """Ids of load balancers of these providers that are pending without an open operation, the longest first.
+
+        `age` is how long (seconds) the row must have been as it is, `own_age` where an operation here was ever about it.
+        """
+
+    def aimless_operations(self) -> Sequence[str]:
+        """Ids of open operations whose load balancer is gone or DELETED, and that nobody holds or undoes."""
 
 
 class Storage(Protocol):
@@ -335,6 +362,14 @@ class Storage(Protocol):
 
     def waiting(self, kinds: Collection[str], *, limit: int = 10_000) -> Sequence[Operation]:
         """Parked operations whose `wait["kind"]` is one of `kinds`, whoever parked them: for bulk checks."""
+
+    def waits(self, kinds: Collection[str], *, limit: int = 100_000) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """(operation id, wait) of what `waiting` returns, without the rest: cheap for ten thousand of them."""
+
+    def turn(self, name: str, every: float) -> bool:
+        """True for one caller in `every` seconds by the database's clock, whichever process on whichever host asks:
+        for what needs to be done once. Names are remembered for ever, so use few.
+        """
 
     def wake(self, operation_ids: Collection[str]) -> None:
         """Make parked operations due now. Those that are not parked are passed over."""

@@ -188,7 +188,9 @@ class SimulatedNetwork:
         def do(things: Things) -> AddressPlan:
             known = things.get("vip", name)
             if known is None:
-                address = self._address(things, request.ip_address)
+                # a port that exists, made by upstream's API or brought by the user, has its address from elsewhere
+                made = request.port_id is not None and request.ip_address is not None
+                address = str(request.ip_address) if made else self._address(things, request.ip_address)
                 known = {"address": address, "port_id": request.port_id or str(uuid.uuid4())}
                 things.put("vip", name, known, id=address)
             return AddressPlan(
@@ -331,7 +333,7 @@ class SimulatedAmphorae:
             "/etc/octavia/certs/client_ca.pem": Secret(identity.controller_ca_pem),
         }
 
-    def info(self, at: AgentAddress) -> AgentInfo:
+    def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
         answer = AgentInfo(api_version="1.0", hostname=f"amphora-{at.amphora_id}", haproxy_version="simulated")
         return self._ask("amphora.info", at, lambda _: answer)
 
@@ -364,7 +366,7 @@ class SimulatedAmphorae:
                         f"amphora {at.amphora_id} has seen fence {held} of operation {fence[0]}; {fence[1]} is older",
                         status=409,
                     )
-                self._note(things, at, fences={fence[0]: fence[1]})
+                self._note(things, at, fences={**agent.get("fences", {}), fence[0]: fence[1]})
             changed = agent.get("etag") != etag
             if changed:
                 self._note(things, at, etag=etag, configuration=text, pushes=agent.get("pushes", 0) + 1)
