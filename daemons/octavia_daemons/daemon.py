@@ -20,7 +20,14 @@ OK, FAILED, BAD_USAGE, CONFIGURATION = 0, 1, 2, 5
 """Exit codes, as those of octavia-admin."""
 
 
-def run(name: str, about: str, serve: Callable[[Settings, threading.Event], None], argv: Sequence[str] | None) -> int:
+def run(
+    name: str,
+    about: str,
+    serve: Callable[[Settings, threading.Event], None],
+    argv: Sequence[str] | None,
+    *,
+    again: Callable[[Callable[[], Settings]], None] | None = None,
+) -> int:
     """Run a daemon until SIGTERM or SIGINT; a second one ends it at once.
 
     Args:
@@ -28,6 +35,7 @@ def run(name: str, about: str, serve: Callable[[Settings, threading.Event], None
         about: what it does, for --help.
         serve: does the work until the event is set; it gives back what it took.
         argv: the command line; None for the process's own.
+        again: called first with what reads the settings anew, for a daemon that does so on SIGHUP.
 
     Returns:
         The exit code.
@@ -56,7 +64,13 @@ def run(name: str, about: str, serve: Callable[[Settings, threading.Event], None
     before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         state = os.path.abspath(options.state_directory) if options.state_directory else ""
-        serve(load_settings(options.config_file, state_directory=state), stop)
+
+        def read() -> Settings:
+            return load_settings(options.config_file, state_directory=state)
+
+        if again is not None:
+            again(read)
+        serve(read(), stop)
     except OctaviaError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return CONFIGURATION if isinstance(error, ConfigurationError) else FAILED

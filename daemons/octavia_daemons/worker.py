@@ -1,38 +1,111 @@
-"""octavia-core-worker: claims operations from the database and carries them out."""
+"""octavia-core-worker: claims operations from the database and carries them out, in several processes.
+
+The process that is started supervises; it polls the database for all of them. SIGTERM ends it when what runs is finished or
+parked, SIGHUP has the settings read anew: by new processes, while the old ones finish what they do.
+"""
 
 from __future__ import annotations
 
+import logging
+import os
+import signal
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from octavia_core.controller.outbox import Outbox
-from octavia_core.controller.start import start
+from octavia_core.controller.start import start_worker
+from octavia_core.controller.supervisor import Supervisor, follow_input
+from octavia_core.db.storage import SqlStorage
+from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
 from octavia_daemons import daemon
 
-__all__ = ["main", "serve"]
+__all__ = ["child", "main", "serve"]
+
+log = logging.getLogger("octavia_daemons.worker")
 
 GRACE = 60.0
 """Seconds that operations under way have at the end; what is not over then is taken up by another worker."""
+NAME, ABOUT = "octavia-core-worker", "Carry out operations from the database."
+CHILD = "OCTAVIA_WORKER_NUMBER"
+"""Environment variable that makes this program one of the processes of a supervisor: which one."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the worker; see `daemon.run`."""
-    return daemon.run("octavia-core-worker", "Carry out operations from the database.", serve, argv)
+    number = os.environ.get(CHILD)
+    if number is not None:
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor sees to it
+        return daemon.run(NAME, ABOUT, lambda settings, stop: child(settings, stop, chores=number == "0"), argv)
+    words = list(sys.argv[1:] if argv is None else argv)
+    reload = threading.Event()
+    reader: list[Callable[[], Settings]] = []
+    before = signal.signal(signal.SIGHUP, lambda *_: reload.set())
+    try:
+        return daemon.run(
+            NAME,
+            ABOUT,
+            lambda settings, stop: serve(settings, stop, words, reload, lambda: reader[0]()),
+            argv,
+            again=reader.append,
+        )
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
-def serve(settings: Settings, stop: threading.Event) -> None:
-    """Work until `stop`; the events of what was done are delivered from here."""
-    started = start(None, settings=settings, plugins=None, run=False)
+def serve(
+    settings: Settings,
+    stop: threading.Event,
+    words: Sequence[str],
+    reload: threading.Event,
+    read: Callable[[], Settings],
+) -> None:
+    """Supervise worker processes until `stop`; `words` is the command line that they get, too."""
+    storage = SqlStorage.open(settings)
+
+    def look() -> float | None:
+        if reload.is_set():
+            reload.clear()
+            _reload(supervisor, read)
+        return storage.next_due()
+
+    supervisor = Supervisor(
+        [sys.executable, "-m", "octavia_daemons.worker", *words],
+        lambda number: os.environ | {CHILD: str(number)},
+        count=settings.controller_worker.workers,
+        look=look,
+        poll=settings.engine.poll_interval,
+        grace=GRACE,
+    )
+    try:
+        supervisor.run(stop)
+    finally:
+        storage.close()
+
+
+def _reload(supervisor: Supervisor, read: Callable[[], Settings]) -> None:
+    try:
+        settings = read()
+    except ConfigurationError as error:
+        log.error("the settings are not read anew, the workers go on with those they have: %s", error)
+        return
+    log.info("settings are read anew")
+    supervisor.reload(settings.controller_worker.workers, settings.engine.poll_interval)
+
+
+def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
+    """Be one of the processes, until told to end; the one with the chores delivers events, too."""
+    started = start_worker(settings, chores=chores)
     try:
         outbox = Outbox(
             started.storage,
-            started.plugins.event_listeners(),
+            started.plugins.event_listeners() if chores else (),
             timeout=settings.engine.event_timeout,
             pause=settings.engine.poll_interval,
         )
         started.worker.on_ended = lambda *_: outbox.nudge()
+        follow_input(started.worker.nudge, stop)
         started.worker.start()
         outbox.start()
         try:

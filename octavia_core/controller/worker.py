@@ -1,7 +1,8 @@
 """The worker: claims operations that are due and runs them on a few threads.
 
 The queue is a hint, the row is the truth: a wake-up from the accepting side only shortens the wait for the next look.
-One dispatcher thread claims for all runner threads, so an idle worker costs one query per poll interval.
+One dispatcher thread claims for all runner threads, so an idle worker costs one query per poll interval. A worker
+that is led (one of several processes) leaves the polling to its supervisor, which nudges it.
 """
 
 from __future__ import annotations
@@ -9,15 +10,19 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import random
 import socket
 import threading
 import uuid
 from collections.abc import Callable
 
+from octavia_core.controller.sweep import Sweep
+from octavia_core.controller.waiter import Waiter
 from octavia_core.domain.operation import Operation
 from octavia_core.errors import TransientError
 from octavia_core.flows.catalogue import claimable
 from octavia_core.flows.runner import Ending, Runner
+from octavia_core.policy.sweep import SweepMode
 from octavia_core.ports.storage import Claim
 
 __all__ = ["Worker", "holder_name"]
@@ -32,21 +37,31 @@ def holder_name() -> str:
     return f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
 
 
+LED_POLL = 60.0
+"""Seconds between two looks of a worker that a supervisor nudges; for the day when a nudge is lost."""
+
+
 class Worker:
     """Runs operations until it is stopped.
 
     Args:
         runner: carries out what is claimed.
         threads: operations side by side.
+        led: somebody else polls the queue and nudges.
+        chores: this worker also looks at waits in bulk and sweeps; one of several on a host is enough.
 
     Attributes:
         on_ended: called after every run, from a runner thread; set before `start`.
     """
 
-    def __init__(self, runner: Runner, *, threads: int) -> None:
+    def __init__(self, runner: Runner, *, threads: int, led: bool = False, chores: bool = True) -> None:
         engine = runner.world.settings.engine
-        self._runner, self._threads = runner, max(1, threads)
-        self._lease, self._poll = engine.lease, engine.poll_interval
+        self._runner, self._threads, self._chores = runner, max(1, threads), chores
+        self._lease, self._poll = engine.lease, LED_POLL if led else engine.poll_interval
+        self._led = led
+        self._waiter = Waiter(runner.storage, runner.world, idle=engine.poll_interval)
+        self._sweep = Sweep(runner.storage, SweepMode(engine.sweep), every=engine.sweep_interval)
+        self._parked = threading.Event()
         self.on_ended: Callable[[Operation, Ending], None] | None = None
         self.holder = holder_name()
         self._work: queue.SimpleQueue[tuple[Operation, Claim] | None] = queue.SimpleQueue()
@@ -58,6 +73,8 @@ class Worker:
     def start(self) -> None:
         """Start the dispatcher and the runner threads."""
         names = [(f"octavia-run-{n}", self._run_loop) for n in range(self._threads)]
+        if self._chores:
+            names.append(("octavia-chores", self._chores_loop))
         for name, target in [*names, ("octavia-dispatch", self._dispatch_loop)]:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -74,6 +91,7 @@ class Worker:
         """
         self._stopping.set()
         self._nudge.set()
+        self._parked.set()
         for _ in range(self._threads):
             self._work.put(_STOP)
         deadline = self._runner.world.clock.monotonic() + grace
@@ -93,7 +111,8 @@ class Worker:
                 self._runner.run(operation, claim)
             if not claimed:
                 due = storage.next_due()
-                self._runner.world.clock.sleep(min(self._poll, max(0.01, 0.05 if due is None else due)))
+                pause = min(self._waiter.tick(), max(0.01, 0.05 if due is None else due))
+                self._runner.world.clock.sleep(min(self._poll, pause))
 
     def _dispatch_loop(self) -> None:
         storage, clock = self._runner.storage, self._runner.world.clock
@@ -110,7 +129,7 @@ class Worker:
                     for pair in claimed:
                         self._work.put(pair)
                     taken = len(claimed)
-                if taken < free or not free:
+                if not self._led and (taken < free or not free):
                     due = storage.next_due()
                     pause = self._poll if due is None else min(self._poll, max(0.005, due))
             except TransientError as error:
@@ -121,6 +140,29 @@ class Worker:
             if taken and taken == free:
                 continue
             clock.sleep(pause, self._nudge)
+
+    def _chores_loop(self) -> None:
+        """What is to be done now and then: looking at waits, sweeping."""
+        clock = self._runner.world.clock
+        waits, sweep = self._waiter.tick, self._sweep.tick
+        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + random.random()}
+        while not self._stopping.is_set():
+            self._parked.clear()
+            for chore, at in due.items():
+                if clock.monotonic() < at:
+                    continue
+                try:
+                    pause = chore()
+                except TransientError as error:
+                    log.warning("the database cannot be read, trying again: %s", error)
+                    pause = self._poll
+                except Exception:  # a bug of ours must not cost the thread
+                    log.exception("a chore ended in a bug; it is tried again")
+                    pause = self._poll
+                # many hosts that began together do not stay together
+                due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * random.random())
+            if clock.sleep(max(0.0, min(due.values()) - clock.monotonic()), self._parked):
+                due[waits] = min(due[waits], clock.monotonic() + self._waiter.pause)
 
     def _run_loop(self) -> None:
         while True:
@@ -139,4 +181,6 @@ class Worker:
                 self._free.release()
             if self.on_ended is not None:
                 self.on_ended(operation, ending)
+            if ending is Ending.PARKED:
+                self._parked.set()
             self._nudge.set()

@@ -86,11 +86,16 @@ def make_engine(settings: Database, url: URL | None = None) -> Engine:
         "pool_timeout": 10,
         "hide_parameters": True,
     }
+    if url.get_driver_name() == "pymysql" and "unix_socket" in url.query:
+        # PyMySQL would read all authorities of the machine for each connection (50 ms), for a socket in the file system
+        options["connect_args"] = {"ssl_disabled": True}
     if path is not None:
         _refuse_network(path.parent)
         options["connect_args"] = {"timeout": 5.0, "check_same_thread": False, "isolation_level": None}
     else:
-        options |= {"pool_recycle": 3600, "isolation_level": "READ COMMITTED"}
+        options |= {"pool_recycle": 3600}
+        if url.get_backend_name() == "postgresql":
+            options["isolation_level"] = "READ COMMITTED"
     try:
         engine = create_engine(url, **options)
     except (ModuleNotFoundError, NoSuchModuleError) as error:
@@ -144,6 +149,7 @@ def _prepare_mysql(dbapi: Any, _: Any) -> None:
     cursor = dbapi.cursor()
     try:
         cursor.execute("SET time_zone = '+00:00'")
+        cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     finally:
         cursor.close()
 

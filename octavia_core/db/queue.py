@@ -16,10 +16,10 @@ from sqlalchemy import BigInteger, Row, Select, and_, bindparam, case, exists, f
 from sqlalchemy.exc import IntegrityError
 
 from octavia_core.db.clock import db_now, db_statement_now
-from octavia_core.db.tables.own import oc_operation
+from octavia_core.db.tables.own import oc_meta, oc_operation
 from octavia_core.db.transaction import SqlTransaction
 from octavia_core.db.transaction.operations import operation_of
-from octavia_core.db.transaction.session import chunks, fit, to_text
+from octavia_core.db.transaction.session import chunks, fit, from_text, to_text
 from octavia_core.domain.codec import to_json
 from octavia_core.domain.operation import JournalEntry, Operation, OperationState
 from octavia_core.ports.storage import Claim, FenceLost
@@ -176,6 +176,27 @@ class Queue(ABC):
             .limit(limit)
         )
         return self.look(lambda tx: [operation_of(row) for row in tx.rows(query)])
+
+    def waits(self, kinds: Collection[str], *, limit: int = 100_000) -> Sequence[tuple[str, Mapping[str, Any]]]:
+        """(id, wait) of parked operations that wait for one of these kinds: as little as a check needs."""
+        which = (_OF.state == _WAITING, _OF.wait_kind.in_(sorted(kinds)))
+        query = select(_OF.id, _OF.wait).where(*which).limit(limit)
+        return self.look(lambda tx: [(row.id, from_text(row.wait)) for row in tx.rows(query)])
+
+    def turn(self, name: str, every: float) -> bool:
+        """True for one caller in `every` seconds, whichever process and host asks; see the port."""
+        of = oc_meta.c
+        overdue = (of.name == name, of.number <= db_now() - microseconds(every))
+
+        def work(tx: SqlTransaction) -> bool:
+            if tx.write(update(oc_meta).where(*overdue).values(number=db_now())):
+                return True
+            if tx.value(select(of.number).where(of.name == name)) is not None:
+                return False
+            tx.add_rows(oc_meta, [{"name": name}], number=db_now())  # who loses this race looks again, in vain
+            return True
+
+        return self.write(work)
 
     def wake(self, operation_ids: Collection[str]) -> None:
         """Make parked operations due now."""

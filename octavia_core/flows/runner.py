@@ -9,7 +9,7 @@ from enum import StrEnum
 import attrs
 
 from octavia_core.domain.operation import Operation, OperationState
-from octavia_core.errors import OctaviaError, TransientError
+from octavia_core.errors import NotFound, OctaviaError, TransientError
 from octavia_core.flows.catalogue import CLEANUP, flow_of
 from octavia_core.flows.flow import Flow, derived_id, emit
 from octavia_core.flows.run import FlowChanged, Parked, Probe, Run, Undo, Unwind
@@ -94,10 +94,14 @@ class Runner:
             run.undo_step(undo, lambda tx, left, why: self._leave_to_cleanup(tx, operation, left, why))
         present = self.storage.read(lambda tx: tx.operation(operation.id))
         reason = (present.error if present else None) or "unknown reason"
+        ended = OperationState.CANCELLED if run.cancelled else OperationState.FAILED
 
         def close(tx: Transaction) -> None:
-            flow.give_up(tx, operation, reason)
-            tx.close_operation(operation.id, OperationState.FAILED, reason)
+            try:
+                flow.give_up(tx, operation, reason)
+            except NotFound:  # what it was about has vanished meanwhile: there is no status left to move
+                log.warning("operation %s: its load balancer %s is gone", operation.id, operation.load_balancer_id)
+            tx.close_operation(operation.id, ended, reason)
 
         run.commit(close)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import attrs
@@ -54,15 +55,23 @@ def _server_outcome(wait: ServerActive, server: Server | None) -> Outcome:
 
 
 def _agents(world: World, waits: Sequence[AgentAnswers]) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    for wait in waits:
+    def ask(wait: AgentAnswers) -> Outcome:
         try:
-            outcomes.append(to_json(world.amphora.info(wait.at)))
+            return to_json(world.amphora.info(wait.at))
         except AmphoraUnreachable:
-            outcomes.append(None)
+            return None
         except OctaviaError as error:
-            outcomes.append(None if isinstance(error, TransientError) else error)
-    return outcomes
+            return None if isinstance(error, TransientError) else error
+
+    if len(waits) < 2:
+        return [ask(wait) for wait in waits]
+    # each agent is a machine of its own, and one that is not there yet costs a connection's time limit
+    with ThreadPoolExecutor(max_workers=min(SIDE_BY_SIDE, len(waits)), thread_name_prefix="octavia-ask") as pool:
+        return list(pool.map(ask, waits))
+
+
+SIDE_BY_SIDE = 16
+"""Agents that are asked at the same time."""
 
 
 CHECKS: Mapping[str, tuple[type[Any], Callable[[World, Any], list[Outcome]]]] = {

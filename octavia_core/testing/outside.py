@@ -143,6 +143,8 @@ class SimulatedCloud:
     ) -> None:
         self.clock: Clock = clock or SystemClock()
         self.boot_seconds = boot_seconds
+        self.before: Callable[[str], object] | None = None
+        """Called with the name of each call before it is made, by the process that makes it: where a test stops one."""
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(
             ":memory:" if path is None else path, timeout=10.0, isolation_level=None, check_same_thread=False
@@ -168,6 +170,8 @@ class SimulatedCloud:
             subject: the name or id that it is about.
             do: what the cloud does; an error it raises undoes it and is the outcome.
         """
+        if self.before is not None:
+            self.before(name)
         with self._transaction() as connection:
             fault = self._fault(connection, name)
             things = Things(connection)

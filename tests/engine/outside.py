@@ -13,6 +13,7 @@ import attrs
 
 from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.waiter import Waiter
 from octavia_core.controller.wiring import build_world
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.operation import Operation
@@ -28,7 +29,7 @@ from octavia_core.settings import Settings
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
 
-__all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared"]
+__all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared", "stop_at"]
 
 DATABASE = "database.url"
 """File of a folder that names its database; without it, the folder has an SQLite file."""
@@ -114,6 +115,7 @@ class Engine:
             if self.world.clock.monotonic() > deadline:
                 raise AssertionError(f"still open: {self.open_operations()}")
             if self.run(holder, probe) is None:
+                Waiter(self.storage, self.world, idle=1.0).look()
                 due = self.storage.next_due()
                 self.world.clock.sleep(0.005 if due is None else min(0.05, max(0.001, due)))
 
@@ -254,6 +256,26 @@ def die_at(directory: str, point: str, path: str) -> None:
 
     engine = Engine.open(Path(directory))
     engine.settle(f"victim-{os.getpid()}", probe)
+
+
+def stop_at(directory: str, point: str, path: str) -> None:
+    """Run in a process of its own: it stands still, as by `kill -STOP`, at that point (or at the call of that name, for
+    the point "call"); continued, it goes on as if nothing had been, and ends when nothing is open any more.
+    """
+    stopped: list[str] = []
+
+    def stand_still() -> None:
+        stopped.append(path)
+        os.kill(os.getpid(), signal.SIGSTOP)
+
+    def probe(at: str, where: str) -> None:
+        if not stopped and (at, nameless(where)) == (point, path):
+            stand_still()
+
+    engine = Engine.open(Path(directory))
+    if point == "call":
+        engine.cloud.before = lambda name: stand_still() if name == path and not stopped else None
+    engine.settle(f"sleeper-{os.getpid()}", probe)
 
 
 def facts(engine: Engine) -> dict[str, Any]:

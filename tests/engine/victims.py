@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.engine.outside import die_at
+from tests.engine.outside import die_at, stop_at
 
-__all__ = ["Victims", "victims"]
+__all__ = ["Victims", "sleeper", "victims", "wake"]
 
 ROOT = Path(__file__).parents[2]
 
@@ -75,5 +76,29 @@ def serve() -> None:
         sys.stdout.flush()
 
 
+@contextlib.contextmanager
+def sleeper(folder: Path, point: str, path: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A process that works on the folder, and now stands still at that point; killed at the end."""
+    process = subprocess.Popen([sys.executable, "-m", "tests.engine.victims", str(folder), point, path], cwd=ROOT)
+    try:
+        while True:  # ends when it stands still, or ends itself
+            found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+            assert found is not None and found.si_code == os.CLD_STOPPED, "it ended before it came to that point"
+            break
+        yield process
+    finally:
+        process.kill()
+        process.wait()
+
+
+def wake(process: subprocess.Popen[bytes]) -> int:
+    """Continue it, and wait until it ends; its exit code."""
+    process.send_signal(signal.SIGCONT)
+    return process.wait(30)
+
+
 if __name__ == "__main__":
-    serve()
+    if sys.argv[1:]:
+        stop_at(*sys.argv[1:4])
+    else:
+        serve()

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, case, or_, select, update
+from sqlalchemy import ColumnElement, Row, and_, case, exists, func, or_, select, update
 
-from octavia_core.db.clock import db_now
+from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import oc_operation
-from octavia_core.db.transaction.session import Session, from_text, to_text
+from octavia_core.db.transaction.journal import Journal
+from octavia_core.db.transaction.session import from_text, to_text
 from octavia_core.domain.codec import from_json, to_json
-from octavia_core.domain.operation import Operation, OperationState, Subject
+from octavia_core.domain.operation import Operation, OperationState, Subject, cancelled_entry
+from octavia_core.domain.vocabulary import Provisioning
 from octavia_core.errors import LoadBalancerBusy, NotFound, Refused
 
 __all__ = ["OPEN", "Operations", "lock_key", "operation_of"]
@@ -58,7 +62,7 @@ def operation_of(row: Row[Any]) -> Operation:
     )
 
 
-class Operations(Session):
+class Operations(Journal):
     """Rows of oc_operation."""
 
     def add_operation(self, operation: Operation) -> Operation:
@@ -144,7 +148,7 @@ class Operations(Session):
             changes["error"] = error
         self._change_open(operation_id, changes, unless=state)
 
-    def cancel_operation(self, operation_id: str, reason: str) -> bool:
+    def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
         """Turn it to undoing; see the port. A lease that runs is left to end, since a call may be under way.
 
         Raises:
@@ -160,12 +164,69 @@ class Operations(Session):
             (of.wake_at, 0),
             (of.updated_at, db_now()),
         ]
-        which = (of.id == operation_id, of.state.in_(OPEN))
+        which = [of.id == operation_id, of.state.in_(OPEN)]
+        if unless_held:
+            which.append(of.lease_until < db_now())
+        failing = self.value(select(of.undoing).where(of.id == operation_id))
         if self.write(update(oc_operation).where(*which).ordered_values(*changes)):
+            if not failing:
+                self.write_journal(cancelled_entry(operation_id, reason))
             return True
         if self.value(select(of.id).where(of.id == operation_id)) is None:
             raise NotFound("operation", operation_id)
         return False
+
+    def abandon_operation(self, operation_id: str, reason: str) -> bool:
+        """Close it as CANCELLED, whoever holds it; see the port."""
+        of = oc_operation.c
+        changes: dict[str, Any] = {"state": str(OperationState.CANCELLED), "error": reason, "fence": of.fence + 1}
+        changes |= {"lock_key": None, "holder": None, "lease_until": 0, "wake_at": 0, "wait": None, "wait_kind": None}
+        changes |= {"updated_at": db_now(), "finished_at": db_now()}
+        which = (of.id == operation_id, of.state.in_(OPEN))
+        if self.write(update(oc_operation).where(*which).values(changes)):
+            return True
+        if self.value(select(of.id).where(of.id == operation_id)) is None:
+            raise NotFound("operation", operation_id)
+        return False
+
+    def lost_requests(self, providers: Collection[str], *, age: float, own_age: float) -> Sequence[str]:
+        """Pending load balancers that no open operation is about; see the port."""
+        of = oc_operation.c
+        about = select(of.id).where(of.load_balancer_id == load_balancer.c.id)
+        since = func.coalesce(load_balancer.c.updated_at, load_balancer.c.created_at)
+        now = self.value(select(db_utcnow()))
+        now = datetime.fromisoformat(now) if isinstance(now, str) else now
+        query = (
+            select(load_balancer.c.id)
+            .where(
+                load_balancer.c.provisioning_status.in_([str(s) for s in Provisioning if s.pending]),
+                load_balancer.c.provider.in_(sorted(providers)),
+                ~exists(about.where(of.state.in_(OPEN))),
+                or_(
+                    since <= now - timedelta(seconds=age),
+                    and_(since <= now - timedelta(seconds=own_age), exists(about)),
+                ),
+            )
+            .order_by(since, load_balancer.c.id)
+            .limit(1000)
+        )
+        return [row.id for row in self.rows(query)]
+
+    def aimless_operations(self) -> Sequence[str]:
+        """Open operations, held by nobody, whose load balancer is gone; see the port."""
+        of = oc_operation.c
+        there = select(load_balancer.c.id).where(
+            load_balancer.c.id == of.load_balancer_id,
+            load_balancer.c.provisioning_status != str(Provisioning.DELETED),
+        )
+        query = select(of.id).where(
+            of.state.in_(OPEN),
+            of.undoing.is_(False),
+            of.lease_until < db_now(),
+            of.load_balancer_id.is_not(None),
+            ~exists(there),
+        )
+        return [row.id for row in self.rows(query)]
 
     def _change_open(self, operation_id: str, changes: dict[str, Any], unless: OperationState | None = None) -> None:
         which = (oc_operation.c.id == operation_id, oc_operation.c.state.in_(OPEN))

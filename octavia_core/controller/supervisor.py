@@ -1,0 +1,229 @@
+"""Worker processes: N of them, replaced when they die, told when there is work, and ended without losing any.
+
+The supervisor is the one that polls: one query per host while nothing happens. A child is an ordinary program that is
+started afresh (never forked from this process), reads its settings itself, works, looks at the queue when a line comes on
+its standard input, and ends in peace when that input ends: so it never outlives its supervisor by more than its grace.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import attrs
+
+from octavia_core.errors import TransientError
+from octavia_core.policy.retry import RetryPolicy
+
+__all__ = ["Supervisor", "follow_input"]
+
+log = logging.getLogger("octavia_core.supervisor")
+
+BACKOFF = RetryPolicy(attempts=1_000_000, first=0.1, longest=30.0)
+"""Pauses before a child that died is replaced."""
+HEALTHY = 30.0
+"""Seconds after which a child that dies begins anew with the shortest pause."""
+TICK = 1.0
+"""Longest time, seconds, until a signal or the death of a child is noticed."""
+BUSY = 0.01
+"""Pause between two nudges while something stays due: the child that was nudged has had the time to claim it."""
+
+
+@attrs.define(eq=False)
+class _Child:
+    """One process."""
+
+    number: int
+    process: subprocess.Popen[bytes]
+    since: float
+    pidfd: int
+    failures: int
+
+    def nudge(self) -> None:
+        """Say that there may be work; a child that is gone or does not read needs no telling."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            os.write(self.process.stdin.fileno(), b"\n")
+
+    def let_go(self) -> None:
+        """End its input: it finishes or parks what runs, and ends."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def reap(self) -> int | None:
+        """Its exit code, None while it lives."""
+        code = self.process.poll()
+        if code is not None and self.pidfd >= 0:
+            os.close(self.pidfd)
+            self.pidfd = -1
+            self.let_go()
+        return code
+
+
+class Supervisor:
+    """Keeps children running until it is stopped.
+
+    Args:
+        command: the program and its arguments.
+        environment: of child number n.
+        count: how many children.
+        look: seconds until something is due in the queue, 0 for now, None for nothing: `Storage.next_due`.
+        poll: longest pause between two looks, seconds.
+        grace: seconds that children have to end what they do.
+    """
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        environment: Callable[[int], Mapping[str, str]],
+        *,
+        count: int,
+        look: Callable[[], float | None],
+        poll: float,
+        grace: float,
+    ) -> None:
+        self._command, self._environment = tuple(command), environment
+        self._count, self._look, self._poll, self._grace = max(1, count), look, poll, grace
+        self._children: list[_Child] = []
+        self._leaving: list[tuple[_Child, float]] = []
+        self._again: dict[int, tuple[float, int]] = {}
+        self._next = 0
+        self._pause = poll
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that take work now."""
+        return [child.process.pid for child in self._children if child.reap() is None]
+
+    def run(self, stop: threading.Event) -> None:
+        """Keep the children running until `stop`, then end them; returns when all of them have ended."""
+        try:
+            for number in range(self._count):
+                self._start(number, 0)
+            while not stop.is_set():
+                self._replace()
+                self._reap_leaving()
+                self._sleep(self._nudge_who_can())
+        finally:
+            self._end()
+
+    def reload(self, count: int, poll: float) -> None:
+        """Start new children, which read the settings anew, and let the present ones end in peace. Call it from `look`
+        or between runs: not thread-safe.
+        """
+        self._count, self._poll = max(1, count), poll
+        until = time.monotonic() + self._grace
+        for child in self._children:
+            child.let_go()
+            self._leaving.append((child, until))
+        self._children, self._again = [], {}
+        for number in range(self._count):
+            self._start(number, 0)
+
+    # -- inside ----------------------------------------------------------------------------------------------------
+    def _start(self, number: int, failures: int) -> None:
+        self._again.pop(number, None)
+        process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=self._environment(number))
+        assert process.stdin is not None
+        os.set_blocking(process.stdin.fileno(), False)
+        self._children.append(
+            _Child(number, process, time.monotonic(), os.pidfd_open(process.pid), failures)
+        )
+        log.info("worker %d is process %d", number, process.pid)
+
+    def _replace(self) -> None:
+        for child in list(self._children):
+            code = child.reap()
+            if code is None:
+                continue
+            self._children.remove(child)
+            failures = 1 if time.monotonic() - child.since > HEALTHY else child.failures + 1
+            pause = BACKOFF.delay(failures)
+            self._again[child.number] = (time.monotonic() + pause, failures)
+            log.error(
+                "worker %d (process %d) ended with %d; another one is started in %.1f s, and what it did is taken over "
+                "when its lease ends",
+                child.number,
+                child.process.pid,
+                code,
+                pause,
+            )
+        for number, (at, failures) in list(self._again.items()):
+            if time.monotonic() >= at:
+                self._start(number, failures)
+
+    def _nudge_who_can(self) -> float:
+        """Tell one child after the other while something is due; seconds until the next look."""
+        try:
+            due = self._look()
+        except TransientError as error:
+            log.warning("the queue cannot be read, trying again: %s", error)
+            return self._poll
+        if due is None or due > 0 or not self._children:
+            self._pause = BUSY
+            return self._poll if due is None else min(self._poll, due + 0.001)
+        self._next = (self._next + 1) % len(self._children)
+        self._children[self._next].nudge()
+        # who is busy does not claim at once; what stays due is looked at less and less often
+        self._pause = min(2 * self._pause, self._poll)
+        return self._pause
+
+    def _sleep(self, seconds: float) -> None:
+        """Until the time is over, a child dies, or it is time to look at signals."""
+        starts = [at - time.monotonic() for at, _ in self._again.values()]
+        waiter = select.poll()
+        for child in self._children:
+            if child.pidfd >= 0:
+                waiter.register(child.pidfd, select.POLLIN)
+        waiter.poll(max(1, int(1000 * min([seconds, TICK, *starts]))))
+
+    def _reap_leaving(self) -> None:
+        for child, until in list(self._leaving):
+            if child.reap() is None:
+                if time.monotonic() < until:
+                    continue
+                log.warning("process %d did not end in time, it is killed; its leases end by themselves", child.process.pid)
+                child.process.kill()
+                child.process.wait()
+                child.reap()
+            self._leaving.remove((child, until))
+
+    def _end(self) -> None:
+        until = time.monotonic() + self._grace
+        for child in self._children:
+            child.let_go()
+            self._leaving.append((child, until))
+        self._children = []
+        while self._leaving:
+            self._reap_leaving()
+            waiter = select.poll()
+            for child, _ in self._leaving:
+                waiter.register(child.pidfd, select.POLLIN)
+            if self._leaving:
+                waiter.poll(int(1000 * min(TICK, max(0.01, until - time.monotonic()))))
+
+
+def follow_input(nudge: Callable[[], None], stop: threading.Event, *, descriptor: int = 0) -> threading.Thread:
+    """For a child: nudge for what comes on standard input, and set `stop` when it ends. On a thread of its own."""
+
+    def loop() -> None:
+        while True:
+            try:
+                said = os.read(descriptor, 4096)
+            except OSError:
+                said = b""
+            if not said:
+                stop.set()
+                return
+            nudge()
+
+    thread = threading.Thread(target=loop, name="octavia-supervisor", daemon=True)
+    thread.start()
+    return thread

@@ -1,0 +1,73 @@
+"""Looking at what parked operations wait for: all waits of one kind with one port call and one statement.
+
+An operation is parked until its wait fails by its deadline; whoever sees earlier that it is over wakes it. So ten
+thousand booting servers cost no thread, no claim and no replay, only one question to the cloud now and then.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from octavia_core.errors import OctaviaError
+from octavia_core.flows.waits import CHECKS, Wait, check, wait_from_json
+from octavia_core.flows.world import World
+from octavia_core.ports.storage import Storage
+
+__all__ = ["Waiter"]
+
+log = logging.getLogger("octavia_core.worker")
+
+SHORTEST = 0.05
+"""Seconds between two looks at least, however quick the cloud is: what is quicker does not park."""
+SHARED = 1.0
+"""From this many seconds between looks on, processes and hosts take turns: one asks the cloud for all of them."""
+
+
+class Waiter:
+    """Wakes operations whose waits are over. Not thread-safe.
+
+    Args:
+        storage: whose operations.
+        world: what they wait for.
+        idle: seconds between looks while nothing waits.
+
+    Attributes:
+        pause: seconds between looks while something does.
+    """
+
+    def __init__(self, storage: Storage, world: World, *, idle: float) -> None:
+        self._storage, self._world = storage, world
+        self.pause = max(world.compute.poll_interval, SHORTEST)
+        self._idle = max(idle, self.pause)
+
+    def tick(self) -> float:
+        """Look once, unless somebody else does; seconds until the next look.
+
+        Raises:
+            TransientError: the database does not answer.
+        """
+        if self.pause >= SHARED and not self._storage.turn("waits", 0.9 * self.pause):
+            return self.pause
+        return self.pause if self.look() else self._idle
+
+    def look(self) -> int:
+        """Check every wait now, and wake those that are over; how many there were."""
+        waits = self._storage.waits(tuple(CHECKS))
+        kinds: dict[str, list[tuple[str, Wait]]] = {}
+        over: list[str] = []
+        for operation_id, data in waits:
+            try:
+                kinds.setdefault(data["kind"], []).append((operation_id, wait_from_json(data)))
+            except (KeyError, TypeError, ValueError) as error:
+                # written by another version: its own worker, or its deadline, will see to it
+                log.warning("operation %s waits for what this version cannot read: %s", operation_id, error)
+        for kind, found in kinds.items():
+            try:
+                outcomes = check(self._world, [wait for _, wait in found])
+            except OctaviaError as error:
+                log.warning("what %d operation(s) wait for (%s) cannot be looked at: %s", len(found), kind, error)
+                continue
+            over += [id for (id, _), outcome in zip(found, outcomes, strict=True) if outcome is not None]
+        if over:
+            self._storage.wake(over)
+        return len(waits)
