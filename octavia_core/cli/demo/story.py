@@ -27,16 +27,23 @@ def tell(session: Session, *, keep: bool) -> bool:
     begun = time.monotonic()
     with _state(session) as state:
         stage = Stage(state, session)
+        before = signal.signal(signal.SIGTERM, _interrupt)
         try:
             _play(stage, keep=keep)
         finally:
             stage.clear()
+            signal.signal(signal.SIGTERM, before)
     result = stage.result
     result.seconds = round(time.monotonic() - begun, 1)
     _summary(session, result)
     if session.json:
         session.screen.line(attrs.asdict(result))
     return not result.problems
+
+
+def _interrupt(number: int, frame: object) -> None:
+    """SIGTERM ends the demo as Ctrl-C does: cleared up."""
+    raise KeyboardInterrupt
 
 
 @contextlib.contextmanager
@@ -82,6 +89,8 @@ def _stay(stage: Stage) -> None:
     say = stage.session.screen.note
     stage.show.close()
     plain, secure = stage.places
+    ended = threading.Event()
+    before = {n: signal.signal(n, lambda *_: ended.set()) for n in (signal.SIGINT, signal.SIGTERM)}
     for line in (
         "",
         "It goes on running, with its traffic, until Ctrl-C. In another terminal:",
@@ -97,8 +106,6 @@ def _stay(stage: Stage) -> None:
         "",
     ):
         say(line)
-    ended = threading.Event()
-    before = {n: signal.signal(n, lambda *_: ended.set()) for n in (signal.SIGINT, signal.SIGTERM)}
     try:
         ended.wait()
     finally:
