@@ -1,0 +1,314 @@
+"""Why something is as it is, in every situation it can be in."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavia_core.controller.explain import Explanation, Situation, why
+from octavia_core.controller.timeline import timeline
+from octavia_core.controller.words import holder_words, step_words, wait_words
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import (
+    EntryKind,
+    Event,
+    JournalEntry,
+    Operation,
+    OperationState,
+    Outcome,
+    Subject,
+)
+from octavia_core.domain.secret import Secret
+from octavia_core.domain.tree import LoadBalancer, Member, Pool
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, PoolProtocol, Provisioning
+from octavia_core.errors import BadRequest, NotFound
+from octavia_core.ports.storage import Claim, Heard
+from octavia_core.settings import Database, Settings
+
+FLOWS = {"create": {1}, "configure": {1}, "failover": {1}}
+
+
+def new_id() -> str:
+    return str(uuid.uuid4())
+
+
+class Scene:
+    """A database with one load balancer `web`, and what a test makes happen to it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.settings = Settings(database=Database(connection=Secret(f"sqlite:///{folder}/octavia.db")))
+        prepare(self.settings)
+        self.storage = SqlStorage.open(self.settings)
+        self.lb, self.pool, self.member, self.amphora = (new_id() for _ in range(4))
+
+    def tree(self, status: Provisioning = Provisioning.ACTIVE, **member: Any) -> None:
+        pool = Pool(
+            id=self.pool,
+            protocol=PoolProtocol.HTTP,
+            name="servers",
+            members=(Member(id=self.member, address="10.0.0.1", protocol_port=80, pool_id=self.pool, **member),),
+        )
+        lb = LoadBalancer(
+            id=self.lb, name="web", provisioning_status=status, operating_status=Operating.ONLINE, pools=(pool,)
+        )
+        self.storage.transaction(lambda tx: tx.insert(lb))
+
+    def serving(self) -> None:
+        row = Amphora(id=self.amphora, status=AmphoraStatus.ALLOCATED, load_balancer_id=self.lb, compute_id="server")
+        self.storage.transaction(lambda tx: tx.insert(row))
+        now = self.storage.now()
+        beat = Heard(amphora_id=self.amphora, at=now, sequence=1, observer="x")
+        self.storage.transaction(lambda tx: tx.heard([beat]))
+
+    def operation(self, flow: str = "configure", **more: Any) -> Operation:
+        row = Operation(id=new_id(), flow=flow, load_balancer_id=self.lb, **more)
+        return self.storage.transaction(lambda tx: tx.add_operation(row))
+
+    def claim(self, lease: float = 60.0) -> Claim:
+        ((_, claim),) = self.storage.claim("host:4711:abcd", FLOWS, lease=lease, limit=1)
+        return claim
+
+    def entry(self, claim: Claim, path: str, kind: EntryKind = EntryKind.STEP, **more: Any) -> JournalEntry:
+        entry = JournalEntry(
+            operation_id=claim.operation_id, path=path, kind=kind, outcome=more.pop("outcome", Outcome.INTENT), **more
+        )
+        self.storage.transaction(lambda tx: tx.write_journal(entry), claim=claim)
+        return entry
+
+    def why(self, text: str = "web", *, running: bool | None = True) -> Explanation:
+        return why(self.storage, self.settings, text, running=running)
+
+
+@pytest.fixture
+def scene(tmp_path: Path) -> Iterator[Scene]:
+    scene = Scene(tmp_path)
+    yield scene
+    scene.storage.close()
+
+
+def test_nothing_is_wrong(scene: Scene) -> None:
+    scene.tree()
+    scene.serving()
+    said = scene.why()
+    assert (said.situation, said.status, said.name, said.problems) == (Situation.FINE, "ACTIVE", "web", ())
+    assert said.summary == "nothing is wrong; it is ONLINE"
+    assert said.advice == ()
+    assert "octavia-admin up" in scene.why(running=False).advice[0]
+    amphora = scene.why(scene.amphora)
+    assert amphora.situation is Situation.FINE
+    assert amphora.summary.startswith("last heard 0.")
+    assert "it is in place and NO_MONITOR" in scene.why(scene.member).summary
+
+
+def test_somebody_works_at_it(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    operation = scene.operation()
+    scene.entry(scene.claim(), "standalone/push")
+    said = scene.why()
+    assert said.situation is Situation.WORKING
+    assert said.holder == "process 4711 on host"
+    assert said.step == "sending the configuration (standalone)"
+    assert said.operation == operation.id
+    assert said.age is not None
+    assert 0 <= said.age < 60
+    assert "another worker takes over within 10 s" in (said.next or "")
+    assert scene.why(operation.id).kind == "operation"
+
+
+def test_it_waits_for_a_server(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_CREATE)
+    scene.operation("create")
+    claim = scene.claim()
+    waiting = JournalEntry(
+        operation_id=claim.operation_id, path="standalone/server-active", kind=EntryKind.WAIT, outcome=Outcome.INTENT
+    )
+    wait = {"kind": "server-active", "value": {"server_id": "s-1"}}
+    scene.storage.park(claim, wake_in=30, wait=wait, entry=waiting)
+    said = scene.why()
+    assert said.situation is Situation.WAITING
+    assert "it waits for server s-1 to run" in said.summary
+    assert said.next_attempt is not None
+    assert 20 < said.next_attempt <= 30
+    assert "the controller looks again; it fails for good in 6" in (said.next or "")
+    assert said.holder is None
+
+
+def test_it_is_tried_again_after_an_error(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    scene.operation()
+    claim = scene.claim()
+    entry = scene.entry(claim, "standalone/push", attempts=2)
+    scene.storage.park(claim, wake_in=5, wait=None, error="the agent does not answer", entry=entry)
+    said = scene.why()
+    assert said.situation is Situation.RETRYING
+    assert said.cause == "the agent does not answer"
+    assert "attempt 3 of 5" in (said.next or "")
+    assert "no controller runs on this state directory" in (scene.why(running=False).next or "")
+    assert "octavia-core-worker" in scene.why(running=None).advice[0]
+
+
+def test_it_waits_behind_another_operation(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    first = scene.operation()
+    scene.claim()
+    second = scene.operation("failover", internal=True)
+    said = scene.why(second.id)
+    assert said.situation is Situation.QUEUED
+    assert first.id in said.summary
+    assert first.id in said.advice[0]
+    assert f"behind it: {second.id}" in scene.why().summary
+
+
+def test_nobody_has_taken_it(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    scene.operation()
+    assert scene.why().situation is Situation.UNCLAIMED
+    said = scene.why(running=False)
+    assert said.advice == ("start one: octavia-admin up",)
+    assert said.next is not None
+    assert said.next.endswith("then it takes it")
+
+
+def test_its_holder_is_silent(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    scene.operation()
+    scene.entry(scene.claim(), "standalone/push")
+    scene.storage.end_leases(but="another")
+    said = scene.why()
+    assert said.situation is Situation.SILENT
+    assert "stopped renewing 0 s ago while sending the configuration" in said.summary
+    assert said.holder == "process 4711 on host"
+    assert "takes it over at the recorded step; nothing is done twice" in (said.next or "")
+
+
+def test_it_is_being_undone(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    operation = scene.operation()
+    claim = scene.claim()
+    scene.storage.transaction(lambda tx: tx.set_undoing(operation.id, "the agent said no"), claim=claim)
+    said = scene.why()
+    assert said.situation is Situation.UNDOING
+    assert "the agent said no" in said.summary
+    scene.storage.park(claim, wake_in=5, wait=None, error="away")
+    assert "a cleanup goes on with that undo" in (scene.why().next or "")
+
+
+def test_it_failed_for_good(scene: Scene) -> None:
+    scene.tree(Provisioning.ERROR)
+    operation = scene.operation("create", subjects=(Subject(Kind.LOAD_BALANCER, scene.lb),))
+    scene.storage.transaction(lambda tx: tx.close_operation(operation.id, OperationState.FAILED, "no HAProxy"))
+    said = scene.why()
+    assert said.situation is Situation.FAILED
+    assert said.cause == "no HAProxy"
+    assert said.next == "nothing by itself: an operation that failed for good is not repeated"
+    assert said.advice[0] == f"rebuild it: octavia-admin lb failover {scene.lb}"
+    assert "octavia-admin lb failover" in scene.why(operation.id).advice[1]
+
+
+def test_something_below_it_is_in_error(scene: Scene) -> None:
+    scene.tree(provisioning_status=Provisioning.ERROR, name="bad")
+    scene.serving()
+    operation = scene.operation(subjects=(Subject(Kind.MEMBER, scene.member),))
+    scene.storage.transaction(lambda tx: tx.close_operation(operation.id, OperationState.FAILED, "port 0 is none"))
+    said = scene.why()
+    assert said.situation is Situation.DEGRADED
+    assert said.problems == (f"member bad ({scene.member}): port 0 is none",)
+    below = scene.why("bad")
+    assert (below.kind, below.situation, below.cause) == ("member", Situation.FAILED, "port 0 is none")
+
+
+def test_a_member_that_is_down(scene: Scene) -> None:
+    scene.tree(operating_status=Operating.ERROR)
+    scene.serving()
+    assert "at 10.0.0.1:80 does not pass" in scene.why().problems[0]
+    assert "checks of it fail" in scene.why(scene.member).summary
+
+
+def test_a_request_that_was_lost(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    said = scene.why()
+    assert said.situation is Situation.UNHELD
+    assert "the request for it was lost" in said.summary
+
+
+def test_no_amphora_serves(scene: Scene) -> None:
+    scene.tree()
+    assert "it has no amphora that serves" in scene.why().summary
+
+
+def test_an_amphora_that_was_declared_dead(scene: Scene) -> None:
+    scene.tree()
+    scene.serving()
+
+    def declare(tx: Any) -> None:
+        assert tx.declare_dead(scene.amphora)
+        tx.emit(Event(name="amphora.lost", text="it is lost", load_balancer_id=scene.lb, amphora_id=scene.amphora))
+
+    scene.storage.transaction(declare)
+    said = scene.why(scene.amphora)
+    assert said.situation is Situation.FAILED
+    assert "nothing replaces it" in said.summary
+    assert said.cause == "it is lost"
+    scene.operation("failover", internal=True, amphora_id=scene.amphora)
+    said = scene.why(scene.amphora)
+    assert said.situation is Situation.UNCLAIMED
+    assert "failover" in said.summary
+
+
+def test_what_is_gone_says_so(scene: Scene) -> None:
+    scene.tree(Provisioning.DELETED)
+    assert scene.why(scene.lb).situation is Situation.GONE
+    with pytest.raises(NotFound, match="web"):
+        scene.why("web")
+
+
+def test_a_name_that_several_have_is_refused(scene: Scene) -> None:
+    scene.tree()
+    scene.storage.transaction(lambda tx: tx.insert(LoadBalancer(id=new_id(), name="web")))
+    with pytest.raises(BadRequest, match="2 load balancers are called 'web'"):
+        scene.why()
+
+
+def test_a_timeline_has_journal_and_events_in_order_with_durations(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    operation = scene.operation()
+    claim = scene.claim()
+    happened = Event(name="operation.accepted", text="asked for", load_balancer_id=scene.lb, operation_id=operation.id)
+    scene.storage.transaction(lambda tx: tx.emit(happened))
+    scene.entry(claim, "plan", EntryKind.RECORD, outcome=Outcome.DONE, sequence=1)
+    scene.entry(claim, "standalone/push", sequence=2, attempts=1)
+    moments = timeline(scene.storage, "web")
+    assert [m.name for m in moments] == ["operation.accepted", "plan", "standalone/push"]
+    assert [m.open for m in moments] == [False, False, True]
+    assert moments[1].seconds is not None
+    assert moments[2].text == "sending the configuration (standalone) (2 attempts)"
+    assert timeline(scene.storage, operation.id) == moments
+    assert timeline(scene.storage, scene.member) == moments
+
+
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("reserve-vip", "reserving the address"),
+        ("standalone/boot", "starting the server (standalone)"),
+        ("undo/standalone/boot", "taking back: starting the server (standalone)"),
+        ("standalone/old-29f8d2e1-91ed-594e-a857-d8c264a27025/destroy", "removing the server (standalone old)"),
+        ("29f8d2e1-91ed-594e-a857-d8c264a27025/push", "sending the configuration"),
+        ("something-new", "something new"),
+    ],
+)
+def test_steps_in_words(path: str, words: str) -> None:
+    assert step_words(path) == words
+
+
+def test_waits_and_holders_in_words() -> None:
+    at = {"amphora_id": "a", "host": "127.0.0.1", "port": 9443}
+    assert wait_words({"kind": "agent-answers", "value": {"at": at}}).endswith("at 127.0.0.1:9443 to answer")
+    assert wait_words({"kind": "new"}) == "new"
+    assert holder_words("my:host:12:ab") == "process 12 on my:host"
+    assert holder_words(None) is None
