@@ -81,10 +81,9 @@ def sleeper(folder: Path, point: str, path: str) -> Iterator[subprocess.Popen[by
     """A process that works on the folder, and now stands still at that point; killed at the end."""
     process = subprocess.Popen([sys.executable, "-m", "tests.engine.victims", str(folder), point, path], cwd=ROOT)
     try:
-        while True:  # ends when it stands still, or ends itself
-            found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
-            assert found is not None and found.si_code == os.CLD_STOPPED, "it ended before it came to that point"
-            break
+        found = os.waitid(os.P_PID, process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+        assert found is not None
+        assert found.si_code == os.CLD_STOPPED, "it ended before it came to that point"
         yield process
     finally:
         process.kill()
