@@ -26,6 +26,7 @@ __all__ = ["read_bundle", "read_payload"]
 ServerKey = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | ed448.Ed448PrivateKey
 
 _PEM = b"-----BEGIN "
+_NOTHING = Secret(b"")
 _PEM_BLOCK = re.compile(rb"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
 
@@ -45,6 +46,11 @@ def read_bundle(ref: str, payloads: Mapping[str, Secret]) -> CertificateBundle:
     if "pkcs12" in payloads:
         key, certificates = _pkcs12(ref, payloads)
     else:
+        if (
+            "certificate" not in payloads
+            and b"-----BEGIN CERTIFICATE-----" in payloads.get("payload", _NOTHING).reveal()
+        ):
+            raise SecretMissing(f"secret {ref!r} has a certificate and no private key; put both into it")
         certificates = _certificates(ref, "certificate", _needed(ref, payloads, "certificate"))
         if "intermediates" in payloads:
             certificates += _certificates(ref, "intermediates", payloads["intermediates"].reveal())

@@ -77,7 +77,9 @@ class Pushed:
     etag: str
     changed: bool
     skipped_listeners: tuple[str, ...] = ()
-    """Listeners left out, or kept with old files, because a secret is missing."""
+    """Listeners left out, or kept with old files, because a secret is missing; and those it cannot serve at all (UDP)."""
+    kept_listeners: tuple[str, ...] = ()
+    """Those of them that go on with the files the amphora has."""
 
 
 class AmphoraPort(Protocol):
@@ -89,8 +91,8 @@ class AmphoraPort(Protocol):
     def boot_files(self, identity: BootIdentity) -> BootFiles:
         """The files that the image expects at boot. Pure: no request is made."""
 
-    def info(self, at: AgentAddress) -> AgentInfo:
-        """Ask the agent who it is.
+    def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
+        """Ask the agent who it is, within `limit` seconds (None: `time_limit`).
 
         Raises:
             AmphoraUnreachable: it does not answer (yet).

@@ -58,9 +58,9 @@ class HaproxyDriver:
         """See `AmphoraPort.boot_files`."""
         return boot_files(identity, self._settings)
 
-    def info(self, at: AgentAddress) -> AgentInfo:
+    def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
         """See `AmphoraPort.info`."""
-        agent = self._agent(at)
+        agent = self._agent(at, limit)
         agent.version()
         return agent.info()
 
@@ -105,7 +105,7 @@ class HaproxyDriver:
         marker = agent.certificate_md5(id, APPLIED) if stored else None
         applied = marker is not None and marker == _md5(etag)
         if applied and text == wanted.text:
-            return Pushed(etag=etag, changed=False, skipped_listeners=skipped)
+            return Pushed(etag=etag, changed=False, skipped_listeners=skipped, kept_listeners=wanted.kept)
         known = held.files() if applied else {}
         for file in wanted.files.values():
             self._send(agent, id, file, known.get(file.name))
@@ -116,7 +116,7 @@ class HaproxyDriver:
             if name not in wanted.files:
                 agent.delete_certificate(id, name)
         agent.upload_certificate(id, APPLIED, Secret(etag))
-        return Pushed(etag=etag, changed=True, skipped_listeners=skipped)
+        return Pushed(etag=etag, changed=True, skipped_listeners=skipped, kept_listeners=wanted.kept)
 
     def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
         """See `AmphoraPort.remove`."""
@@ -137,8 +137,9 @@ class HaproxyDriver:
         public = [file for file in wanted.files.values() if file.public and file.content is not None]
         return [*files, *((file.name, file.content.reveal().decode()) for file in public if file.content is not None)]
 
-    def _agent(self, at: AgentAddress) -> AgentClient:
-        return AgentClient(self._transport, at, deadline=time.monotonic() + self.time_limit)
+    def _agent(self, at: AgentAddress, limit: float | None = None) -> AgentClient:
+        limit = self.time_limit if limit is None else min(limit, self.time_limit)
+        return AgentClient(self._transport, at, deadline=time.monotonic() + limit)
 
     def _version(self, agent: AgentClient) -> tuple[int, int]:
         """Version of HAProxy there: the two of a pair may differ. Asked each time, an image may be renewed."""

@@ -294,7 +294,7 @@ def ask(
 
 
 class Echo:
-    """A web server that answers with what it saw, as JSON. A context manager.
+    """A web server that answers with what it saw, as JSON. A context manager; entered again, it is back on its port.
 
     Args:
         name: how it calls itself.
@@ -360,7 +360,7 @@ class Echo:
                 """A client that goes away, or a handshake that fails, is no news."""
 
         self.address, self.port = address, 0
-        self._listen = functools.partial(Server, (address, 0), Handler)
+        self._listen: Callable[[], Server] = lambda: Server((address, self.port), Handler)
 
     def __enter__(self) -> Self:
         self._server = self._listen()
