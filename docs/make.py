@@ -1,7 +1,7 @@
 """Write the pages of docs/reference that are made from the code: `nox -s docs`, or `python docs/make.py`.
 
 A test compares them with what this would write, so they cannot go stale. Sources are parsed, not imported, except for
-settings, whose defaults are values.
+settings, whose defaults are values, and the command line, which is what its app says.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 
 import attrs
 
+from octavia_core.cli import reference
 from octavia_core.domain.secret import Secret
 from octavia_core.settings import Settings, local_defaults
 
@@ -76,7 +77,12 @@ def ports() -> str:
     return "\n".join(lines)
 
 
-PAGES: Mapping[str, Callable[[], str]] = {"settings.md": settings, "hooks.md": hooks, "ports.md": ports}
+def cli() -> str:
+    """Every command of octavia-admin with its options."""
+    return reference.page()
+
+
+PAGES: Mapping[str, Callable[[], str]] = {"cli.md": cli, "settings.md": settings, "hooks.md": hooks, "ports.md": ports}
 
 
 def page(name: str) -> str:

@@ -122,7 +122,7 @@ class Field:
     def parameter(self) -> inspect.Parameter:
         """For Typer: the option, absent unless it is given."""
         option = typer.Option(
-            self.flag, help=self.help, metavar=self.metavar, show_default=False, rich_help_panel="What it should be"
+            self.flag, help=self.help, metavar=self._metavar(), show_default=False, rich_help_panel="What it should be"
         )
         kind = self.type
         if kind in (tuple[str, ...], Mapping[str, str]):
@@ -132,6 +132,13 @@ class Field:
         return inspect.Parameter(
             self.variable, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[kind | None, option]
         )
+
+    def _metavar(self) -> str | None:
+        if self.metavar is not None or self.type is bool:
+            return self.metavar
+        if isinstance(self.type, type) and issubclass(self.type, StrEnum):
+            return "|".join(one.value for one in self.type)
+        return {int: "NUMBER", float: "NUMBER", Mapping[str, str]: "NAME=VALUE"}.get(self.type, "TEXT")
 
     def value(self, given: Any) -> Any:
         """What was typed, as the value of a wish."""

@@ -74,13 +74,7 @@ def _row(param: Any) -> str:
         names = f"`{param.metavar or param.name.upper()}`"
     else:
         flags = "/".join([*param.opts, *param.secondary_opts])
-        metavar = "" if param.is_flag else f" {param.metavar or _kind(param)}"
+        metavar = "" if param.is_flag else f" {param.metavar or 'TEXT'}"
         names = f"`{flags}{metavar}`"
-    return f"| {names} | {(param.help or '').replace('|', chr(92) + '|')} |"
-
-
-def _kind(param: Any) -> str:
-    choices = getattr(param.type, "choices", None)
-    if choices:
-        return "\\|".join(str(getattr(choice, "value", choice)) for choice in choices)
-    return {"integer": "NUMBER", "int": "NUMBER", "float": "NUMBER"}.get(getattr(param.type, "name", ""), "TEXT")
+    cells = (names, param.help or "")
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"

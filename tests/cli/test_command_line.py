@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from octavia_core.cli.exits import Exit, exit_of
 from octavia_core.cli.program import build, run
 from octavia_core.cli.reference import every_command
 from octavia_core.cli.session import Session, guarded
+from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import (
     BadRequest,
     DriverNotFound,
@@ -25,6 +27,7 @@ from octavia_core.errors import (
     StateDirectoryBusy,
     TransientError,
 )
+from octavia_core.policy.changes import wish
 from tests.cli.conftest import Admin
 
 
@@ -199,3 +202,11 @@ def test_the_program_says_its_version(capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_the_app_can_be_built_any_number_of_times() -> None:
     assert len(build().registered_groups) == len(build().registered_groups)
+
+
+def test_the_document_of_the_docs_is_one() -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/apply-a-document.md").read_text()
+    document = re.search(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert document is not None
+    asked = wish(NewLoadBalancer, tomllib.loads(document[1]))
+    assert (asked.name, len(asked.pools[0].members), asked.listeners[0].default_pool_id) == ("web", 2, "servers")

@@ -80,7 +80,9 @@ def events(
     session: Session,
     lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they come, until Ctrl-C.")] = False,
-    after: Annotated[int, typer.Option("--after", min=0, help="Only those with a greater sequence number.")] = 0,
+    after: Annotated[
+        int, typer.Option("--after", min=0, metavar="NUMBER", help="Only those with a greater sequence number.")
+    ] = 0,
 ) -> None:
     """Show events, oldest first; with --json one object on each line."""
     from octavia_core.cli.output import moment

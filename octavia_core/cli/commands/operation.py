@@ -28,7 +28,7 @@ def list_(
     session: Session,
     lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
     unfinished: Annotated[bool, typer.Option("--open", help="Only those that are not over.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=10_000, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", metavar="NUMBER", min=1, max=10_000, help="At most so many.")] = 100,
 ) -> None:
     """List operations, newest first."""
     from octavia_core.cli.output import ago, moment, status
