@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import ipaddress
 import uuid
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from typing import Any
 
 import attrs
 
 from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation, Subject
-from octavia_core.domain.tree import Listener, LoadBalancer, Node, Pool
+from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Node, Pool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Topology
 from octavia_core.domain.wishes import (
     FIRST_PEER_PORT,
@@ -113,10 +113,14 @@ class Acceptor:
         operation = self._operation(FAILOVER, lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked)
 
         def accept(tx: Transaction) -> Operation:
-            _existing(tx, lb_id)
-            stored = tx.add_operation(operation)
+            tree = _existing(tx, lb_id)
+            # One that never worked is tried again as a whole; otherwise what is bad stays as it last worked.
+            again = () if tx.last_good(lb_id) else _in_error(tree)
+            stored = tx.add_operation(attrs.evolve(operation, subjects=(*operation.subjects, *again)))
             if stored.id == operation.id:
                 _lock(tx, lb_id, Event.ACCEPT_FAILOVER)
+                for subject in again:
+                    _touch(tx, subject.kind, subject.id, Event.ACCEPT_UPDATE, lb_id)
                 _announce(tx, stored, "the rebuilding of its amphorae was asked for")
             return stored
 
@@ -318,18 +322,20 @@ class Acceptor:
         return self._change(self._owner(Kind.L7POLICY, policy_id), plan, asked)
 
     def change(self, kind: Kind, id: str, values: Mapping[str, Any], asked: Asked) -> Operation:
-        """Store new values of one object below a load balancer."""
+        """Store new values of one object below a load balancer. One in ERROR is tried again with all that is bad below it."""
         lb_id = self._owner(kind, id)
         normal = changes.normalised(kind, values)
 
         def plan(tx: Transaction, tree: LoadBalancer) -> _Edit:
-            _check(tree, (Subject(kind, id),), Change(kind, id, normal))
+            subjects = (Subject(kind, id), *_in_error_with(tree, id))
+            _check(tree, subjects, Change(kind, id, normal))
 
             def work(tx: Transaction) -> None:
-                _touch(tx, kind, id, Event.ACCEPT_UPDATE, lb_id)
+                for subject in subjects:
+                    _touch(tx, subject.kind, subject.id, Event.ACCEPT_UPDATE, lb_id)
                 tx.change(kind, id, normal)
 
-            return _Edit((Subject(kind, id),), work)
+            return _Edit(subjects, work)
 
         return self._change(lb_id, plan, asked)
 
@@ -431,6 +437,38 @@ def _lock_parents(tx: Transaction, tree: LoadBalancer, subjects: Sequence[Subjec
     for kind, node in parents:
         if node.id not in changed and node.provisioning_status in allowed(kind, Event.LOCK):
             tx.settle(kind, node.id, Event.LOCK)
+
+
+def _in_error(tree: LoadBalancer, among: Collection[str] | None = None) -> tuple[Subject, ...]:
+    """What is in ERROR below a load balancer, or of that what is among these ids."""
+    return tuple(
+        Subject(kind, node.id)
+        for kind, node in tree.nodes()
+        if node.provisioning_status is Provisioning.ERROR and (among is None or node.id in among)
+    )
+
+
+def _in_error_with(tree: LoadBalancer, id: str) -> tuple[Subject, ...]:
+    """When that object is in ERROR: what it brought along and is in ERROR too, since it was wished for with it."""
+    nodes = {node.id: node for _, node in tree.nodes()}
+    found: set[str] = set()
+    ahead = [id]
+    while ahead:
+        node = nodes.get(ahead.pop())
+        if node is None or node.id in found or node.provisioning_status is not Provisioning.ERROR:
+            continue
+        found.add(node.id)
+        match node:
+            case Listener():
+                ahead += [policy.id for policy in node.l7policies]
+                ahead += [node.default_pool_id] if node.default_pool_id else []
+            case L7Policy():
+                ahead += [rule.id for rule in node.rules]
+                ahead += [node.redirect_pool_id] if node.redirect_pool_id else []
+            case Pool():
+                ahead += [member.id for member in node.members]
+                ahead += [node.health_monitor.id] if node.health_monitor else []
+    return _in_error(tree, found - {id})
 
 
 def _check(tree: LoadBalancer, subjects: Sequence[Subject], *edits: Edit) -> None:

@@ -50,6 +50,28 @@ def _roles(topology: Topology) -> tuple[Role, ...]:
     return (Role.STANDALONE,) if topology is Topology.SINGLE else (Role.MASTER, Role.BACKUP)
 
 
+def _vip_request(tree: LoadBalancer) -> VipRequest:
+    return VipRequest(
+        load_balancer_id=tree.id,
+        project_id=tree.project_id,
+        ip_address=tree.vip.ip_address,
+        port_id=tree.vip.port_id,
+        subnet_id=tree.vip.subnet_id,
+        network_id=tree.vip.network_id,
+    )
+
+
+def _reserve(run: Run, world: World, request: VipRequest) -> AddressPlan:
+    return run.step(
+        "reserve-vip",
+        key=request,
+        do=world.network.reserve_vip,
+        undo=lambda request, got: world.network.release_vip(request.load_balancer_id, got.vip if got else None),
+        result=AddressPlan,
+        limit=world.network.time_limit,
+    )
+
+
 def _create(run: Run, world: World) -> None:
     operation = run.operation
     if nothing_to_do(run):
@@ -57,15 +79,7 @@ def _create(run: Run, world: World) -> None:
 
     def plan(tx: Transaction) -> _Plan:
         tree = _tree(tx, operation)
-        vip = tree.vip
-        request = VipRequest(
-            load_balancer_id=tree.id,
-            project_id=tree.project_id,
-            ip_address=vip.ip_address,
-            port_id=vip.port_id,
-            subnet_id=vip.subnet_id,
-            network_id=vip.network_id,
-        )
+        vip, request = tree.vip, _vip_request(tree)
         sites = tuple(amphorae.site(operation, tree, role) for role in _roles(tree.topology))
         old = tuple(tx.amphorae(tree.id))
         for left in old:
@@ -76,14 +90,7 @@ def _create(run: Run, world: World) -> None:
 
     planned = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Plan)
     lb_id = planned.request.load_balancer_id
-    addresses = run.step(
-        "reserve-vip",
-        key=planned.request,
-        do=world.network.reserve_vip,
-        undo=lambda request, got: world.network.release_vip(request.load_balancer_id, got.vip if got else None),
-        result=AddressPlan,
-        limit=world.network.time_limit,
-    )
+    addresses = _reserve(run, world, planned.request)
 
     def store(tx: Transaction) -> int:
         tx.set_vip(lb_id, _kept(planned.vip, addresses.vip), addresses.additional_vips)
@@ -254,13 +261,20 @@ def _failover(run: Run, world: World) -> None:
                 return nothing
         if not tree.provisioning_status.pending:
             tx.settle(Kind.LOAD_BALANCER, tree.id, Event.ACCEPT_FAILOVER)
-        return _prepare(tx, operation, tree, old, amphorae.draft(tx, operation))
+        # One that never worked gave its address back when its creation was undone.
+        request = None if tx.last_good(tree.id) else _vip_request(tree)
+        found = _prepare(tx, operation, tree, old, amphorae.draft(tx, operation))
+        return attrs.evolve(found, request=request)
 
     rebuild = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Rebuild)
     if rebuild.revision is None:
         run.finish(lambda tx: emit(tx, operation, "failover.unneeded", "the amphora is gone already; nothing to do"))
         return
     revision, lb_id = rebuild.revision, rebuild.tree.id
+    if rebuild.request is not None:
+        addresses = _reserve(run, world, rebuild.request)
+        vip = _kept(rebuild.tree.vip, addresses.vip)
+        run.record("store-vip", lambda tx: tx.set_vip(lb_id, vip, addresses.additional_vips))
     troubles = _replace(run, world, rebuild)
     if rebuild.peers:
         sent = amphorae.push_all(run.scope("peers"), world, rebuild.peers, revision)
@@ -353,6 +367,7 @@ class _Rebuild:
     sites: tuple[amphorae.Site, ...] = ()
     peers: tuple[Amphora, ...] = ()
     revision: int | None = None
+    request: VipRequest | None = None
 
 
 def _leaving(rebuild: _Rebuild, index: int) -> tuple[Amphora, ...]:
