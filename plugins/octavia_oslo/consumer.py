@@ -9,6 +9,7 @@ is lost with a queue is found by the sweep.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import logging
 import socket
 import threading
@@ -17,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import oslo_messaging
+from oslo_config.cfg import DuplicateOptError
 from oslo_messaging.rpc import dispatcher as rpc_dispatcher
 from oslo_messaging.rpc import server as rpc_server
 
@@ -38,6 +40,9 @@ _ECHO_EVERY = 10.0
 """Seconds between two messages to oneself."""
 _DEAF_AFTER = 35.0
 """Seconds without hearing oneself after which the connection is built anew: three echoes, and a bit."""
+
+_CLOSE_WITHIN = 10.0
+"""Seconds that a connection has to close at the end."""
 
 
 class _Controller:
@@ -91,14 +96,12 @@ class Consumer:
         self._stopping = threading.Event()
         self._heard = time.monotonic()
         self._watch: threading.Thread | None = None
-        self._transport: Any = None
-        self._server: Any = None
         self.rebuilt = 0
         """How often the connection was built anew because nothing was heard."""
 
     def start(self) -> None:
         """Begin to listen. The broker may come later: the library goes on trying."""
-        oslo_messaging.set_transport_defaults(EXCHANGE)
+        _prepare(self._conf)
         self._heard = time.monotonic()
         self._watch = threading.Thread(target=self._run, name="octavia-consumer", daemon=True)
         self._watch.start()
@@ -107,7 +110,7 @@ class Consumer:
         """Listen no more; what is not stored yet goes back to the broker."""
         self._stopping.set()
         if self._watch is not None:
-            self._watch.join()
+            self._watch.join(2 * _CLOSE_WITHIN)
 
     @property
     def deaf_for(self) -> float:
@@ -159,34 +162,41 @@ class Consumer:
     # -- the connection --------------------------------------------------------------------------------------------
     def _run(self) -> None:
         while not self._stopping.is_set():
+            line: _Line | None = None
             try:
-                self._open()
-                self._listen()
+                line = self._open()
+                self._listen(line)
             except Exception as error:  # the library raises its own, its drivers' and the socket's errors
                 log.warning("messages cannot be received, trying again: %s: %s", type(error).__name__, error)
                 self._stopping.wait(1.0)
-            finally:
-                self._close()
+            if line is not None:
+                # Closing a connection that is broken takes as long as its timeouts: the next one does not wait for it.
+                closing = threading.Thread(target=line.close, name="octavia-consumer-close", daemon=True)
+                closing.start()
+                if self._stopping.is_set():
+                    closing.join(_CLOSE_WITHIN)
 
-    def _open(self) -> None:
-        self._transport = oslo_messaging.get_rpc_transport(self._conf)
+    def _open(self) -> _Line:
+        transport = oslo_messaging.get_rpc_transport(self._conf)
         target = oslo_messaging.Target(topic=TOPIC, server=self._host, fanout=False)
         dispatcher = rpc_dispatcher.RPCDispatcher([_Controller(), _Echo()], None)
-        self._server = StoringServer(self._transport, target, dispatcher)
-        self._server.consumer = self
-        self._server.start()
+        server = StoringServer(transport, target, dispatcher)
+        server.consumer = self
+        line = _Line(transport, server)
+        server.start()
         log.info("listening for %s as %s", TOPIC, self._host)
+        return line
 
-    def _listen(self) -> None:
+    def _listen(self, line: _Line) -> None:
         """Until told to stop, or deaf. The echo goes the way of every message, so only a whole way brings it back."""
         here = oslo_messaging.Target(topic=TOPIC, server=self._host, namespace=ECHO, version="1.0")
-        client = oslo_messaging.get_rpc_client(self._transport, here, version_cap="1.0", retry=0)
+        client = oslo_messaging.get_rpc_client(line.transport, here, version_cap="1.0", retry=0)
         began = time.monotonic()
         while not self._stopping.is_set():
             try:
                 client.cast({}, "echo")
             except Exception as error:  # the same as in `_run`; the broker may just be away
-                log.warning("the broker does not take a message: %s", type(error).__name__)
+                log.warning("the broker does not take a message: %s: %s", type(error).__name__, error)
             if self._stopping.wait(self._echo_every):
                 return
             if min(self.deaf_for, time.monotonic() - began) > self._deaf_after:
@@ -194,13 +204,34 @@ class Consumer:
                 log.warning("no message to oneself came back for %.0f s; the connection is built anew", self.deaf_for)
                 return
 
-    def _close(self) -> None:
-        server, self._server = self._server, None
-        transport, self._transport = self._transport, None
-        for end in (getattr(server, "stop", None), getattr(server, "wait", None), getattr(transport, "cleanup", None)):
-            if end is not None:
-                with contextlib.suppress(Exception):  # a connection that is broken is closed in its own way
-                    end()
+
+class _Line:
+    """One connection with its server."""
+
+    def __init__(self, transport: Any, server: StoringServer) -> None:
+        self.transport, self.server = transport, server
+
+    def close(self) -> None:
+        """Give it up; what is not acknowledged goes back to the broker."""
+        for end in (self.server.stop, self.server.wait, self.transport.cleanup):
+            with contextlib.suppress(Exception):  # a connection that is broken is closed in its own way
+                end()
+
+
+def _prepare(conf: Any) -> None:
+    """What the library expects of a program: upstream's exchange as the default, and its options known."""
+    from oslo_messaging import opts
+
+    oslo_messaging.set_transport_defaults(EXCHANGE)
+    groups = list(opts.list_opts())
+    for name in ("metrics", "tracing"):  # 18.x makes these known to its global object alone, and asks for them always
+        with contextlib.suppress(ImportError, AttributeError):
+            module = importlib.import_module(f"oslo_messaging._{name}.client")
+            groups.append((f"oslo_messaging_{name}", getattr(module, f"oslo_messaging_{name}")))
+    for group, options in groups:
+        for option in options:
+            with contextlib.suppress(DuplicateOptError):  # known already, with its default as set above
+                conf.register_opt(option, group=group)
 
 
 def _compatible(version: str) -> bool:

@@ -49,6 +49,9 @@ def _environment() -> Mapping[str, Mapping[str, Any]]:
 
 
 def _consumer(files: Sequence[str], accept: Accept) -> RequestSource:
+    from octavia_oslo.threads import use_threads
+
+    use_threads()
     try:
         from octavia_oslo import conf
         from octavia_oslo.consumer import Consumer

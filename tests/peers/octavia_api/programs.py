@@ -259,7 +259,7 @@ class Database:
         ):
             if self._named:
                 connection.select_db("octavia")
-            cursor.execute(statement, values)
+            cursor.execute(statement, values or None)
             return list(cursor.fetchall())
 
     _named = False
