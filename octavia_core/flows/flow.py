@@ -61,7 +61,7 @@ def fail_subjects(tx: Transaction, operation: Operation, reason: str) -> None:
     assert operation.load_balancer_id is not None
     tx.settle_tree(operation.load_balancer_id, failed=operation.subjects, succeeded=False)
     whole = any(subject.kind is Kind.LOAD_BALANCER for subject in operation.subjects)
-    name = "load_balancer.error" if whole else "load_balancer.active"
+    name = "load_balancer.failed" if whole else "load_balancer.active"
     what = ", ".join(f"{s.kind.words} {s.id}" for s in operation.subjects)
     emit(tx, operation, "operation.failed", f"{operation.flow} failed, {what} is in ERROR: {reason}", reason=reason)
     emit(tx, operation, name, "in ERROR" if whole else "back to ACTIVE with the last good configuration", reason=reason)

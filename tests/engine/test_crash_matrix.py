@@ -1,4 +1,4 @@
-"""Every flow is killed at every step: before it, after its effect, after its entry; and once more while it recovers.
+"""Every flow is killed at every step: before it, after its effect, after its entry.
 
 The steps are enumerated by running each scenario once with a probe, so a new step joins by itself. The killed worker is
 a process of its own; the judge of "nothing twice, nothing leaked" is the simulated cloud's own file. On SQLite that is
