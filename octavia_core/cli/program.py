@@ -45,9 +45,9 @@ def build() -> typer.Typer:
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from octavia_core import __version__
+        from importlib.metadata import version
 
-        print(f"octavia-core {__version__}")
+        print(f"octavia-core {version('octavia-core')}")
         raise typer.Exit
 
 

@@ -27,10 +27,13 @@ if TYPE_CHECKING:
     from octavia_core.controller.handle import Operation
     from octavia_core.domain.operation import Operation as Row
 
-__all__ = ["Interrupted", "Session", "guarded"]
+__all__ = ["Hand", "Interrupted", "Session", "guarded"]
 
 LOOK_FOR_CONTROLLER = 0.5
 """Seconds between two looks whether the controller that works for us still runs."""
+
+HEARD_WITHIN = 1.0
+"""Seconds that a command at most adds, so that what it shows is what clients see."""
 
 
 class Interrupted(Exception):
@@ -191,6 +194,18 @@ class Hand:
                     self.controller.close()
                     self.controller, self.own = self._open()
                     operation = self.controller.operation(operation.id)
+
+    def let_it_be_heard(self, load_balancer_id: str) -> None:
+        """Without another controller nobody listens when we are gone: give a new amphora time for its first heartbeat."""
+        if not self.own:
+            return
+        health = self.controller.settings.health_manager
+        deadline = time.monotonic() + min(HEARD_WITHIN, 3 * health.heartbeat_interval)
+        while time.monotonic() < deadline:
+            tree = self.controller.load_balancer(load_balancer_id)
+            if not tree.listeners or tree.operating_status != "OFFLINE":
+                return
+            time.sleep(0.02)
 
     def _nobody_works(self) -> bool:
         return not self.own and self.controller.running() is False

@@ -13,7 +13,7 @@ import typer
 
 from octavia_core.cli.command import command
 from octavia_core.cli.fields import POOL, fields_of, reference
-from octavia_core.cli.session import Session
+from octavia_core.cli.session import Hand, Session
 from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import BadRequest, NotFound
 
@@ -74,6 +74,7 @@ def create(
     asked = wish(NewLoadBalancer, document)
     with session.work(make=True) as hand:
         row = hand.carry_out(lambda c: c.create_load_balancer(asked, **session.asked))
+        _heard(hand, row)
         _shown(session, hand.controller, row)
 
 
@@ -138,6 +139,7 @@ def failover(session: Session, lb: Name) -> None:
     with session.work() as hand:
         id = hand.controller.load_balancer(lb).id
         row = hand.carry_out(lambda c: c.failover_load_balancer(id, **session.asked, wait=session.patience))
+        _heard(hand, row)
         _shown(session, hand.controller, row, id)
 
 
@@ -156,6 +158,7 @@ def apply(
     asked = wish(NewLoadBalancer, read_document(file), f"{file}:")
     with session.work(make=True) as hand:
         row = hand.carry_out(lambda c: c.apply(asked, **session.asked, wait=session.patience))
+        _heard(hand, row)
         if row is None and not session.json:
             session.screen.note(f"load balancer {asked.name} is that already; nothing was done")
         _shown(session, hand.controller, row, asked.name or "")
@@ -259,6 +262,11 @@ def read_document(file: str) -> Any:
     except (ValueError, RecursionError) as error:
         hint = "" if file.endswith(".json") else " (a TOML document needs a name that ends in .toml)"
         raise BadRequest(f"{file} is no JSON: {error}{hint}") from error
+
+
+def _heard(hand: Hand, row: Row | None) -> None:
+    if row is not None and row.state.final and row.load_balancer_id:
+        hand.let_it_be_heard(row.load_balancer_id)
 
 
 def _shown(session: Session, controller: Controller, row: Row | None, lb: str = "") -> None:
