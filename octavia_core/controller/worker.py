@@ -92,8 +92,6 @@ class Worker:
         self._stopping.set()
         self._nudge.set()
         self._parked.set()
-        for _ in range(self._threads):
-            self._work.put(_STOP)
         deadline = self._runner.world.clock.monotonic() + grace
         for thread in self._pool:
             thread.join(max(0.0, deadline - self._runner.world.clock.monotonic()))
@@ -140,6 +138,8 @@ class Worker:
             if taken and taken == free:
                 continue
             clock.sleep(pause, self._nudge)
+        for _ in range(self._threads):
+            self._work.put(_STOP)  # behind everything that was claimed
 
     def _chores_loop(self) -> None:
         """What is to be done now and then: looking at waits, sweeping."""

@@ -18,7 +18,7 @@ from octavia_core.controller.supervisor import Supervisor
 from octavia_core.db.storage import prepare
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import Provisioning
-from octavia_core.testing.outside import SimulatedCloud
+from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from tests.daemons.test_daemons import daemon, end, until
 
 
@@ -67,7 +67,7 @@ def children(pid: int) -> list[int]:
 
 def test_a_killed_worker_process_is_replaced_and_its_operation_taken_over(config: Path, client: Controller) -> None:
     cloud = SimulatedCloud(config.parent / "simulator.db")
-    cloud.fail("network.plug_vip", kind="kill")
+    cloud.fail("network.plug_vip", kind=FaultKind.KILL)
     with daemon("worker", config) as supervisor:
         until(lambda: len(children(supervisor.pid)) == 2)
         before = set(children(supervisor.pid))
