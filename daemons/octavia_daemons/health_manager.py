@@ -34,8 +34,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
         health = HealthManager(
             started.storage,
             started.settings,
-            started.world.compute,
-            started.world.clock,
+            started.world,
             started.receiver,
             on_failover=lambda: None,
         )

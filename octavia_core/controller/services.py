@@ -43,7 +43,7 @@ class Services:
         self.health: HealthManager | None = None
         if started.receiver is not None:
             self.health = HealthManager(
-                started.storage, settings, started.world.compute, started.world.clock, started.receiver, self.nudge
+                started.storage, settings, started.world, started.receiver, self.nudge
             )
 
     def start(self) -> None:

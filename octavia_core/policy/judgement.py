@@ -64,10 +64,11 @@ class Ear:
 
 @attrs.frozen
 class Judgement:
-    """A finding, and one sentence that says why."""
+    """A finding, one sentence that says why, and the microseconds of silence beyond what is allowed (0: none)."""
 
     finding: Finding
     evidence: str
+    overdue: int = 0
 
 
 def judge(heart: Heart, ear: Ear) -> Judgement:
@@ -86,7 +87,7 @@ def judge(heart: Heart, ear: Ear) -> Judgement:
     evidence += f"allowed are {_seconds(limit)}"
     if silence <= limit:
         return Judgement(Finding.ALIVE, evidence)
-    return Judgement(Finding.SILENT if heard else Finding.NEVER_HEARD, evidence)
+    return Judgement(Finding.SILENT if heard else Finding.NEVER_HEARD, evidence, silence - limit)
 
 
 def _seconds(microseconds: int) -> str:

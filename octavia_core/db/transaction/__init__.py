@@ -7,6 +7,7 @@ from octavia_core.db.transaction.health import Health
 from octavia_core.db.transaction.journal import Events, Journal, Revisions
 from octavia_core.db.transaction.operations import Operations
 from octavia_core.db.transaction.purge import Purge
+from octavia_core.db.transaction.reports import Reports
 from octavia_core.db.transaction.settle import Settle
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer, Node
@@ -14,7 +15,7 @@ from octavia_core.domain.tree import LoadBalancer, Node
 __all__ = ["SqlTransaction"]
 
 
-class SqlTransaction(Settle, Purge, Amphorae, Health, Operations, Journal, Revisions, Events):
+class SqlTransaction(Settle, Purge, Amphorae, Health, Reports, Operations, Journal, Revisions, Events):
     """All parts over one connection."""
 
     def insert(self, node: LoadBalancer | Node | Amphora) -> None:

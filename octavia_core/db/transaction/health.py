@@ -43,6 +43,9 @@ class Health(Session):
                 oc_liveness.c.last_heard,
                 oc_liveness.c.since,
                 oc_liveness.c.declared_dead,
+                oc_liveness.c.observer,
+                amphora.c.cached_zone,
+                amphora.c.lb_network_ip,
                 amphora_health.c.last_update,
                 amphora_health.c.busy,
             )
@@ -172,4 +175,7 @@ def _liveness(row: Any) -> Liveness:
         since=since,
         declared_dead=row.declared_dead,
         busy=bool(row.busy),
+        observer=row.observer,
+        zone=row.cached_zone,
+        address=row.lb_network_ip,
     )

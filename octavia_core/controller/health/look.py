@@ -1,0 +1,253 @@
+"""Finding the silent: memory first, the rows of those that memory does not clear, then the governor."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import threading
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import attrs
+
+from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.wall import Wall
+from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.policy.governor import (
+    Act,
+    Bucket,
+    Decision,
+    Facts,
+    Receiver,
+    Rule,
+    Suspect,
+    decide,
+    hearing_doubt,
+)
+from octavia_core.policy.judgement import Ear, Finding, Heart, judge
+from octavia_core.ports.clock import Clock
+from octavia_core.ports.storage import Liveness, Storage
+from octavia_core.settings import Settings
+
+__all__ = ["Lookout"]
+
+log = logging.getLogger("octavia_core.health")
+
+_MICRO = 1_000_000
+_WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING)
+_SUSPICIOUS = 0.6
+"""Share of the timeout after which the agent is asked: the answer is there when the timeout is."""
+_REMEMBERED = 3
+"""Timeouts for which a receiver that hears nobody still counts as one that should agree."""
+
+
+class Lookout:
+    """Looks for the silent and does what the governor says. `look` is called by one thread, `died` by any.
+
+    Attributes:
+        paused: who paused failovers, None when nobody did.
+    """
+
+    def __init__(
+        self, storage: Storage, settings: Settings, clock: Clock, memory: Memory, wall: Wall, ask: Inquiry, actor: Actor
+    ) -> None:
+        health, engine = settings.health_manager, settings.engine
+        self._storage, self._clock, self._memory, self._wall = storage, clock, memory, wall
+        self._ask, self._actor = ask, actor
+        self._timeout = int(health.heartbeat_timeout * _MICRO)
+        self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
+        self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
+        self._lock = threading.RLock()
+        self._bucket: Bucket | None = None
+        self._hearts: Mapping[str, Liveness] = {}
+        self._read_at: int | None = None
+        self._pushed: set[str] = set()
+        self._proofs: dict[str, str] = {}
+        self._others: dict[str, int] = {}
+        self._dropped_at, self._dropped = 0, 0
+        self.paused: str | None = None
+
+    def dropped(self, datagrams: int) -> None:
+        """The kernel dropped so many since the last look."""
+        now = self._wall.now()
+        if datagrams:
+            recent = now - self._dropped_at <= self._timeout
+            self._dropped_at, self._dropped = now, datagrams + (self._dropped if recent else 0)
+        elif now - self._dropped_at > self._timeout:
+            self._dropped = 0
+
+    def died(self, server_id: str, evidence: str) -> None:
+        """There is proof that a server ended: judged at once, and at every look until its failover could start."""
+        with self._lock:
+            hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
+            for heart in hearts.values():
+                if heart.compute_id == server_id:
+                    self._proofs[heart.amphora_id] = evidence
+            self._hearts = hearts
+            self._decide([], self._wall.now())
+
+    def look(self, listening_since: int, observer: str) -> None:
+        """One look at everybody. Raises TransientError when the database is away."""
+        with self._lock:
+            now, mono = self._wall.now(), self._clock.monotonic()
+            if self._read_at is None or not 0 <= now - self._read_at < self._timeout:
+                self._read(now)
+            ear = Ear(now=now, timeout=self._timeout, deadline=self._deadline, listening_since=listening_since)
+            early = Ear(
+                now=now,
+                timeout=int(self._timeout * _SUSPICIOUS),
+                deadline=self._deadline - int(self._timeout * (1 - _SUSPICIOUS)),
+                listening_since=listening_since,
+            )
+            quiet = [h for h in self._hearts.values() if not self._alive(h, early, mono)]
+            if quiet:
+                quiet = self._read_again(quiet, early, mono)
+            suspects = [one for heart in quiet if (one := self._suspect(heart, ear, mono)) is not None]
+            self._pushed &= {heart.amphora_id for heart in quiet}
+            self._resume(quiet)
+            if quiet:
+                unheard = {heart.amphora_id for heart in quiet}
+                hearing = self._facts((), unheard, now, observer)
+                self._ask.ask([] if hearing_doubt(hearing) else quiet)
+            if suspects or self._proofs:
+                silent = {one.amphora_id for one in suspects}
+                self._decide(suspects, now, self._facts(suspects, silent, now, observer))
+            else:
+                self._actor.tell([])
+
+    def _read(self, now: int) -> None:
+        self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
+        self._read_at = now
+        self._memory.forget_others(self._hearts, self._clock.monotonic() - self._timeout / _MICRO)
+
+    def _read_again(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
+        ids = [heart.amphora_id for heart in quiet]
+        fresh = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness(ids)) if _watched(h)}
+        gone = set(ids) - set(fresh)
+        self._hearts = {id: h for id, h in ({**self._hearts, **fresh}).items() if id not in gone}
+        return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
+
+    def _newest(self, heart: Liveness, now: int, mono: float) -> int | None:
+        """The later of what the row and what memory say; memory counts only what the rows would accept."""
+        heard = self._memory.heard_at(heart.amphora_id)
+        if heard is None:
+            return heart.last_heard
+        return max(heart.last_heard or 0, now - int((mono - heard) * _MICRO))
+
+    def _alive(self, heart: Liveness, ear: Ear, mono: float) -> bool:
+        if heart.status is AmphoraStatus.BOOTING:
+            return True  # the operation that builds it waits for it, and has the deadline
+        newest = self._newest(heart, ear.now, mono)
+        if newest is not None and ear.now - newest <= ear.timeout:
+            return True
+        return judge(Heart(last_heard=newest, since=heart.since), ear).finding is Finding.ALIVE
+
+    def _suspect(self, heart: Liveness, ear: Ear, mono: float) -> Suspect | None:
+        found = judge(Heart(last_heard=self._newest(heart, ear.now, mono), since=heart.since), ear)
+        if found.finding is Finding.ALIVE:
+            return None
+        wrong = "it reports a wrong number of listeners; " if self._memory.miscounted(heart.amphora_id) else ""
+        return Suspect(
+            amphora_id=heart.amphora_id,
+            evidence=wrong + found.evidence,
+            overdue=found.overdue,
+            proof=self._proofs.get(heart.amphora_id) or self._ask.ended(heart.amphora_id),
+            agent=self._ask.agent(heart.amphora_id),
+            pushed=heart.amphora_id in self._pushed,
+            domains=_domains(heart),
+        )
+
+    def _facts(self, suspects: Sequence[Suspect], silent: Collection[str], now: int, observer: str) -> Facts:
+        heard = [h for h in self._hearts.values() if h.last_heard is not None or self._memory.heard_at(h.amphora_id)]
+        me = Receiver(
+            name=observer,
+            before=len(heard),
+            now=sum(heart.amphora_id not in silent for heart in heard),
+            mine=True,
+        )
+        return Facts(
+            now=now,
+            timeout=self._timeout,
+            suspects=tuple(suspects),
+            watched=Counter(place for h in self._hearts.values() for place in _domains(h).items()),
+            receivers=(me, *self._receivers(now, observer)),
+            dropped=self._dropped,
+            threshold=self._threshold,
+            paused=self.paused,
+        )
+
+    def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
+        """The others that worked until lately, by the rows they wrote."""
+        before, fresh = Counter[str](), Counter[str]()
+        for heart in self._hearts.values():
+            if heart.observer and heart.observer != observer:
+                before[heart.observer] += 1
+                if heart.last_heard is not None and now - heart.last_heard <= 2 * self._timeout:
+                    fresh[heart.observer] += 1
+        for name in fresh:
+            self._others[name] = now
+        self._others = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
+        return [Receiver(name=name, before=before[name], now=fresh[name]) for name in self._others]
+
+    def _decide(self, suspects: Sequence[Suspect], now: int, facts: Facts | None = None) -> None:
+        known = {one.amphora_id for one in suspects}
+        self._proofs = {id: proof for id, proof in self._proofs.items() if id in self._hearts}
+        proven = [
+            Suspect(amphora_id=id, evidence=proof, proof=proof) for id, proof in self._proofs.items() if id not in known
+        ]
+        all_of_them = (*suspects, *proven)
+        if facts is None:
+            facts = Facts(now=now, timeout=self._timeout, suspects=(), paused=self.paused)
+        facts = attrs.evolve(facts, suspects=all_of_them)
+        ruling = decide(facts, self._bucket or Bucket.full(self._rate, now))
+        self._bucket = ruling.bucket
+        for decision in ruling.decisions:
+            self._do(self._hearts[decision.amphora_id], decision)
+        stopped = [d for d in ruling.decisions if d.act is Act.STOP]
+        serving = [self._hearts[d.amphora_id] for d in stopped]
+        serving = [heart for heart in serving if heart.status is AmphoraStatus.ALLOCATED]
+        if serving:
+            self._actor.stop(serving, stopped[0].evidence)
+            self._read_at = None
+        if suspects or any(d.rule is Rule.RATE for d in ruling.decisions):
+            self._actor.tell(ruling.decisions)
+
+    def _do(self, heart: Liveness, decision: Decision) -> None:
+        if decision.act is Act.FAIL_OVER:
+            self._actor.fail_over(heart, decision)
+            self._proofs.pop(heart.amphora_id, None)
+            self._hearts = {id: h for id, h in self._hearts.items() if id != heart.amphora_id}
+        elif decision.act is Act.PUSH:
+            self._pushed.add(heart.amphora_id)
+            self._ask.beside(self._actor.refresh, heart, decision)
+
+    def _resume(self, quiet: Iterable[Liveness]) -> None:
+        still = {heart.amphora_id for heart in quiet}
+        back = [
+            heart
+            for id, heart in self._hearts.items()
+            if heart.status is AmphoraStatus.FAILOVER_STOPPED and id not in still
+        ]
+        if back:
+            self._actor.resume(back)
+            self._read_at = None
+
+
+def _watched(heart: Liveness) -> bool:
+    return not heart.declared_dead and not heart.busy and heart.status in _WATCHED
+
+
+def _domains(heart: Liveness) -> Mapping[str, str]:
+    places = {}
+    if heart.zone:
+        places["zone"] = heart.zone
+    if heart.address:
+        try:
+            address = ipaddress.ip_address(heart.address.partition("%")[0])
+        except ValueError:
+            return places
+        length = 24 if address.version == 4 else 64
+        places["network"] = str(ipaddress.ip_network(f"{address}/{length}", strict=False))
+    return places

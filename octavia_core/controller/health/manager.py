@@ -1,0 +1,201 @@
+"""The three threads of health: one receives, one writes, one judges silence.
+
+Deaths that the compute driver has proof of are acted on at once. An observed death is claimed by a compare-and-set, so
+that any number of controllers start one failover.
+"""
+
+from __future__ import annotations
+
+import logging
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable
+
+from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.receive import Receiver, bind_receiver
+from octavia_core.controller.health.wall import Wall
+from octavia_core.controller.health.write import Writer
+from octavia_core.controller.worker import holder_name
+from octavia_core.domain.heartbeat import BadPacket, Heartbeat, decode
+from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
+from octavia_core.flows.world import World
+from octavia_core.ports.compute import Death, Watch
+from octavia_core.ports.storage import Storage
+from octavia_core.settings import Settings
+
+__all__ = ["HealthManager"]
+
+log = logging.getLogger("octavia_core.health")
+
+WRITE_PAUSE = 0.02
+"""Seconds between two batches at least: what arrives meanwhile shares one transaction."""
+WRITE_EVERY = 1.0
+"""Seconds after which what was heard is written at the latest; half the timeout where that is shorter."""
+REAPPLY = 2.0
+"""Seconds after which an unchanged report is held against the rows again, at least three heartbeats: a row may have
+changed meanwhile."""
+REBIND_EVERY = 1.0
+"""Seconds between two attempts to have the port again."""
+TRAFFIC_EVERY = 30.0
+"""Seconds over which traffic is summed at most; a third of the timeout where that is shorter."""
+
+
+class HealthManager:
+    """Receives, writes and judges until it is stopped.
+
+    Args:
+        receiver: a bound UDP socket; closed by `stop`.
+        on_failover: called when a failover was stored, so that a worker of this process starts it at once.
+
+    Attributes:
+        counters: datagrams by what became of them: "accepted", "repeated", a reason of `BadPacket`, "dropped" (by the
+            kernel), and reports: "unknown amphora", "listener count differs".
+    """
+
+    def __init__(
+        self,
+        storage: Storage,
+        settings: Settings,
+        world: World,
+        receiver: socket.socket,
+        on_failover: Callable[[], None],
+    ) -> None:
+        health = settings.health_manager
+        self._settings = settings
+        self._compute, self._clock = world.compute, world.clock
+        self._receiver = Receiver(receiver)
+        self._keys = [health.heartbeat_key.reveal()] if health.heartbeat_key else []
+        self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
+        self._write_every = min(WRITE_EVERY, self._timeout / 2)
+        self._observer = holder_name()
+        self._wall = Wall(storage, world.clock)
+        self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval))
+        self._writer = Writer(storage, self._memory, self._wall, self._observer, min(TRAFFIC_EVERY, self._timeout / 3))
+        self._ask = Inquiry(storage, world, self._timeout)
+        self._lookout = Lookout(
+            storage, settings, world.clock, self._memory, self._wall, self._ask, Actor(storage, world, on_failover)
+        )
+        self._stop, self._pending = threading.Event(), threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._watch: Watch | None = None
+        self._listening_since, self._deaf = 0, False
+        self._last_check = 0.0
+
+    @property
+    def counters(self) -> Counter[str]:
+        """What became of datagrams and reports."""
+        return self._memory.counters
+
+    def start(self) -> None:
+        """Start the threads and, where the compute driver offers it, the watch over its servers."""
+        self._listening_since = self._wall.now()
+        for name, target in (("receive", self._receive), ("write", self._write), ("check", self._check)):
+            thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
+            thread.start()
+            self._threads.append(thread)
+        self._watch = self._compute.watch(self.died)
+
+    def stop(self) -> None:
+        """End all of it; what was heard is written first."""
+        self._stop.set()
+        self._pending.set()
+        if self._watch is not None:
+            self._watch.close()
+        for thread in self._threads:
+            thread.join(5)
+        self._ask.close()
+        self._receiver.close()
+
+    def pause(self, who: str | None) -> None:
+        """Hold all failovers of this process back, for the reason that is given; None lets them go again."""
+        self._lookout.paused = who
+
+    def died(self, death: Death) -> None:
+        """There is proof: of the compute driver's watch, or of a look when the controller started."""
+        try:
+            self._lookout.died(death.server_id, death.evidence)
+        except TransientError as error:
+            log.warning("the death of server %s is judged later, by its silence: %s", death.server_id, error)
+
+    def _receive(self) -> None:
+        while not self._stop.is_set():
+            try:
+                packets = self._receiver.batch()
+            except OSError as error:
+                self._hear_again(error)
+                continue
+            if packets and self._memory.keep(self._decoded(packets), self._clock.monotonic()):
+                self._pending.set()
+
+    def _hear_again(self, error: OSError) -> None:
+        """Bind anew until it succeeds; nobody is judged meanwhile."""
+        if self._stop.is_set():
+            return
+        self._deaf, self._listening_since = True, 0
+        log.error("the heartbeat socket failed: %s; nobody is judged until it is back", error)
+        self._receiver.close()
+        while not self._stop.is_set():
+            try:
+                self._receiver = Receiver(bind_receiver(self._settings))
+            except ConfigurationError as taken:
+                log.error("%s", taken)
+                self._stop.wait(REBIND_EVERY)
+                continue
+            self._deaf = False
+            log.warning("heartbeats are received again")
+            return
+
+    def _decoded(self, packets: list[bytes]) -> list[Heartbeat]:
+        found = []
+        for packet in packets:
+            try:
+                found.append(decode(packet, self._keys))
+            except BadPacket as bad:
+                self.counters[str(bad.reason)] += 1
+        return found
+
+    def _write(self) -> None:
+        while not self._stop.is_set():
+            self._pending.wait(self._write_every)
+            self._pending.clear()
+            try:
+                self._writer.flush(self._clock)
+                if self._listening_since == 0 and not self._deaf:
+                    self._listening_since = self._wall.now()
+            except TransientError as error:
+                log.warning("heartbeats cannot be written, they are kept in memory: %s", error)
+                self._wall.forget()
+                self._listening_since = 0
+            self._stop.wait(WRITE_PAUSE)
+        try:
+            self._writer.flush(self._clock, last=True)
+        except TransientError as error:
+            log.warning("the last heartbeats were not written: %s", error)
+
+    def _check(self) -> None:
+        self._last_check = self._clock.monotonic()
+        while not self._clock.sleep(self._check_every, self._stop):
+            now = self._clock.monotonic()
+            paused = now - self._last_check > self._check_every + self._timeout / 2
+            self._last_check = now
+            try:
+                if paused:
+                    log.warning("this process stood still; silence is counted from now")
+                    self._wall.forget()
+                    self._listening_since = 0 if self._deaf else self._wall.now()
+                elif since := self._listening_since:
+                    self._look(since)
+            except OctaviaError as error:
+                log.warning("amphorae cannot be judged now: %s", error)
+
+    def _look(self, since: int) -> None:
+        dropped = self._receiver.dropped()
+        if dropped:
+            self.counters["dropped"] += dropped
+            log.warning("%s datagrams were dropped by the kernel; nobody is judged by absence now", dropped)
+        self._lookout.dropped(dropped)
+        self._lookout.look(since, self._observer)

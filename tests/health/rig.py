@@ -1,0 +1,156 @@
+"""A lookout over simulated amphorae: time, agents, servers and heartbeats are the test's, the database is real."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection
+from pathlib import Path
+from typing import Any
+
+from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.wall import Wall
+from octavia_core.controller.health.write import Writer
+from octavia_core.controller.wiring import build_world
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.heartbeat import Heartbeat, decode, encode
+from octavia_core.domain.operation import Operation
+from octavia_core.domain.tree import Listener, LoadBalancer
+from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol
+from octavia_core.hooks.plugins import Plugins
+from octavia_core.policy.governor import Agent
+from octavia_core.ports.compute import ServerSpec
+from octavia_core.settings import Settings
+from octavia_core.testing.clock import VirtualClock
+from octavia_core.testing.outside import FaultKind, SimulatedCloud
+from octavia_core.testing.plugin import Simulator
+from tests.db.values import new_id
+
+KEY = "key"
+TIMEOUT = 1.0
+
+
+class Rig:
+    """`count` load balancers with one amphora each, every one heard just now."""
+
+    def __init__(self, folder: Path, count: int, **health: Any) -> None:
+        create_authorities(str(folder / "authority"))
+        authority = folder / "authority"
+        noop = {"compute_driver": "noop", "network_driver": "noop", "amphora_driver": "noop"}
+        self.settings = Settings.load(
+            (
+                "test",
+                {
+                    "controller_worker": noop | {"client_ca": str(authority / "controllers.pem")},
+                    "certificates": {
+                        "cert_manager": "noop",
+                        "ca_certificate": str(authority / "agents.pem"),
+                        "ca_private_key": str(authority / "agents.key"),
+                    },
+                    "database": {"connection": f"sqlite:///{folder}/octavia.db"},
+                    "health_manager": {"heartbeat_timeout": TIMEOUT, "heartbeat_interval": 0.2} | health,
+                },
+            ),
+            state_directory=str(folder),
+        )
+        prepare(self.settings)
+        self.clock = VirtualClock()
+        self.cloud = SimulatedCloud(clock=self.clock)
+        world = build_world(self.settings, Plugins({"simulator": Simulator(self.cloud)}, installed=False), self.clock)
+        self.world = world
+        self.storage = SqlStorage.open(self.settings)
+        self.memory, self.wall = Memory(2.0), Wall(self.storage, self.clock)
+        self.ask = Inquiry(self.storage, world, TIMEOUT)
+        actor = Actor(self.storage, world, lambda: None)
+        self.lookout = Lookout(self.storage, self.settings, self.clock, self.memory, self.wall, self.ask, actor)
+        self.writer = Writer(self.storage, self.memory, self.wall, "here", 0.0)
+        self.since = self.wall.now()
+        self.sequence = 0
+        self.amphorae = [self._amphora() for _ in range(count)]
+        self.heard(*self.ids)
+        self.writer.flush(self.clock)
+
+    @property
+    def ids(self) -> list[str]:
+        return [amphora.id for amphora in self.amphorae]
+
+    def _amphora(self) -> Amphora:
+        listener = Listener(id=new_id(), protocol=ListenerProtocol.HTTP, protocol_port=80)
+        lb = LoadBalancer(id=new_id(), listeners=(listener,))
+        id = new_id()
+        server = self.world.compute.boot(ServerSpec(name=f"amphora-{id}", amphora_id=id), dict)
+        found = self.world.compute.find(server.name)
+        assert found is not None
+        amphora = Amphora(
+            id=id,
+            status=AmphoraStatus.ALLOCATED,
+            load_balancer_id=lb.id,
+            compute_id=server.id,
+            lb_network_ip=found.management_ip,
+        )
+        self.storage.transaction(lambda tx: (tx.insert(lb), tx.insert(amphora)))
+        self.listener = listener.id
+        return amphora
+
+    def beat(self, id: str, listeners: Collection[str] | None = None, **stats: int) -> Heartbeat:
+        """The next heartbeat of an amphora, with the listeners that its load balancer has unless others are named."""
+        if listeners is None:
+            owner = next(a.load_balancer_id for a in self.amphorae if a.id == id)
+            listeners = [each.id for each in self.storage.read(lambda tx: tx.tree(str(owner))).listeners]  # type: ignore[union-attr]
+        self.sequence += 1
+        reports = {each: {"status": "OPEN", "stats": {"rx": 0, "tx": 0, **stats}} for each in listeners}
+        document = {"id": id, "seq": self.sequence, "ver": 3, "listeners": reports, "pools": {}}
+        return decode(encode(document, KEY), [KEY])
+
+    def heard(self, *ids: str) -> None:
+        self.memory.keep([self.beat(id) for id in ids], self.clock.monotonic())
+
+    def pass_(self, seconds: float, *heard: str) -> None:
+        """Let time pass, look after each tenth of a second, with heartbeats of these."""
+        for _ in range(round(seconds * 10)):
+            self.clock.advance(0.1)
+            self.heard(*heard)
+            self.look()
+
+    def look(self) -> None:
+        self.lookout.look(self.since, "here")
+
+    def answered(self, *ids: str) -> None:
+        """Wait until there are answers about these."""
+        until(lambda: all(self.ask.agent(id) is not Agent.UNASKED for id in ids))
+
+    def mute(self) -> None:
+        """No agent answers from now on; servers run as before."""
+        self.cloud.fail("amphora.info", kind=FaultKind.UNREACHABLE, times=100_000)
+
+    def failovers(self) -> list[str]:
+        """Ids of amphorae that a failover was stored for."""
+        return [str(o.amphora_id) for o in self.operations("failover")]
+
+    def operations(self, flow: str) -> list[Operation]:
+        return [o for o in self.storage.read(lambda tx: tx.operations(limit=1000)) if o.flow == flow]
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        return [dict(e.data) for e in self.storage.read(lambda tx: tx.events(limit=1000)) if e.name == name]
+
+    def status(self, id: str) -> AmphoraStatus:
+        amphora = self.storage.read(lambda tx: tx.amphora(id))
+        assert amphora is not None
+        return amphora.status
+
+    def close(self) -> None:
+        self.ask.close()
+        self.storage.close()
+        self.cloud.close()
+
+
+def until(true: Callable[[], bool]) -> None:
+    for _ in range(2000):
+        if true():
+            return
+        threading.Event().wait(0.01)
+    raise AssertionError("it did not come true in time")

@@ -1,0 +1,151 @@
+"""Silence, from heartbeats to stored failovers: what the lookout makes of the governor's decisions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavia_core.domain.vocabulary import AmphoraStatus
+from tests.health.rig import Rig, until
+
+Make = Callable[..., Rig]
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Make]:
+    made: list[Rig] = []
+
+    def make(count: int, **health: Any) -> Rig:
+        made.append(Rig(tmp_path, count, **health))
+        return made[0]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+def test_silent_with_its_agent_is_failed_over_when_the_timeout_is_over(rig: Make) -> None:
+    here = rig(2)
+    here.mute()
+    gone, well = here.ids
+    here.pass_(0.7, well)
+    here.answered(gone)
+    here.pass_(0.3, well)
+    assert here.failovers() == [], "the timeout is not over"
+    here.pass_(0.2, well)
+    assert here.failovers() == [gone]
+    (event,) = here.events("amphora.lost")
+    assert event["rule"] == "silence"
+    assert "its agent is silent too" in event["evidence"]
+
+
+def test_a_heartbeat_that_others_wrote_counts(rig: Make) -> None:
+    here = rig(1)
+    here.mute()
+    for _ in range(20):
+        here.clock.advance(0.1)
+        here.heard(*here.ids)
+        here.writer.flush(here.clock)
+        here.memory.forget_others((), here.clock.monotonic() + 1)
+        here.look()
+    assert here.failovers() == []
+
+
+def test_silent_with_an_agent_that_answers_is_refreshed_once_and_given_up_after_three_timeouts(rig: Make) -> None:
+    here = rig(2)
+    gone, well = here.ids
+    here.pass_(0.8, well)
+    here.answered(gone)
+    here.pass_(1.0, well)
+    until(lambda: len(here.operations("configure")) == 1)
+    here.pass_(0.9, well)
+    assert len(here.events("amphora.refreshed")) == 1
+    assert here.failovers() == []
+    here.pass_(0.6, well)
+    assert here.failovers() == [gone]
+    assert len(here.operations("configure")) == 1
+
+
+def test_a_wrong_number_of_listeners_is_silence_with_an_agent_that_answers(rig: Make) -> None:
+    here = rig(2)
+    odd, well = here.ids
+    for _ in range(18):
+        here.clock.advance(0.1)
+        here.heard(well)
+        here.memory.keep([here.beat(odd, listeners=())], here.clock.monotonic())
+        here.writer.flush(here.clock)
+        here.look()
+        if here.clock.monotonic() > 0.75:
+            here.answered(odd)
+    assert here.failovers() == []
+    (event,) = here.events("amphora.refreshed")
+    assert "wrong number of listeners" in event["evidence"]
+
+
+def test_proof_needs_no_silence_and_no_look(rig: Make) -> None:
+    here = rig(1)
+    here.lookout.died(str(here.amphorae[0].compute_id), "process 7 was killed by signal 9")
+    assert here.failovers() == here.ids
+    assert here.events("amphora.lost") == [{"evidence": "process 7 was killed by signal 9", "rule": "proof"}]
+
+
+def test_compute_is_asked_about_the_silent_and_what_it_says_is_proof(rig: Make) -> None:
+    here = rig(6)
+    gone, *_ = here.ids
+    here.world.compute.kill(here.amphorae[0].compute_id)
+    here.pass_(0.8, *here.ids[1:])
+    until(lambda: here.ask.ended(gone) is not None)
+    here.pass_(0.4)
+    assert here.failovers() == [gone]
+    assert here.events("amphora.lost")[0]["rule"] == "proof"
+
+
+def test_all_silent_at_once_is_our_own_deafness_and_ends_by_itself(rig: Make) -> None:
+    here = rig(6)
+    here.mute()
+    here.pass_(3.0)
+    assert here.failovers() == []
+    assert [(e["rule"], e["amphorae"]) for e in here.events("failover.held")] == [("doubt", 6)]
+    here.heard(*here.ids)
+    here.look()
+    assert [e["rule"] for e in here.events("failover.resumed")] == ["doubt"]
+
+
+def test_nobody_is_judged_by_absence_while_datagrams_are_dropped(rig: Make) -> None:
+    here = rig(2)
+    here.mute()
+    for _ in range(15):
+        here.lookout.dropped(3)
+        here.pass_(0.1, here.ids[1])
+    assert here.failovers() == []
+    assert here.events("failover.held")[0]["rule"] == "drops"
+    for _ in range(15):
+        here.lookout.dropped(0)
+        here.pass_(0.1, here.ids[1])
+        if here.clock.monotonic() > 2.7:
+            here.answered(here.ids[0])
+    assert here.failovers() == [here.ids[0]]
+
+
+def test_upstreams_threshold_stops_failovers_until_they_are_heard(rig: Make) -> None:
+    here = rig(4, failover_threshold=2)
+    here.mute()
+    here.pass_(1.5, *here.ids[2:])
+    assert here.failovers() == []
+    assert [here.status(id) for id in here.ids] == [AmphoraStatus.FAILOVER_STOPPED] * 2 + [AmphoraStatus.ALLOCATED] * 2
+    here.pass_(1.1, *here.ids)
+    assert {here.status(id) for id in here.ids} == {AmphoraStatus.ALLOCATED}
+    assert len(here.events("amphora.heard_again")) == 2
+
+
+def test_paused_failovers_wait_and_start_when_they_may(rig: Make) -> None:
+    here = rig(1)
+    here.lookout.paused = "by jo: upgrade"
+    here.lookout.died(str(here.amphorae[0].compute_id), "process 7 ended")
+    assert here.failovers() == []
+    here.lookout.paused = None
+    here.pass_(0.1, *here.ids)
+    assert here.failovers() == here.ids
