@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -121,7 +122,9 @@ def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.s
     receiver = bind_receiver(settings)
     port = int(receiver.getsockname()[1])
     if state is not None:
-        _port_file(state).write_text(f"{port}\n", encoding="ascii")
+        fd = os.open(_port_file(state), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        with os.fdopen(fd, "w", encoding="ascii") as file:
+            file.write(f"{port}\n")
     return receiver, with_receiver(settings, port)
 
 
