@@ -170,6 +170,9 @@ class HealthManager:
                 log.warning("heartbeats cannot be written, they are kept in memory: %s", error)
                 self._wall.forget()
                 self._listening_since = 0
+            except Exception:  # a mistake here must not end the thread that everybody's statuses depend on
+                log.exception("heartbeats were not written, they are kept in memory")
+                self._stop.wait(self._write_every)
             self._stop.wait(WRITE_PAUSE)
         try:
             self._writer.flush(self._clock, last=True)
@@ -191,6 +194,8 @@ class HealthManager:
                     self._look(since)
             except OctaviaError as error:
                 log.warning("amphorae cannot be judged now: %s", error)
+            except Exception:  # a mistake here must not end the thread that finds the dead
+                log.exception("amphorae cannot be judged now")
 
     def _look(self, since: int) -> None:
         dropped = self._receiver.dropped()

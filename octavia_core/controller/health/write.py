@@ -11,7 +11,6 @@ from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Kind, Operating
-from octavia_core.errors import TransientError
 from octavia_core.lifecycle.operating import roll_up
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.storage import Heard, Storage, Transaction
@@ -49,7 +48,7 @@ class Writer:
         try:
             wall = self._wall.at(now)
             matches = self._storage.transaction(lambda tx: self._write(tx, batch, wall, now))
-        except TransientError:
+        except BaseException:  # whatever it was, what was counted must not be lost
             self._memory.give_back(batch)
             raise
         self._memory.written(batch, matches, now)
