@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import select
 import socket
 import struct
 
@@ -47,7 +49,10 @@ class Receiver:
     """Reads a bound socket."""
 
     def __init__(self, bound: socket.socket) -> None:
+        bound.setblocking(False)  # with a time limit, Python would wait before each read of a batch
         self._socket = bound
+        self._poll = select.poll()
+        self._poll.register(bound, select.POLLIN)
         self._dropped = 0
 
     def batch(self) -> list[bytes]:
@@ -56,15 +61,11 @@ class Receiver:
         Raises:
             OSError: the socket is closed or broken.
         """
-        try:
-            packets = [self._socket.recv(LARGEST_DATAGRAM)]
-        except TimeoutError:
-            return []
-        try:
-            while len(packets) < BATCH:
-                packets.append(self._socket.recv(LARGEST_DATAGRAM, socket.MSG_DONTWAIT))
-        except (BlockingIOError, TimeoutError):
-            pass
+        packets: list[bytes] = []
+        if self._poll.poll(PATIENCE * 1000):
+            with contextlib.suppress(BlockingIOError):
+                while len(packets) < BATCH:
+                    packets.append(self._socket.recv(LARGEST_DATAGRAM))
         return packets
 
     def dropped(self) -> int:
