@@ -387,6 +387,9 @@ def _problems(facts: _Facts, tree: LoadBalancer, operations: Sequence[Operation]
         if row.state is OperationState.FAILED:
             for subject in row.subjects:
                 reasons.setdefault(subject.id, row.error or "no reason recorded")
+    in_error = {n.id for _, n in tree.nodes() if n.provisioning_status is Provisioning.ERROR}
+    if in_error - reasons.keys():
+        reasons = _left_out(facts, tree) | reasons
     found = []
     for kind, node in tree.nodes():
         label = _label(kind, node.id, getattr(node, "name", None))
@@ -397,6 +400,16 @@ def _problems(facts: _Facts, tree: LoadBalancer, operations: Sequence[Operation]
             address, port = getattr(node, "address", ""), getattr(node, "protocol_port", "")
             found.append(f"{label} at {address}:{port} does not pass the health monitor's checks")
     return tuple(found)
+
+
+def _left_out(facts: _Facts, tree: LoadBalancer) -> dict[str, str]:
+    """Why listeners are not served although no operation about them failed: id -> the newest reason."""
+    found: dict[str, str] = {}
+    after = 0
+    while page := facts.tx.events(after=after, load_balancer_id=tree.id, limit=1000):
+        after = page[-1].sequence
+        found |= {e.data["id"]: str(e.data["reason"]) for e in page if e.name == "listener.left_out"}
+    return found
 
 
 def _child(facts: _Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanation:

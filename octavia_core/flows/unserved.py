@@ -72,7 +72,7 @@ def settle(tx: Transaction, operation: Operation, several: Iterable[Unserved]) -
             if listener.provisioning_status in allowed(Kind.LISTENER, Event.LOCK):
                 tx.settle(Kind.LISTENER, listener.id, Event.LOCK)
             failed.append(Subject(Kind.LISTENER, listener.id))
-            _say(tx, operation, "listener.error", listener, f"is not served: {left_out[listener.id]}")
+            _say(tx, operation, "listener.left_out", listener, f"is not served: {left_out[listener.id]}")
         elif listener.id in kept:
             text = f"goes on with what its amphora holds: {kept[listener.id]}"
             _say(tx, operation, "listener.kept", listener, text)

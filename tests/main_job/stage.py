@@ -182,8 +182,12 @@ def leftovers(stage: Stage) -> list[str]:
 
 
 @contextlib.contextmanager
-def open_stage(state: Path) -> Iterator[Stage]:
-    """A stage that is cleared at the end; after a good story nothing may be left."""
+def open_stage(state: Path, settings: str = "") -> Iterator[Stage]:
+    """A stage that is cleared at the end; after a good story nothing may be left. `settings` is its octavia.toml."""
+    if settings:
+        state.mkdir(mode=0o700)
+        (state / "octavia.toml").write_text(settings)
+        (state / "octavia.toml").chmod(0o600)
     stage = Stage(state)
     try:
         yield stage
