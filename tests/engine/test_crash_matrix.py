@@ -22,6 +22,7 @@ from tests.engine.outside import SCENARIOS, Engine, Scenario, facts, points_of
 from tests.engine.victims import Victims, victims
 from tests.support.servers import server
 
+
 @pytest.fixture(scope="session")
 def killer() -> Iterator[Victims]:
     with victims() as server:

@@ -12,15 +12,15 @@ from sqlalchemy import create_engine, update
 from octavia_core.controller.accept import Asked
 from octavia_core.controller.release import plan_release, release, retry
 from octavia_core.controller.sweep import Sweep
-from octavia_core.db.tables.own import oc_operation
 from octavia_core.db.tables.balancer import load_balancer as lb_table
+from octavia_core.db.tables.own import oc_operation
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Kind, Provisioning
 from octavia_core.errors import NotFound, Refused
 from octavia_core.policy.sweep import SweepMode
 from tests.engine.copies import forget
-from tests.engine.outside import DATABASE, WISH, Engine, database_of
+from tests.engine.outside import DATABASE, WISH, Engine
 
 
 @pytest.fixture

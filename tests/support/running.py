@@ -6,7 +6,6 @@ The text is used as it would be sent, but for what only an amphora has: the acco
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.client
 import http.server
 import json
@@ -20,7 +19,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, Self
