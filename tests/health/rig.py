@@ -23,6 +23,7 @@ from octavia_core.domain.tree import Listener, LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.policy.governor import Agent
+from octavia_core.ports.clock import Clock
 from octavia_core.ports.compute import ServerSpec
 from octavia_core.settings import Settings
 from octavia_core.testing.clock import VirtualClock
@@ -35,9 +36,9 @@ TIMEOUT = 1.0
 
 
 class Rig:
-    """`count` load balancers with one amphora each, every one heard just now."""
+    """`count` load balancers with one amphora each, every one heard just now; time is the test's unless a clock is given."""
 
-    def __init__(self, folder: Path, count: int, **health: Any) -> None:
+    def __init__(self, folder: Path, count: int, *, clock: Clock | None = None, **health: Any) -> None:
         create_authorities(str(folder / "authority"))
         authority = folder / "authority"
         noop = {"compute_driver": "noop", "network_driver": "noop", "amphora_driver": "noop"}
@@ -59,8 +60,9 @@ class Rig:
         )
         prepare(self.settings)
         self.clock = VirtualClock()
-        self.cloud = SimulatedCloud(clock=self.clock)
-        world = build_world(self.settings, Plugins({"simulator": Simulator(self.cloud)}, installed=False), self.clock)
+        outside: Clock = clock or self.clock
+        self.cloud = SimulatedCloud(clock=outside)
+        world = build_world(self.settings, Plugins({"simulator": Simulator(self.cloud)}, installed=False), outside)
         self.world = world
         self.storage = SqlStorage.open(self.settings)
         self.memory, self.wall = Memory(2.0), Wall(self.storage, self.clock)

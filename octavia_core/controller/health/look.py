@@ -81,12 +81,14 @@ class Lookout:
     def died(self, server_id: str, evidence: str) -> None:
         """There is proof that a server ended: judged at once, and at every look until its failover could start."""
         with self._lock:
-            hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
-            for heart in hearts.values():
+            now = self._wall.now()
+            if not any(heart.compute_id == server_id for heart in self._hearts.values()):
+                self._read(now)  # it is younger than the last look
+            for heart in self._hearts.values():
                 if heart.compute_id == server_id:
                     self._proofs[heart.amphora_id] = evidence
-            self._hearts = hearts
-            self._decide([], self._wall.now())
+            if self._proofs:
+                self._decide([], now)
 
     def look(self, listening_since: int, observer: str) -> None:
         """One look at everybody. Raises TransientError when the database is away."""
