@@ -14,6 +14,10 @@ from octavia_core.ports.storage import TrafficDelta
 __all__ = ["Batch", "Beat", "Memory"]
 
 
+REAPPLIED = 500
+"""Unchanged reports that one batch holds against the rows again at most: their load balancers are read together."""
+
+
 @attrs.define
 class _Known:
     """One amphora. Times are monotonic seconds; `says` is what its latest report says, `applied` what the rows got."""
@@ -103,20 +107,18 @@ class Memory:
         with self._lock:
             fresh = {id: self._known[id] for id in self._fresh if id in self._known}
             self._fresh = set()
-            beats = {
-                id: Beat(known.latest, known.heard_at, self._due(known, now), known.matches)
-                for id, known in fresh.items()
-            }
+            again = REAPPLIED
+            beats = {}
+            for id, known in fresh.items():
+                due = known.says != known.applied
+                if not due and again and (not known.matches or now - known.applied_at > self._reapply):
+                    due, again = True, again - 1
+                beats[id] = Beat(known.latest, known.heard_at, due, known.matches)
             sums: dict[tuple[str, str], list[int]] = {}
             if traffic:
                 sums, self._traffic = self._traffic, {}
                 self._gauges |= {key: sum[2] for key, sum in sums.items()}
         return Batch(beats, tuple(_delta(key, sum) for key, sum in sums.items()))
-
-    def _due(self, known: _Known, now: float) -> bool:
-        if not known.matches or now - known.applied_at > self._reapply:
-            return True
-        return known.says != known.applied
 
     def give_back(self, batch: Batch) -> None:
         """It could not be written: what it counted is added to what came since."""
