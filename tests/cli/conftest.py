@@ -39,6 +39,7 @@ class Admin:
     """Runs octavia-admin on one state directory."""
 
     state: Path
+    started: list[subprocess.Popen[str]] = attrs.field(factory=list)
 
     @property
     def environment(self) -> dict[str, str]:
@@ -49,7 +50,7 @@ class Admin:
         }
 
     def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
-        return subprocess.Popen(
+        process = subprocess.Popen(
             [sys.executable, "-m", "octavia_core.cli", *arguments],
             stdin=subprocess.DEVNULL,
             stdout=more.pop("stdout", subprocess.PIPE),
@@ -58,6 +59,8 @@ class Admin:
             env=self.environment,
             **more,
         )
+        self.started.append(process)
+        return process
 
     def __call__(self, *arguments: str, code: int = 0) -> Said:
         """Run it to its end; the exit code must be `code`."""
@@ -100,5 +103,9 @@ def admin(tmp_path: Path) -> Iterator[Admin]:
     """The command on a fresh state directory; whatever it started has ended afterwards."""
     runner = Admin(tmp_path / "state")
     yield runner
+    for process in runner.started:
+        if process.poll() is None:  # of a test that failed
+            process.kill()
+            process.communicate()
     if (runner.state / "state.json").exists():
-        runner("down")
+        runner.inside("down")

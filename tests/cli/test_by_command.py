@@ -44,12 +44,12 @@ def test_a_load_balancers_life_without_a_running_controller(admin: Admin) -> Non
         url = f"http://{place(made)}/"
         assert ask(url) == "one", "the amphora serves after the command has ended"
 
-        added = admin("member", "create", "web", second, "--weight", "5", "--json").data
+        added = admin.inside("member", "create", "web", second, "--weight", "5", "--json").data
         assert (added["address"], added["protocol_port"], added["weight"]) == ("127.0.0.1", two.protocol_port, 5)
         assert {ask(url) for _ in range(12)} == {"one", "two"}
-        assert admin("member", "set", first, "--weight", "0", "--json").data["weight"] == 0
+        assert admin.inside("member", "set", first, "--weight", "0", "--json").data["weight"] == 0
         assert {ask(url) for _ in range(8)} == {"two"}
-        admin("member", "set-all", "web", first)
+        admin.inside("member", "set-all", "web", first)
         assert {ask(url) for _ in range(4)} == {"one"}
         assert [m["protocol_port"] for m in admin.inside("member", "list", "web", "--json").data] == [one.protocol_port]
 
@@ -111,9 +111,9 @@ tls_certificate_id = "file://{tmp_path}/www.pem"
 """)
         made = admin("lb", "apply", "-f", str(document), "--json").data
         assert made["provisioning_status"] == "ACTIVE"
-        assert admin("lb", "apply", "-f", str(document), "--json").data["operation"] is None
+        assert admin.inside("lb", "apply", "-f", str(document), "--json").data["operation"] is None
         document.write_text(document.read_text().replace("TERMINATED_HTTPS", "HTTP").replace("tls_", "# tls_"))
-        changed = admin("lb", "apply", "-f", str(document), "--json").data
+        changed = admin.inside("lb", "apply", "-f", str(document), "--json").data
         assert [one["protocol"] for one in changed["listeners"]] == ["HTTP"]
         assert ask(f"http://{place(changed)}/") == "one"
 
@@ -121,7 +121,7 @@ tls_certificate_id = "file://{tmp_path}/www.pem"
 def test_commands_beside_a_running_controller_are_its_clients(admin: Admin) -> None:
     with member("one") as one:
         with admin.up() as controller:
-            refused = admin("up", code=4)
+            refused = admin.inside("up", code=4)
             assert f"a controller already runs on {admin.state} (process {controller.pid})" in refused.err
             address = f"127.0.0.1:{one.protocol_port}"
             at_once = [
@@ -138,7 +138,7 @@ def test_commands_beside_a_running_controller_are_its_clients(admin: Admin) -> N
             assert {ask(f"http://{place(shown)}/") for shown in made} == {"one"}
             assert len({shown["vip"]["ip_address"] for shown in made}) == 2
 
-            stored = admin("lb", "delete", "web-2", "--no-wait", "--json").data
+            stored = admin.inside("lb", "delete", "web-2", "--no-wait", "--json").data
             assert stored["deleted"] is False
             until(lambda: len(admin.inside("lb", "list", "--json").data) == 1, "the controller deletes it")
 
@@ -170,12 +170,12 @@ def test_a_controller_that_was_killed_is_succeeded_and_traffic_never_stopped(adm
             controller.kill()
             controller.wait()
         assert ask(url) == "one"
-        stored = admin("listener", "set", "web", "--connection-limit", "500", "--no-wait")
+        stored = admin.inside("listener", "set", "web", "--connection-limit", "500", "--no-wait")
         assert "no controller runs on this state directory" in stored.err
         said = admin.inside("why", "web", "--json").data
         assert (said["situation"], said["status"]) == ("unclaimed", "PENDING_UPDATE")
         assert "octavia-admin up" in said["advice"][0]
-        admin("member", "set-all", "web", code=4)
+        admin.inside("member", "set-all", "web", code=4)
         with admin.up():
             until(
                 lambda: admin.inside("lb", "show", "web", "--json").data["provisioning_status"] == "ACTIVE", "taken up"
@@ -186,13 +186,13 @@ def test_a_controller_that_was_killed_is_succeeded_and_traffic_never_stopped(adm
 
 
 def test_a_command_takes_over_when_the_controller_that_worked_for_it_ends(admin: Admin) -> None:
-    admin("db", "upgrade")
+    admin.inside("db", "upgrade")
     with member("one") as one:
         address = f"127.0.0.1:{one.protocol_port}"
         with prepare_state(admin.state).lock():  # a controller that does nothing
             process = admin.start("lb", "create", "--name", "web", "--listener", "HTTP:80", "--member", address)
             until(lambda: admin.inside("lb", "list", "--json").data != [], "the wish is stored")
-            late = admin("lb", "delete", "web", "--timeout", "0.2", code=4)
+            late = admin.inside("lb", "delete", "web", "--timeout", "0.2", code=4)
             assert "octavia-admin why" in late.err
         out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
@@ -200,12 +200,12 @@ def test_a_command_takes_over_when_the_controller_that_worked_for_it_ends(admin:
 
 
 def test_time_that_is_over_and_ctrl_c_leave_the_operation_to_go_on(admin: Admin) -> None:
-    admin("db", "upgrade")
+    admin.inside("db", "upgrade")
     with member("one") as one:
         address = f"127.0.0.1:{one.protocol_port}"
         wish = ("lb", "create", "--listener", "HTTP:80", "--member", address)
         with prepare_state(admin.state).lock():
-            late = admin(*wish, "--name", "late", "--timeout", "0.3", code=6)
+            late = admin.inside(*wish, "--name", "late", "--timeout", "0.3", code=6)
             assert "goes on; look with: octavia-admin why" in late.err
             interrupted = admin.start(*wish, "--name", "interrupted")
             assert interrupted.stderr is not None
