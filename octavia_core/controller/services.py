@@ -10,6 +10,7 @@ from octavia_core.controller.bell import Bell
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.outbox import Outbox
 from octavia_core.controller.start import Started
+from octavia_core.controller.tell import tell_agents
 from octavia_core.domain.operation import Operation
 from octavia_core.flows.runner import Ending
 
@@ -50,6 +51,8 @@ class Services:
         """Start everything; on one machine, take over the servers that are there (a cloud's are never touched here)."""
         if self._started.lock is not None and self._started.storage.end_leases(but=self.worker.holder):
             log.info("operations of a controller that died are taken over")  # we hold its lock, so it is dead
+        if self._started.moved:
+            tell_agents(self._started.storage, self._started.world)  # before health counts their silence
         self.worker.start()
         self.outbox.start()
         if self.bell is not None:

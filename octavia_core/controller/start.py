@@ -41,6 +41,8 @@ class Started:
     receiver: socket.socket | None
     state: StateDirectory | None
     lock: ControllerLock | None
+    moved: bool = False
+    """Heartbeats come to another port than at the last start: the agents have to be told."""
     _ended: OrderedDict[str, None] = attrs.field(factory=OrderedDict)
 
     def note_ended(self, operation_id: str) -> None:
@@ -89,8 +91,9 @@ def start(
             settings = state.settings()
             create_authorities(state.authority, passphrase=settings.certificates.ca_private_key_passphrase)
         receiver: socket.socket | None = None
+        moved = False
         if run:
-            receiver, settings = _receive(settings, state)
+            receiver, settings, moved = _receive(settings, state)
             undo.append(receiver.close)
         elif state is not None and (port := _known_port(state)):
             settings = with_receiver(settings, port)
@@ -106,17 +109,17 @@ def start(
             step()
         raise
     worker = Worker(Runner(storage, world), threads=settings.controller_worker.workers)
-    return Started(settings, storage, world, found, worker, receiver, state, lock)
+    return Started(settings, storage, world, found, worker, receiver, state, lock, moved)
 
 
-def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.socket, Settings]:
-    """Bind where amphorae of an earlier start send to, or anywhere free, and remember it."""
+def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.socket, Settings, bool]:
+    """Bind where amphorae of an earlier start send to, or anywhere free, and remember it; True when they must be told."""
     health = settings.health_manager
     known = _known_port(state) if state is not None and health.bind_port == 0 else None
     if known:
         try:
             wanted = attrs.evolve(settings, health_manager=attrs.evolve(health, bind_port=known))
-            return bind_receiver(wanted), with_receiver(settings, known)
+            return bind_receiver(wanted), with_receiver(settings, known), False
         except ConfigurationError:
             log.info("heartbeat port %s is taken; another one is used, and the amphorae are told", known)
     receiver = bind_receiver(settings)
@@ -125,7 +128,7 @@ def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.s
         fd = os.open(_port_file(state), os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         with os.fdopen(fd, "w", encoding="ascii") as file:
             file.write(f"{port}\n")
-    return receiver, with_receiver(settings, port)
+    return receiver, with_receiver(settings, port), known is not None
 
 
 def _port_file(state: StateDirectory) -> Path:
