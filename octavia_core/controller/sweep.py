@@ -97,7 +97,12 @@ def store_repair(tx: Transaction, lb_id: str, needed: Repair, actor: str) -> Ope
     """
     operation = tx.add_operation(
         Operation(
-            id=str(uuid.uuid4()), flow=needed.flow, load_balancer_id=lb_id, subjects=needed.subjects, actor=actor
+            id=str(uuid.uuid4()),
+            flow=needed.flow,
+            load_balancer_id=lb_id,
+            subjects=needed.subjects,
+            actor=actor,
+            arguments={"again": True},  # an attempt before this one may have left something
         )
     )
     tx.emit(

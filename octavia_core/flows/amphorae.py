@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
-from octavia_core.domain.amphora import AgentAddress, Amphora
+from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphora
 from octavia_core.domain.operation import Operation
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Role, Topology
 from octavia_core.errors import NotFound, PermanentError, SecretMissing
 from octavia_core.flows.flow import derived_id, emit
@@ -147,50 +148,47 @@ def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
     at = AgentAddress(amphora_id=where.amphora_id, host=server.management_ip, port=server.agent_port)
     run.wait(AgentAnswers(at), within=deadline, name="agent-answers", result=AgentInfo)
 
-    def settle(tx: Transaction) -> Amphora:
-        tx.change_amphora(
-            where.amphora_id,
-            compute_id=server.id,
-            lb_network_ip=server.management_ip,
-            agent_port=server.agent_port,
-            cached_zone=server.zone,
-            image_id=server.image_id,
-            compute_flavor=server.flavor,
-            cert_expiration=booted.not_after,
-            role=where.role,
-            vrrp_priority=_PRIORITY[where.role],
-        )
-        tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE)
+    facts: dict[str, Any] = {
+        "compute_id": server.id,
+        "lb_network_ip": server.management_ip,
+        "cached_zone": server.zone,
+        "image_id": server.image_id,
+        "compute_flavor": server.flavor,
+        "cert_expiration": booted.not_after,
+        "role": where.role,
+        "vrrp_priority": _PRIORITY[where.role],
+    }
+
+    def settle(tx: Transaction) -> None:
+        if server.agent_port != DEFAULT_AGENT_PORT:  # which the row has from the start
+            tx.change_amphora(where.amphora_id, agent_port=server.agent_port)
+        tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE, **facts)
         emit(
             tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id
         )
-        row = tx.amphora(where.amphora_id)
-        assert row is not None
-        return row
 
-    return run.record("allocated", settle, result=Amphora)
+    run.later("allocated", settle)  # with the intent of what comes next
+    return Amphora(
+        id=where.amphora_id,
+        status=AmphoraStatus.ALLOCATED,
+        load_balancer_id=where.load_balancer_id,
+        agent_port=server.agent_port,
+        **facts,
+    )
 
 
 def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:
     """The server was asked for: remember it at once, so that its death is noticed while it is still starting."""
-    tx.change_amphora(where.amphora_id, compute_id=booted.server.id)
-    tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT)
+    tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT, compute_id=booted.server.id)
 
 
-def plug(run: Run, world: World, load_balancer_id: str, amphora: Amphora) -> None:
-    """Give the amphora the VIP: the network's part, then the agent's."""
-
-    def tree() -> LoadBalancer:
-        found = run.read(lambda tx: tx.tree(load_balancer_id))
-        if found is None:
-            raise NotFound("load balancer", load_balancer_id)
-        return found
-
+def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None:
+    """Give the amphora the VIP: the network's part, then the agent's. Of the tree, only what is recorded of its root."""
     plugged = run.step(
         "plug-vip",
         key=amphora.id,
-        do=lambda _: world.network.plug_vip(tree(), amphora),
-        undo=lambda _, __: world.network.unplug_vip(tree(), amphora),
+        do=lambda _: world.network.plug_vip(tree, amphora),
+        undo=lambda _, __: world.network.unplug_vip(tree, amphora),
         result=VipPlug,
         limit=world.network.time_limit,
     )
@@ -201,18 +199,17 @@ def plug(run: Run, world: World, load_balancer_id: str, amphora: Amphora) -> Non
         world.amphora.plug_vip(at, plugged)
 
     run.step("agent-vip", key=amphora.id, do=tell, limit=world.amphora.time_limit)
-    run.record("plugged", lambda tx: _plugged_row(tx, load_balancer_id, amphora.id, plugged))
+    run.later("plugged", lambda tx: _plugged_row(tx, tree.vip, amphora.id, plugged))
 
 
-def _plugged_row(tx: Transaction, load_balancer_id: str, amphora_id: str, plugged: VipPlug) -> None:
+def _plugged_row(tx: Transaction, vip: Vip, amphora_id: str, plugged: VipPlug) -> None:
     """The addresses that upstream's API shows: its own port and address, and copies of the VIP's. vrrp_id is always 1."""
-    tree = tx.tree(load_balancer_id)
     tx.change_amphora(
         amphora_id,
         vrrp_ip=plugged.vrrp_ip,
         ha_ip=plugged.vip,
         vrrp_port_id=plugged.port_id,
-        ha_port_id=tree.vip.port_id if tree else None,
+        ha_port_id=vip.port_id,
         vrrp_id=1,
     )
 

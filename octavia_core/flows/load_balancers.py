@@ -81,7 +81,7 @@ def _create(run: Run, world: World) -> None:
         tree = _tree(tx, operation)
         vip, request = tree.vip, _vip_request(tree)
         sites = tuple(amphorae.site(operation, tree, role) for role in _roles(tree.topology))
-        old = tuple(tx.amphorae(tree.id))
+        old = tuple(tx.amphorae(tree.id)) if operation.arguments.get("again") else ()
         for left in old:
             tx.settle_amphora(left.id, AmphoraEvent.DELETE)
         for where in sites:
@@ -92,11 +92,18 @@ def _create(run: Run, world: World) -> None:
     lb_id = planned.request.load_balancer_id
     addresses = _reserve(run, world, planned.request)
 
-    def store(tx: Transaction) -> int:
-        tx.set_vip(lb_id, _kept(planned.vip, addresses.vip), addresses.additional_vips)
-        return amphorae.draft(tx, operation)
+    given = _kept(planned.vip, addresses.vip)
 
-    revision = run.record("store-vip", store)
+    def store(tx: Transaction) -> int | None:
+        if given != planned.vip or addresses.additional_vips:
+            tx.set_vip(lb_id, given, addresses.additional_vips)
+        return amphorae.draft(tx, operation) if planned.has_listeners else None
+
+    revision: int | None = None
+    if planned.has_listeners:
+        revision = run.record("store-vip", store)
+    else:
+        run.later("store-vip", store)  # nothing is rendered, so there is no revision to speak of
     for left in planned.old:
         tree = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=addresses.vip)
         amphorae.remove(run.scope(f"old-{left.id}"), world, tree, left)
@@ -105,8 +112,9 @@ def _create(run: Run, world: World) -> None:
         booted = amphorae.boot(branch, world, where)
         branch.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
         amphora = amphorae.allocate(branch, world, where, booted)
-        amphorae.plug(branch, world, lb_id, amphora)
-        if planned.has_listeners:
+        root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
+        amphorae.plug(branch, world, root, amphora)
+        if revision is not None:
             amphorae.push(branch, world, amphora, revision, put_back=False, everything=True)
 
     def branch(where: amphorae.Site) -> Callable[[Run], None]:
@@ -118,7 +126,8 @@ def _create(run: Run, world: World) -> None:
         for left in planned.old:
             tx.settle_amphora(left.id, AmphoraEvent.DELETED)
             tx.forget_health(left.id)
-        tx.mark_good(lb_id, revision)
+        if revision is not None:
+            tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, succeeded=True)
         emit(tx, operation, "load_balancer.active", f"created, serving on {addresses.vip.ip_address}")
 
@@ -331,7 +340,7 @@ def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> Unser
     for old in _leaving(rebuild, index):
         amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
     amphora = amphorae.allocate(run, world, where, booted)
-    amphorae.plug(run, world, rebuild.tree.id, amphora)
+    amphorae.plug(run, world, rebuild.tree, amphora)
     # Should the new one be declared dead by now, its own failover is queued behind this operation.
     return amphorae.push(run, world, amphora, revision, put_back=False).unserved
 

@@ -70,6 +70,18 @@ class Undo:
     record: Callable[[Transaction], None] | None
 
 
+@attrs.frozen
+class _Deferred:
+    """A record that nothing waits for: it is carried out by the next commit, whatever that is for."""
+
+    entry: JournalEntry
+    do: Callable[[Transaction], object]
+
+    @property
+    def done(self) -> JournalEntry:
+        return attrs.evolve(self.entry, outcome=Outcome.DONE)
+
+
 def _no_probe(point: str, path: str) -> None:
     """The probe of production: nothing."""
 
@@ -107,7 +119,10 @@ class Run:
         undoing: bool | None = None,
     ) -> None:
         engine = world.settings.engine
-        journal = {e.path: e for e in storage.read(lambda tx: tx.journal(operation.id))}
+        first = claim.fence == 1 and claim.operation_id == operation.id and not operation.undoing
+        # nobody ever held it, and who cancels it takes a fence too: so there is nothing to read
+        known = [] if first else storage.read(lambda tx: tx.journal(operation.id))
+        journal = {e.path: e for e in known}
         self._shared = _Shared(
             storage=storage,
             claim=claim,
@@ -123,7 +138,7 @@ class Run:
         )
         self._shared.lease_until = world.clock.monotonic() + claim.lease
         self._prefix = ""
-        self._pending: list[JournalEntry] = []
+        self._pending: list[JournalEntry | _Deferred] = []
 
     # -- what flows may look at ------------------------------------------------------------------------------------
     @property
@@ -233,6 +248,24 @@ class Run:
         shared.probe("entry", path)
         return self._recorded(finished, result)
 
+    def later(self, name: str, do: Callable[[Transaction], object]) -> None:
+        """A record without result and undo, that nothing waits for: it commits, with its entry, together with whatever this
+        run commits next, which is before anything else happens outside. When it fails, it fails there, as a record does.
+        """
+        shared, path = self._shared, self._prefix + name
+        entry = shared.journal.get(path)
+        if entry is not None:
+            self._same(entry, EntryKind.RECORD, None)
+            if entry.outcome is Outcome.DONE:
+                return
+            self._resume_or_unwind(entry)
+        elif shared.undoing:
+            raise Unwind
+        shared.probe("before", path)
+        deferred = _Deferred(entry or self._entry(path, EntryKind.RECORD), do)
+        shared.journal[path] = deferred.done
+        self._pending.append(deferred)
+
     def wait(self, condition: Wait, *, within: float, name: str, result: type[R]) -> R:
         """Wait until the condition holds, without holding a thread for long.
 
@@ -325,6 +358,10 @@ class Run:
 
     def parallel(self, branches: Mapping[str, Callable[[Run], R]]) -> dict[str, R]:
         """Run branches side by side; wait for all of them; then, when one failed, all are undone."""
+        if len(branches) == 1:
+            # alone, it is no more than a part of this run, and commits with it
+            ((name, branch),) = branches.items()
+            return {name: branch(self.scope(name))}
         self._flush()
         runs = {name: self._branch(name) for name in branches}
 
@@ -487,23 +524,41 @@ class Run:
     ) -> JournalEntry | None:
         shared = self._shared
         pending = list(self._pending)
+        culprit: _Deferred | None = None
 
         def transact(tx: Transaction) -> JournalEntry | None:
+            nonlocal culprit
+            entries: list[JournalEntry] = []
             for earlier in pending:
-                tx.write_journal(earlier)
+                if isinstance(earlier, _Deferred):
+                    culprit = earlier
+                    earlier.do(tx)
+                    culprit = None
+                entries.append(earlier.done if isinstance(earlier, _Deferred) else earlier)
             if entry is not None:
-                tx.write_journal(entry)
+                entries.append(entry)
             made = work(tx) if work is not None else None
             if made is not None:
-                tx.write_journal(made)
+                entries.append(made)
+            if entries:
+                tx.write_entries(entries)
             return made
 
         began = shared.world.clock.monotonic()
-        made = shared.storage.transaction(transact, claim=shared.claim)
+        try:
+            made = shared.storage.transaction(transact, claim=shared.claim)
+        except (FenceLost, TransientError):
+            raise
+        except Exception as error:  # whatever a deferred record raises is its own outcome, not that of what came with it
+            if culprit is None:
+                raise
+            self._pending.remove(culprit)
+            del shared.journal[culprit.entry.path]
+            self._fail(culprit.entry, error)
         shared.lease_until = began + shared.claim.lease
         del self._pending[: len(pending)]
         for earlier in pending:
-            shared.probe("entry", earlier.path)
+            shared.probe("entry", earlier.entry.path if isinstance(earlier, _Deferred) else earlier.path)
         for written in (entry, made):
             if written is not None:
                 shared.journal[written.path] = written

@@ -174,8 +174,8 @@ class Transaction(Protocol):
             TransitionRefused: the table has no such move from the present status (which the error names).
         """
 
-    def settle_amphora(self, id: str, event: Any) -> AmphoraStatus:
-        """The same for an amphora and its own table."""
+    def settle_amphora(self, id: str, event: Any, **values: Any) -> AmphoraStatus:
+        """The same for an amphora and its own table; `values` are set with it, as by `change_amphora` (but `agent_port`)."""
 
     def settle_tree(self, load_balancer_id: str, *, failed: Collection[Subject] = (), succeeded: bool) -> None:
         """End a wish on a load balancer: pending children first, the load balancer last, all in this transaction.
@@ -251,6 +251,9 @@ class Transaction(Protocol):
 
     def write_journal(self, entry: JournalEntry) -> None:
         """Insert or replace the entry at its path; `sequence`, `started_at` and `finished_at` are the database's."""
+
+    def write_entries(self, entries: Sequence[JournalEntry]) -> None:
+        """`write_journal` for several at once, with the sequences that they have: the holder counts them, under its fence."""
 
     def set_undoing(self, operation_id: str, error: str) -> None:
         """Mark that a step failed for good: from now on the operation only undoes."""

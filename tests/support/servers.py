@@ -108,19 +108,48 @@ class Server:
             self.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{database}'")
 
 
-def server(kind: str) -> Server:
-    """The run's server of that kind, started if nobody did; skips (on CI fails) when there cannot be one."""
+DURABLE = "-durable"
+"""Ending of the folder's name of a server that forces its data to the disk, as in production."""
+
+
+def server(kind: str, *, durable: bool = False) -> Server:
+    """The run's server of that kind, started if nobody did; skips (on CI fails) when there cannot be one.
+
+    `durable` asks for another one, that loses nothing when it is killed: for tests that kill it, and for benchmarks.
+    """
     program = system.require(kind)
     home = Path(os.environ[VARIABLE])
-    with (home / f"{kind}.lock").open("w") as lock:
+    name = kind + (DURABLE if durable else "")
+    with (home / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        facts = home / f"{kind}.json"
+        facts = home / f"{name}.json"
         if not facts.exists():
-            facts.write_text(json.dumps(_start(kind, program, home)), encoding="utf-8")
+            facts.write_text(json.dumps(_start(kind, program, home / name)), encoding="utf-8")
         known = json.loads(facts.read_text(encoding="utf-8"))
     if "error" in known:
         system.unavailable(known["error"])
     return Server(kind=kind, address=known["address"], user=known["user"])
+
+
+@contextlib.contextmanager
+def killed(kind: str) -> Iterator[None]:
+    """Inside the block the durable server of that kind is dead, killed by SIGKILL; afterwards it runs again."""
+    program = system.require(kind)
+    home = Path(os.environ[VARIABLE])
+    facts = home / f"{kind}{DURABLE}.json"
+    guard = json.loads(facts.read_text(encoding="utf-8"))["guard"]
+    guarded = os.pidfd_open(guard)
+    for child in Path(f"/proc/{guard}/task/{guard}/children").read_text(encoding="ascii").split():
+        os.kill(int(child), signal.SIGKILL)
+    select.select([guarded], [], [], START_LIMIT)
+    os.close(guarded)
+    try:
+        yield
+    finally:
+        again = _start(kind, program, home / f"{kind}{DURABLE}")
+        facts.write_text(json.dumps(again), encoding="utf-8")
+        if "error" in again:
+            system.unavailable(str(again["error"]))
 
 
 def open_run() -> Path:
@@ -144,9 +173,8 @@ def close_run(home: Path) -> None:
     shutil.rmtree(home, ignore_errors=True)
 
 
-def _start(kind: str, program: Path, home: Path) -> dict[str, object]:
-    folder = home / kind
-    folder.mkdir(mode=0o700)
+def _start(kind: str, program: Path, folder: Path) -> dict[str, object]:
+    folder.mkdir(mode=0o700, exist_ok=True)
     start = {"mariadb": _start_mariadb, "postgresql": _start_postgresql}[kind]
     try:
         return start(program, folder)
@@ -161,7 +189,14 @@ def _start_mariadb(program: Path, folder: Path) -> dict[str, object]:
     data, address = folder / "data", folder / "s"
     install = shutil.which("mariadb-install-db") or "mariadb-install-db"
     options = ["--no-defaults", f"--datadir={data}", "--auth-root-authentication-method=normal", "--skip-test-db"]
-    _prepare([install, *options], account, folder)
+    if not data.exists():
+        _prepare([install, *options], account, folder)
+    careless = [
+        # The data is thrown away, so nothing is forced to the disk; what transactions see of each other stays.
+        "--innodb-flush-log-at-trx-commit=0",
+        "--innodb-doublewrite=0",
+        "--sync-frm=0",
+    ]
     guard = _guarded(
         signal.SIGTERM,
         account,
@@ -177,10 +212,7 @@ def _start_mariadb(program: Path, folder: Path) -> dict[str, object]:
             "--character-set-server=utf8mb4",
             "--innodb-buffer-pool-size=64M",
             "--max-connections=300",
-            # The data is thrown away, so nothing is forced to the disk; what transactions see of each other stays.
-            "--innodb-flush-log-at-trx-commit=0",
-            "--innodb-doublewrite=0",
-            "--sync-frm=0",
+            *([] if folder.name.endswith(DURABLE) else careless),
         ],
     )
     candidate = Server(kind="mariadb", address=str(address), user="root")
@@ -193,17 +225,17 @@ def _start_postgresql(program: Path, folder: Path) -> dict[str, object]:
     data = folder / "data"
     initdb = program.with_name("initdb")
     encoding = ["-E", "UTF8", "--locale=C"]
-    _prepare([str(initdb), "-D", str(data), "-U", "octavia", "-A", "trust", "--no-sync", *encoding], account, folder)
+    if not data.exists():
+        _prepare([str(initdb), "-D", str(data), "-U", "octavia", "-A", "trust", "--no-sync", *encoding], account, folder)
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": str(folder),
         "max_connections": "300",
         "shared_buffers": "64MB",
-        # The data is thrown away, so nothing is forced to the disk; what transactions see of each other stays.
-        "fsync": "off",
-        "full_page_writes": "off",
-        "synchronous_commit": "off",
     }
+    if not folder.name.endswith(DURABLE):
+        # The data is thrown away, so nothing is forced to the disk; what transactions see of each other stays.
+        settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
     guard = _guarded(signal.SIGQUIT, account, folder, [str(program), "-D", str(data), *options])
     candidate = Server(kind="postgresql", address=str(folder), user="octavia")

@@ -18,7 +18,7 @@ from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, Amphora
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role
 from octavia_core.errors import BadRequest, NotFound
 
-__all__ = ["Amphorae", "naive_utc", "seconds"]
+__all__ = ["Amphorae", "amphora_changes", "naive_utc", "seconds"]
 
 _SAME = (
     "id",
@@ -87,13 +87,8 @@ class Amphorae(Session):
             BadRequest: an attribute that is not there, or the status.
             NotFound: there is no such row.
         """
-        unknown = set(values) - set(_NAMES) - {"agent_port"} | {"id"} & set(values)
-        if unknown:
-            raise BadRequest(f"amphora {amphora_id}: {', '.join(sorted(unknown))} cannot be set")
         port = values.pop("agent_port", None)
-        if "cert_expiration" in values:
-            values["cert_expiration"] = naive_utc(values["cert_expiration"])
-        changes = {**fit(amphora, values), "updated_at": db_utcnow()}
+        changes = amphora_changes(amphora_id, values)
         if self.write(update(amphora).where(amphora.c.id == amphora_id).values(changes)) == 0:
             raise NotFound(Kind.AMPHORA.words, amphora_id)
         if port is not None:
@@ -104,6 +99,21 @@ class Amphorae(Session):
             self.write(delete(oc_amphora).where(oc_amphora.c.amphora_id == amphora_id))
         if port != DEFAULT_AGENT_PORT:
             self.add_rows(oc_amphora, [{"amphora_id": amphora_id, "agent_port": port}])
+
+
+def amphora_changes(amphora_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The columns to set for these attributes, and `updated_at`.
+
+    Raises:
+        BadRequest: an attribute that is not there, or the status.
+    """
+    unknown = set(values) - set(_NAMES) | {"id"} & set(values)
+    if unknown:
+        raise BadRequest(f"amphora {amphora_id}: {', '.join(sorted(unknown))} cannot be set")
+    columns = dict(values)
+    if "cert_expiration" in columns:
+        columns["cert_expiration"] = naive_utc(columns["cert_expiration"])
+    return {**fit(amphora, columns), "updated_at": db_utcnow()}
 
 
 def _query() -> Select[Any]:

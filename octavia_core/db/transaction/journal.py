@@ -6,13 +6,13 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Boolean, Connection, Row, bindparam, case, delete, func, null, select, true, update
+from sqlalchemy import BigInteger, Boolean, Connection, Row, bindparam, case, delete, func, null, select, true, union_all, update
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
-from octavia_core.db.transaction.session import Session, fit, from_text, to_text
+from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
 from octavia_core.domain.codec import from_json, to_json
 from octavia_core.domain.operation import EntryKind, Event, JournalEntry, Outcome
 from octavia_core.domain.tree import LoadBalancer
@@ -35,21 +35,53 @@ class Journal(Session):
 
     def write_journal(self, entry: JournalEntry) -> None:
         """Insert or replace, in one statement; the next sequence is counted in it, and kept when the row is there."""
-        row = fit(
-            oc_journal,
-            {
-                "operation_id": entry.operation_id,
-                "path": entry.path,
-                "kind": entry.kind,
-                "outcome": entry.outcome,
-                "entry_key": to_text(to_json(entry.key)),
-                "result": to_text(to_json(entry.result)),
-                "error": to_text(to_json(entry.error)),
-                "attempts": entry.attempts,
-            },
-        )
-        parameters = {f"b_{name}": value for name, value in row.items()}
+        parameters = {f"b_{name}": value for name, value in _journal_row(entry).items()}
         self.write(_journal_write(self.dialect), {**parameters, "b_over": entry.outcome is not Outcome.INTENT})
+
+    def write_entries(self, entries: Sequence[JournalEntry]) -> None:
+        """Several, whose sequences the holder of the operation has counted, in one statement; the last of a path counts."""
+        last = list({(entry.operation_id, entry.path): entry for entry in entries}.values())
+        for some in chunks(last, 20):
+            parameters: dict[str, Any] = {}
+            for place, entry in enumerate(some):
+                row = _journal_row(entry) | {"sequence": entry.sequence, "over": entry.outcome is not Outcome.INTENT}
+                parameters |= {f"j_{name}_{place}": value for name, value in row.items()}
+            self.write(_journal_batch(self.dialect, len(some)), parameters)
+
+
+def _journal_row(entry: JournalEntry) -> dict[str, Any]:
+    return fit(
+        oc_journal,
+        {
+            "operation_id": entry.operation_id,
+            "path": entry.path,
+            "kind": entry.kind,
+            "outcome": entry.outcome,
+            "entry_key": to_text(to_json(entry.key)),
+            "result": to_text(to_json(entry.result)),
+            "error": to_text(to_json(entry.error)),
+            "attempts": entry.attempts,
+        },
+    )
+
+
+@functools.cache
+def _journal_batch(dialect: str, count: int) -> Any:
+    """The same for so many entries at once; built once for each number."""
+    of = oc_journal.c
+    given = ("operation_id", "path", "kind", "outcome", "entry_key", "result", "error", "attempts", "sequence")
+    several = []
+    for place in range(count):
+        values: dict[str, Any] = {name: bindparam(f"j_{name}_{place}", type_=of[name].type) for name in given}
+        over = bindparam(f"j_over_{place}", type_=Boolean())
+        values |= {"started_at": db_now(), "finished_at": case((over, db_now()), else_=null())}
+        several.append(values)
+    statement = insert_into(dialect, oc_journal).values(several)
+    new = incoming(dialect, statement)
+    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED})
+
+
+_REPLACED = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
 
 
 @functools.cache
@@ -65,8 +97,7 @@ def _journal_write(dialect: str) -> Any:
     source = select(*values.values()).where(true())  # SQLite wants a WHERE before ON CONFLICT
     statement = insert_into(dialect, oc_journal).from_select(list(values), source)
     new = incoming(dialect, statement)
-    replaced = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
-    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in replaced})
+    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED})
 
 
 def _entry(row: Row[Any]) -> JournalEntry:
@@ -153,6 +184,29 @@ def _revision(row: Row[Any]) -> Revision:
     )
 
 
+@functools.cache
+def _count_events() -> Any:
+    counter = oc_meta.c.name == EVENT_COUNTER
+    return update(oc_meta).where(counter).values(number=oc_meta.c.number + bindparam("many", type_=BigInteger()))
+
+
+@functools.cache
+def _event_batch(count: int) -> Any:
+    """Rows numbered from the counter, which the transaction has moved and holds; the last one bears its number."""
+    of = oc_event.c
+    names = ("name", "text", "load_balancer_id", "amphora_id", "operation_id", "data")
+    rows = [
+        select(
+            oc_meta.c.number - bindparam(f"ev_back_{n}", type_=BigInteger()),
+            *(bindparam(f"ev_{name}_{n}", type_=of[name].type).label(name) for name in names),
+            db_now().label("at"),
+        ).where(oc_meta.c.name == EVENT_COUNTER)
+        for n in range(count)
+    ]
+    source = rows[0] if count == 1 else union_all(*rows)
+    return oc_event.insert().from_select(["sequence", *names, "at"], source)
+
+
 class Events(Session):
     """The outbox.
 
@@ -175,11 +229,9 @@ class Events(Session):
         if not events:
             return
         counter = oc_meta.c.name == EVENT_COUNTER
-        self.write(update(oc_meta).where(counter).values(number=oc_meta.c.number + len(events)))
-        last = self.value(select(oc_meta.c.number).where(counter))
+        self.write(_count_events(), {"many": len(events)})
         rows = [
             {
-                "sequence": last - len(events) + place,
                 "name": event.name,
                 "text": event.text,
                 "load_balancer_id": event.load_balancer_id,
@@ -187,9 +239,12 @@ class Events(Session):
                 "operation_id": event.operation_id,
                 "data": to_text(to_json(event.data)),
             }
-            for place, event in enumerate(events, 1)
+            for event in events
         ]
-        self.add_rows(oc_event, rows, at=db_now())
+        numbered = [{**fit(oc_event, row), "back": len(rows) - place} for place, row in enumerate(rows, 1)]
+        for some in chunks(numbered, 50):
+            parameters = {f"ev_{name}_{n}": value for n, row in enumerate(some) for name, value in row.items()}
+            self.write(_event_batch(len(some)), parameters)
 
     def events(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
+import attrs
 from sqlalchemy import ColumnElement, Row, and_, case, exists, func, or_, select, update
 
 from octavia_core.db.clock import db_now, db_utcnow
@@ -68,7 +69,7 @@ class Operations(Journal):
     def add_operation(self, operation: Operation) -> Operation:
         """Store it; see the port."""
         key = lock_key(operation)
-        stored = self._stored_or_refused(operation, None if operation.internal else key)
+        stored, now = self._stored_or_refused(operation, None if operation.internal else key)
         if stored is not None:
             return stored
         row = {name: getattr(operation, name) for name in _SAME if not name.endswith("_at")}
@@ -80,13 +81,12 @@ class Operations(Journal):
             "wait": None,
             "wake_at": operation.wake_at,
         }
-        self.add_rows(oc_operation, [row], created_at=db_now(), updated_at=db_now())
-        stored = self.operation(operation.id)
-        assert stored is not None  # inserted above, in this transaction
-        return stored
+        self.add_rows(oc_operation, [{**row, "created_at": now, "updated_at": now}])
+        plain = from_text(row["arguments"])  # as a reader finds them
+        return attrs.evolve(operation, arguments=plain, wait=None, created_at=now, updated_at=now)
 
-    def _stored_or_refused(self, operation: Operation, key: str | None) -> Operation | None:
-        """What is there under its id or request, or Refused for what holds or awaits its key.
+    def _stored_or_refused(self, operation: Operation, key: str | None) -> tuple[Operation | None, int]:
+        """What is there under its id or request, or Refused for what holds or awaits its key; and the database's time.
 
         One query for both: between two, the same request of another caller could arrive and look like a stranger's.
         """
@@ -100,13 +100,17 @@ class Operations(Journal):
             if not operation.load_balancer_id:
                 mine = and_(of.amphora_id == key, of.load_balancer_id.is_(None))
             others = [of.lock_key == key, and_(of.state.in_(OPEN), mine)]
-        found = [operation_of(row) for row in self.rows(select(oc_operation).where(or_(*same, *others)))]
+        one = select(db_now().label("database_now")).subquery()
+        query = select(one.c.database_now, oc_operation).outerjoin_from(one, oc_operation, or_(*same, *others))
+        rows = self.rows(query)
+        now = int(rows[0].database_now)  # there is always a time
+        found = [operation_of(row) for row in rows if row.id is not None]
         for each in found:
             asked_for = operation.request_id is not None and each.request_id == operation.request_id
             if each.id == operation.id or (asked_for and each.flow == operation.flow):
-                return each
+                return each, now
         if not found:
-            return None
+            return None, now
         if operation.load_balancer_id:
             raise LoadBalancerBusy(operation.load_balancer_id, found[0].state, found[0].id)
         raise Refused(f"amphora {key} is held by operation {found[0].id}; wait, or run: octavia-admin why {key}")

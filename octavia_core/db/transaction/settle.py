@@ -14,6 +14,7 @@ from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.listener import l7policy, l7rule, listener
 from octavia_core.db.tables.own import oc_liveness
 from octavia_core.db.tables.pool import health_monitor, member, pool
+from octavia_core.db.transaction.amphorae import amphora_changes
 from octavia_core.db.transaction.change import Change
 from octavia_core.db.transaction.session import chunks
 from octavia_core.domain.operation import Subject
@@ -86,17 +87,17 @@ class Settle(Change):
         A child that is among `failed` although the wish succeeded becomes ERROR (a listener whose certificate is
         gone). Which status follows which is decided by `lifecycle.provisioning.ending` and its tables.
         """
-        found = self.value(select(load_balancer.c.provisioning_status).where(load_balancer.c.id == load_balancer_id))
-        if found is None:
+        root, pending = self._pending(load_balancer_id)
+        if root is None:
             raise NotFound(Kind.LOAD_BALANCER.words, load_balancer_id)
-        status = Provisioning(found)
+        status = root
         blamed = set(failed)
         final = (
             self._ended(Kind.LOAD_BALANCER, load_balancer_id, status, blamed, succeeded) if status.pending else status
         )
         doomed: dict[Kind, list[str]] = {}
         moves: dict[tuple[Kind, Provisioning, Provisioning], list[str]] = {}
-        for kind, id, child in self._pending(load_balancer_id):
+        for kind, id, child in pending:
             target = self._ended(kind, id, child, blamed, succeeded)
             if target is Provisioning.DELETED:
                 doomed.setdefault(kind, []).append(id)
@@ -118,8 +119,8 @@ class Settle(Change):
         event = provisioning.ending(status, succeeded=succeeded and not asked_for, asked_for=asked_for)
         return provisioning.after(kind, status, event, id=id)
 
-    def _pending(self, load_balancer_id: str) -> list[tuple[Kind, str, Provisioning]]:
-        """Every pending child, in one query."""
+    def _pending(self, load_balancer_id: str) -> tuple[Provisioning | None, list[tuple[Kind, str, Provisioning]]]:
+        """The status of the load balancer (None: there is none), and every pending child, in one query."""
         pending = [str(status) for status in Provisioning if status.pending]
         queries = [
             select(literal(str(kind)).label("kind"), TABLE_OF[kind].c.id, TABLE_OF[kind].c.provisioning_status).where(
@@ -127,9 +128,16 @@ class Settle(Change):
             )
             for kind in _CHILDREN
         ]
-        return [
+        queries.append(
+            select(
+                literal(str(Kind.LOAD_BALANCER)).label("kind"), load_balancer.c.id, load_balancer.c.provisioning_status
+            ).where(load_balancer.c.id == load_balancer_id)
+        )
+        found = [
             (Kind(row.kind), row.id, Provisioning(row.provisioning_status)) for row in self.rows(union_all(*queries))
         ]
+        root = next((status for kind, _, status in found if kind is Kind.LOAD_BALANCER), None)
+        return root, [each for each in found if each[0] is not Kind.LOAD_BALANCER]
 
     @staticmethod
     def _below(kind: Kind, load_balancer_id: str) -> ColumnElement[bool]:
@@ -146,23 +154,38 @@ class Settle(Change):
                 return l7policy.c.listener_id.in_(listeners)
         return l7rule.c.l7policy_id.in_(select(l7policy.c.id).where(l7policy.c.listener_id.in_(listeners)))
 
-    def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent) -> AmphoraStatus:
+    def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent, **values: Any) -> AmphoraStatus:
         """Move an amphora's status; see the port. BOOT starts the time within which it must be heard."""
+        changes = amphora_changes(id, values)
+        targets = {(status, after) for (status, listed), after in amphora_life.TRANSITIONS.items() if listed is event}
+        if len({after for _, after in targets}) == 1:  # wherever it comes from: one statement decides and moves
+            ((_, target), *_) = targets
+            allowed = [str(status) for status, _ in targets]
+            if self._move_amphora(id, allowed, target, event, changes):
+                return target
         for _ in range(_ROUNDS):
             found = self.value(select(amphora.c.status).where(amphora.c.id == id))
             if found is None:
                 raise NotFound(Kind.AMPHORA.words, id)
             status = AmphoraStatus(found)
             target = amphora_life.after(status, event, id=id)
-            moved = self.write(
-                update(amphora)
-                .where(amphora.c.id == id, amphora.c.status == str(status))
-                .values(status=str(target), updated_at=db_utcnow())
-            )
-            if moved:
-                if event is amphora_life.AmphoraEvent.BOOT:
-                    self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
+            if self._move_amphora(id, [str(status)], target, event, changes):
                 return target
+
+    def _move_amphora(
+        self,
+        id: str,
+        sources: Collection[str],
+        target: AmphoraStatus,
+        event: amphora_life.AmphoraEvent,
+        changes: Mapping[str, Any],
+    ) -> bool:
+        which = (amphora.c.id == id, amphora.c.status.in_(sorted(sources)))
+        if not self.write(update(amphora).where(*which).values({**changes, "status": str(target)})):
+            return False
+        if event is amphora_life.AmphoraEvent.BOOT:
+            self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
+        return True
         raise TransientError(f"amphora {id}: others move its status all the time")
 
     def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:

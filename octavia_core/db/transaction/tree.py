@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import BindParameter, Select, Table, bindparam, or_, select
+from sqlalchemy import BindParameter, Select, Table, bindparam, exists, or_, select
 
 from octavia_core.db.clock import db_utcnow
 from octavia_core.db.tables import TABLE_OF
@@ -48,8 +48,22 @@ _LB: BindParameter[str] = bindparam("lb")
 _OF_LB = listener.c.load_balancer_id == _LB
 
 _QUERIES: Mapping[str, Select[Any]] = {
-    "balancer": select(*_selected(Kind.LOAD_BALANCER)).where(load_balancer.c.id == _LB),
-    "vip": select(*(vip.c[name] for name in rows.VIP_COLUMNS)).where(vip.c.load_balancer_id == _LB),
+    "balancer": select(
+        *_selected(Kind.LOAD_BALANCER),
+        vip.c.load_balancer_id.label("has_vip"),
+        *(vip.c[name].label(f"vip_{name}") for name in rows.VIP_COLUMNS),
+        *(
+            exists().where(table.c.load_balancer_id == _LB).label(f"has_{name}")
+            for name, table in (
+                ("groups", vip_security_group),
+                ("additional", additional_vip),
+                ("listeners", listener),
+                ("pools", pool),
+            )
+        ),
+    )
+    .outerjoin(vip, vip.c.load_balancer_id == load_balancer.c.id)
+    .where(load_balancer.c.id == _LB),
     "groups": select(vip_security_group.c.sg_id)
     .where(vip_security_group.c.load_balancer_id == _LB)
     .order_by(vip_security_group.c.sg_id),
@@ -120,26 +134,27 @@ class TreeReading(Session):
 
     def tree(self, load_balancer_id: str) -> LoadBalancer | None:
         """The whole load balancer, or None."""
-        first = self._mappings("balancer", load_balancer_id)
-        if not first:
+        found = self.row(_QUERIES["balancer"], lb=load_balancer_id)
+        if found is None:
             return None
+        first = dict(found._mapping)
+        # what is not there is not asked for: most load balancers have but a part of all this
+        has = {name: first.pop(f"has_{name}") for name in ("vip", "groups", "additional", "listeners", "pools")}
+        address = {name: first.pop(f"vip_{name}") for name in rows.VIP_COLUMNS}
+        groups = tuple(row["sg_id"] for row in self._mappings("groups", load_balancer_id)) if has["groups"] else ()
+        additional = self._mappings("additional", load_balancer_id) if has["additional"] else ()
         return rows.load_balancer(
-            first[0],
-            vip=self._read_vip(load_balancer_id),
-            additional_vips=tuple(rows.additional_vip(row) for row in self._mappings("additional", load_balancer_id)),
-            listeners=self._read_listeners(load_balancer_id),
-            pools=self._read_pools(load_balancer_id),
+            first,
+            vip=rows.vip(address, groups) if has["vip"] is not None else Vip(sg_ids=groups),
+            additional_vips=tuple(rows.additional_vip(row) for row in additional),
+            listeners=self._read_listeners(load_balancer_id) if has["listeners"] else (),
+            pools=self._read_pools(load_balancer_id) if has["pools"] else (),
         )
 
     def _mappings(self, query: str, load_balancer_id: str) -> Rows:
         result = self._connection.execute(_QUERIES[query], {"lb": load_balancer_id})
         names = tuple(result.keys())
         return [dict(zip(names, row, strict=True)) for row in result]  # ten thousand plain dicts, not row mappings
-
-    def _read_vip(self, load_balancer_id: str) -> Vip:
-        groups = tuple(row["sg_id"] for row in self._mappings("groups", load_balancer_id))
-        found = self._mappings("vip", load_balancer_id)
-        return rows.vip(found[0], groups) if found else Vip(sg_ids=groups)
 
     def _read_listeners(self, load_balancer_id: str) -> tuple[Listener, ...]:
         snis = _by(self._mappings("sni", load_balancer_id), "listener_id", lambda row: row["tls_container_id"])
@@ -240,15 +255,18 @@ class TreeStoring(TreeReading, Quotas):
             if _same(node, rows.row_of(node), dict(stored._mapping), kind):
                 return
             raise BadRequest(f"{kind.words} {node.id} exists already, with other values")
-        now = self.value(select(db_utcnow()))  # one moment for all rows, which are read back in the order of it
         bundle = _Bundle()
         bundle.add(node)
+        dated = sum(len(several) for stored_in, several in bundle.rows.items() if "created_at" in stored_in.c)
+        # one moment for all rows, which are read back in the order of it
+        now = db_utcnow() if dated < 2 else self.value(select(db_utcnow()))
         for stored_in, several in bundle.rows.items():
             born = {"created_at": now} if "created_at" in stored_in.c else {}
-            self.add_rows(stored_in, several, **born)
+            if several:
+                self.add_rows(stored_in, several, **born)
         if isinstance(node, L7Policy):
             place(self, node.listener_id, node.id, node.position)
-        self.count_up(self.owner(kind, node.id), bundle.counts())
+        self.count_up(node.id if isinstance(node, LoadBalancer) else self.owner(kind, node.id), bundle.counts())
 
 
 def _same(node: Any, row: Mapping[str, Any], stored: Mapping[str, Any], kind: Kind) -> bool:

@@ -1,0 +1,327 @@
+"""Creating, changing and deleting load balancers on each database: operations a second, waiting, CPU, statements, memory.
+
+Worker processes under their supervisor, the simulator's drivers, servers that force their data to the disk; this process
+stores the wishes. All of them, and the database, share the machine's cores. Further words choose databases
+(`sqlite mariadb postgresql`), `parked` only parks; `--rounds` is the number of load balancers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import event
+
+from octavia_core.certs.authority import create_authorities
+from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.sources import load_settings
+from octavia_core.controller.waiter import Waiter
+from octavia_core.controller.wiring import build_world
+from octavia_core.controller.worker import Worker
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.operation import Operation, OperationState
+from octavia_core.domain.vocabulary import Topology
+from octavia_core.domain.wishes import NewLoadBalancer
+from octavia_core.flows.catalogue import claimable
+from octavia_core.flows.runner import Runner
+from octavia_core.hooks.plugins import Plugins
+from octavia_core.settings import Settings
+from tests.benchmarks.harness import Aim, Figure, Options, Report
+from tests.support import servers
+
+DATABASES = ("sqlite", "mariadb", "postgresql")
+RATE = {"sqlite": 100.0, "mariadb": 60.0, "postgresql": 60.0}
+IDLE = {"sqlite": 0.05, "mariadb": 0.1, "postgresql": 0.1}
+PROCESSES = (1, 2, 4)
+PARKED = 10_000
+TICK = os.sysconf("SC_CLK_TCK")
+CONFIGURATION = """
+[controller_worker]
+compute_driver = "noop"
+network_driver = "noop"
+amphora_driver = "noop"
+workers = {workers}
+client_ca = "{folder}/authority/controllers.pem"
+[certificates]
+cert_manager = "noop"
+ca_certificate = "{folder}/authority/agents.pem"
+ca_private_key = "{folder}/authority/agents.key"
+[engine]
+poll_interval = 0.05
+sweep = "off"
+[database]
+connection = "{url}"
+"""
+
+
+def run(options: Options) -> Report:
+    """Measure what was asked for; see the module."""
+    chosen = [name for name in DATABASES if name in options.rest] or list(DATABASES)
+    figures: list[Figure] = [Figure("one fsync of 4 KiB", _fsync(), note="median")]
+    aims: list[Aim] = []
+    home = servers.open_run()
+    try:
+        for kind in chosen:
+            with _database(kind) as place:
+                if "parked" not in options.rest:
+                    _one_at_a_time(kind, place(), figures, aims)
+                    for count in PROCESSES:
+                        options.say(f"{kind}, {count} worker process(es)")
+                        _under_load(kind, place(), count, options.rounds or 200, figures, aims)
+                options.say(f"{kind}, {PARKED} parked operations")
+                _parked(kind, place(), figures, aims)
+    finally:
+        servers.close_run(home)
+    return Report(name="flows", figures=figures, aims=aims)
+
+
+# -- places ------------------------------------------------------------------------------------------------------------
+@contextlib.contextmanager
+def _database(kind: str) -> Iterator[Callable[[], tuple[Path, str]]]:
+    """What gives fresh folders with a fresh database of that kind."""
+    with contextlib.ExitStack() as stack:
+
+        def place() -> tuple[Path, str]:
+            folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavia-bench-")))
+            if kind == "sqlite":
+                return folder, f"sqlite:///{folder}/octavia.db"
+            return folder, stack.enter_context(servers.server(kind, durable=True).new_database())
+
+        yield place
+
+
+def _configured(place: tuple[Path, str], workers: int = 1) -> tuple[Path, Settings]:
+    folder, url = place
+    create_authorities(str(folder / "authority"))
+    file = folder / "octavia.toml"
+    file.write_text(CONFIGURATION.format(folder=folder, url=url, workers=workers), encoding="utf-8")
+    settings = load_settings([str(file)], state_directory=str(folder))
+    prepare(settings)
+    return file, settings
+
+
+def _wish(number: int) -> NewLoadBalancer:
+    """SINGLE, VIP given, no children."""
+    return NewLoadBalancer(
+        name=f"lb{number}",
+        vip_address=f"10.128.{number // 250 % 250}.{number % 250 + 1}",
+        vip_port_id=f"00000000-0000-4000-8000-{number:012}",
+        vip_subnet_id="00000000-0000-4000-9000-000000000001",
+        vip_network_id="00000000-0000-4000-9000-000000000002",
+    )
+
+
+# -- one at a time: statements, and what nobody else delays ----------------------------------------------------------
+def _one_at_a_time(kind: str, place: tuple[Path, str], figures: list[Figure], aims: list[Aim]) -> None:
+    _, settings = _configured(place)
+    storage = SqlStorage.open(settings)
+    world = build_world(settings, Plugins())
+    acceptor = Acceptor(storage, Topology.SINGLE)
+    counted = _Counted(storage)
+    runner = Runner(storage, world)
+
+    def one(number: int) -> None:
+        acceptor.create_load_balancer(_wish(number), Asked())
+        for operation, claim in storage.claim("bench", claimable(), lease=10.0, limit=1):
+            runner.run(operation, claim)
+
+    for number in range(5):
+        one(number)
+    counted.reset()
+    cpu, rounds = time.process_time(), 20
+    for number in range(5, 5 + rounds):
+        one(number)
+    figures.append(Figure(f"{kind}: CPU of a creation", (time.process_time() - cpu) / rounds, note="one process, warm"))
+    aims.append(Aim(f"{kind}: statements of a creation", counted.statements / rounds, 40, ""))
+    aims.append(Aim(f"{kind}: transactions of a creation", counted.transactions / rounds, 12, ""))
+    worker = Worker(runner, threads=2)
+    worker.start()
+    waits = []
+    for number in range(1000, 1030):
+        operation = acceptor.create_load_balancer(_wish(number), Asked())
+        worker.nudge()
+        _until_over(storage, [operation])
+        row = storage.read(lambda tx, id=operation.id: tx.operation(id))  # type: ignore[misc]
+        waits.append((row.finished_at - row.created_at) / 1e6)
+    worker.stop(10.0)
+    aims.append(Aim(f"{kind}: idle, acceptance to ACTIVE (median)", statistics.median(waits), IDLE[kind]))
+    storage.close()
+
+
+class _Counted:
+    """Statements and transactions of a storage; without BEGIN, COMMIT and what sets a transaction up."""
+
+    def __init__(self, storage: SqlStorage) -> None:
+        self.reset()
+        engine = storage._engine
+        event.listen(engine, "before_cursor_execute", self._statement)
+        event.listen(engine, "begin", self._begin)
+
+    def reset(self) -> None:
+        self.statements = self.transactions = 0
+
+    def _statement(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
+        self.statements += not statement.startswith(("BEGIN", "SET TRANSACTION", "START TRANSACTION"))
+
+    def _begin(self, _: Any) -> None:
+        self.transactions += 1
+
+
+# -- under load --------------------------------------------------------------------------------------------------------
+def _under_load(
+    kind: str, place: tuple[Path, str], processes: int, many: int, figures: list[Figure], aims: list[Aim]
+) -> None:
+    file, settings = _configured(place, processes)
+    storage = SqlStorage.open(settings)
+    acceptor = Acceptor(storage, Topology.SINGLE)
+    with _workers(file) as pid:
+        first = [acceptor.create_load_balancer(_wish(n), Asked()) for n in range(4 * processes)]
+        _until_over(storage, first)  # every process is there, and warm
+        ids: list[str] = []
+        for what in ("create", "update", "delete"):
+            cpu, started = _cpu(pid) + time.process_time(), time.monotonic()
+            operations = []
+            if what == "create":
+                operations = [acceptor.create_load_balancer(_wish(n), Asked()) for n in range(100, 100 + many)]
+                ids = [str(operation.load_balancer_id) for operation in operations]
+            elif what == "update":
+                operations = [acceptor.change_load_balancer(id, {"description": "x"}, Asked()) for id in ids]
+            else:
+                operations = [acceptor.delete_load_balancer(id, Asked(), cascade=True) for id in ids]
+            rows = _until_over(storage, operations)
+            seconds = time.monotonic() - started
+            cpu = _cpu(pid) + time.process_time() - cpu
+            failed = [row.error for row in rows if row.state is not OperationState.SUCCEEDED]
+            if failed:
+                raise RuntimeError(f"{len(failed)} operations failed, the first: {failed[0]}")
+            took = sorted(((row.finished_at or 0) - row.created_at) / 1e6 for row in rows)
+            label = f"{kind}, {processes} process(es), {what}"
+            figures.append(Figure(f"{label}: operations a second", many / seconds, "/s"))
+            figures.append(Figure(f"{label}: acceptance to end", statistics.median(took), note="median, under load"))
+            figures.append(Figure(f"{label}: the same, p99", took[int(len(took) * 0.99)]))
+            figures.append(Figure(f"{label}: CPU of an operation", cpu / many, note="without the database's"))
+            if what == "create" and processes == 2:
+                aims.append(Aim(f"{kind}: creations a second, 2 processes", many / seconds, RATE[kind], "/s", at_least=True))
+        memory = max(_memory(child) for child in _children(pid))
+        figures.append(Figure(f"{kind}, {processes} process(es): memory of a worker process", memory, "MB"))
+    storage.close()
+
+
+@contextlib.contextmanager
+def _workers(file: Path) -> Iterator[int]:
+    words = ["--config-file", str(file), "--state-directory", str(file.parent), "--log-level", "ERROR"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "octavia_daemons.worker", *words],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )
+    try:
+        yield process.pid
+    finally:
+        process.terminate()
+        process.wait(90)
+
+
+def _until_over(storage: SqlStorage, operations: Sequence[Operation]) -> list[Operation]:
+    deadline = time.monotonic() + 300
+    last = operations[-1].id
+    while True:
+        row = storage.read(lambda tx: tx.operation(last))
+        if row is not None and row.state.final:
+            rows = storage.read(lambda tx: [tx.operation(each.id) for each in operations])
+            found = [each for each in rows if each is not None and each.state.final]
+            if len(found) == len(operations):
+                return found
+        if time.monotonic() > deadline:
+            raise RuntimeError("operations did not come to their end within 300 s")
+        time.sleep(0.003 if len(operations) == 1 else 0.05)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()]
+
+
+def _cpu(pid: int) -> float:
+    """CPU seconds of a process and its children that live."""
+    total = 0.0
+    for each in (pid, *_children(pid)):
+        fields = Path(f"/proc/{each}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        total += (int(fields[11]) + int(fields[12])) / TICK
+    return total
+
+
+def _memory(pid: int) -> float:
+    """Resident memory in MB."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS")) / 1024
+
+
+# -- ten thousand that wait --------------------------------------------------------------------------------------------
+def _parked(kind: str, place: tuple[Path, str], figures: list[Figure], aims: list[Aim]) -> None:
+    """A worker whose ten thousand operations all wait for servers that do not come: what looking at them costs."""
+    _, settings = _configured(place)
+    storage = SqlStorage.open(settings)
+    world = build_world(settings, Plugins())
+    server = {"kind": "server-active", "value": {"server_id": ""}}
+    flow = {"create": [1]}
+    for number in range(PARKED):
+        # as flows leave them: stored, claimed once, parked for long
+        id = f"{number:08}-0000-4000-8000-000000000000"
+        storage.transaction(lambda tx, id=id: tx.add_operation(Operation(id=id, flow="create", load_balancer_id=id)))  # type: ignore[misc]
+        if number % 500 == 499:
+            for operation, claim in storage.claim("bench", flow, lease=60.0, limit=500):
+                storage.park(claim, wake_in=3600.0, wait=server | {"value": {"server_id": operation.id}})
+    waiter = Waiter(storage, _Building(world), idle=1.0)  # type: ignore[arg-type]
+    waiter.look()
+    cpu, looks = time.process_time(), 5
+    for _ in range(looks):
+        if waiter.look() != PARKED:
+            raise RuntimeError("they do not all wait")
+    a_look = (time.process_time() - cpu) / looks
+    worker = Worker(Runner(storage, world), threads=4, chores=False)
+    cpu, began = time.process_time(), time.monotonic()
+    worker.start()
+    time.sleep(5.0)
+    idle = (time.process_time() - cpu) / (time.monotonic() - began) * 60
+    worker.stop(10.0)
+    figures.append(Figure(f"{kind}: one look at {PARKED} waits", a_look, note="CPU"))
+    aims.append(Aim(f"{kind}: {PARKED} parked, polled every 10 s, CPU a minute", 6 * a_look + idle, 6.0))
+    aims.append(Aim(f"{kind}: {PARKED} parked, none due, CPU a minute", idle, 1.0))
+    aims.append(Aim(f"{kind}: {PARKED} parked, memory of the process", _memory(os.getpid()), 150, "MB"))
+    storage.close()
+
+
+class _Building:
+    """A world in which every server is being built, for ever, and saying so costs next to nothing."""
+
+    def __init__(self, world: Any) -> None:
+        from octavia_core.ports.compute import Server, ServerState
+
+        class Compute:
+            poll_interval = 10.0
+
+            @staticmethod
+            def servers(ids: Sequence[str]) -> dict[str, Server]:
+                return {id: Server(id=id, name=id, state=ServerState.BUILDING) for id in ids}
+
+        self.compute = Compute()
+        self.amphora = world.amphora
+
+
+def _fsync() -> float:
+    with tempfile.NamedTemporaryFile() as file:
+        times = []
+        for _ in range(50):
+            file.write(b"x" * 4096)
+            file.flush()
+            began = time.perf_counter()
+            os.fsync(file.fileno())
+            times.append(time.perf_counter() - began)
+    return statistics.median(times)
