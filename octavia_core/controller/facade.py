@@ -353,6 +353,13 @@ class Controller:
         """What exists outside and belongs to no row, and undos that go on trying; nothing is touched."""
         return orphans(self.storage, self.world)
 
+    def nudge(self) -> None:
+        """Something was stored: have the controller, here or in another process of this machine, look now."""
+        if self.services is not None:
+            self.services.nudge()
+        elif self._started.state is not None:
+            ring(self._started.state.path)
+
     def running(self) -> bool | None:
         """Whether a controller works on the state directory, here or in another process; None without one to look at."""
         if self.services is not None:
@@ -419,10 +426,7 @@ class Controller:
                     raise
                 self.follow("", BUSY_PAUSE)
                 continue
-            if self.services is not None:
-                self.services.nudge()
-            elif self._started.state is not None:
-                ring(self._started.state.path)
+            self.nudge()
             return accepted
 
     def _one(self, kind: Kind, name: str, found: Sequence[str]) -> str:

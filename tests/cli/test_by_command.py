@@ -194,6 +194,11 @@ def test_a_command_takes_over_when_the_controller_that_worked_for_it_ends(admin:
             until(lambda: admin.inside("lb", "list", "--json").data != [], "the wish is stored")
             late = admin.inside("lb", "delete", "web", "--timeout", "0.2", code=4)
             assert "octavia-admin why" in late.err
+            (row,) = admin.inside("operation", "list", "--open", "--json").data
+            said = admin.inside("operation", "release", row["id"])
+            assert "ends as CANCELLED" in said.out
+            assert "--yes" in said.err
+            admin.inside("operation", "retry", row["id"], code=2)
         out, err = process.communicate(timeout=PATIENCE)
         assert process.returncode == 0, err
         assert "ACTIVE" in out

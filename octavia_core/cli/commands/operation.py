@@ -22,6 +22,8 @@ def add(app: typer.Typer) -> None:
     command(group, "list")(list_)
     command(group, "show")(show)
     command(group, "cancel")(cancel)
+    command(group, "retry")(retry)
+    command(group, "release")(release)
 
 
 def list_(
@@ -91,8 +93,48 @@ def cancel(session: Session, operation: Id) -> None:
         handle = controller.operation(operation)
         if not handle.cancel(actor=session.actor):
             raise Refused(f"operation {operation} is over already ({handle.state}); there is nothing to cancel")
+        controller.nudge()
         state = handle.state
     if session.json:
         session.screen.data({"id": operation, "cancelled": True, "state": str(state)})
     else:
         session.screen.say(f"operation {operation} is being undone; watch it with: octavia-admin why {operation}")
+
+
+def retry(session: Session, operation: Id) -> None:
+    """Have an operation that pauses looked at now."""
+    from octavia_core.controller import release as ways
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        row = ways.retry(controller.storage, operation, actor=session.actor)
+        controller.nudge()
+    if session.json:
+        session.screen.data(to_json(row))
+    else:
+        session.screen.say(f"operation {operation} is looked at now; watch it with: octavia-admin why {operation}")
+
+
+def release(
+    session: Session,
+    operation: Id,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")] = False,
+) -> None:
+    """Give up an operation that cannot go on, and have what its load balancer needs built anew."""
+    from octavia_core.controller import release as ways
+
+    with session.look() as controller:
+        if yes:
+            done = ways.release(controller.storage, operation, actor=session.actor)
+            controller.nudge()
+        else:
+            done = ways.plan_release(controller.storage, operation)
+    if session.json:
+        session.screen.data({"id": operation, "released": yes, "words": list(done.words), "stored": done.stored})
+        return
+    for sentence in done.words:
+        session.screen.say(sentence)
+    if not yes:
+        session.screen.note("nothing was done yet; do it with --yes")
+    elif done.stored:
+        session.screen.say(f"what goes on: octavia-admin why {done.stored}")
