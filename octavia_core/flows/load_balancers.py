@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import attrs
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event as Happening
-from octavia_core.domain.operation import Operation
+from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role, Topology
 from octavia_core.errors import NotFound, PermanentError
@@ -20,6 +21,7 @@ from octavia_core.flows.unserved import Unserved, settle
 from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.lifecycle.provisioning import Event
+from octavia_core.policy.provider_format import provider_format
 from octavia_core.ports.network import AddressPlan, VipRequest
 from octavia_core.ports.storage import Transaction
 
@@ -32,6 +34,7 @@ class _Plan:
 
     request: VipRequest
     vip: Vip
+    provider: dict[str, Any] = attrs.field(factory=dict)
     sites: tuple[amphorae.Site, ...]
     has_listeners: bool
     old: tuple[Amphora, ...] = ()
@@ -86,7 +89,14 @@ def _create(run: Run, world: World) -> None:
             tx.settle_amphora(left.id, AmphoraEvent.DELETE)
         for where in sites:
             amphorae.insert_amphora(tx, where)
-        return _Plan(request=request, vip=vip, sites=sites, has_listeners=bool(tree.listeners), old=old)
+        return _Plan(
+            request=request,
+            vip=vip,
+            provider=provider_format(tree),
+            sites=sites,
+            has_listeners=bool(tree.listeners),
+            old=old,
+        )
 
     planned = run.record("plan", plan, lambda tx: _drop(tx, operation), result=_Plan)
     lb_id = planned.request.load_balancer_id
@@ -129,7 +139,9 @@ def _create(run: Run, world: World) -> None:
         if revision is not None:
             tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, succeeded=True)
-        emit(tx, operation, "load_balancer.active", f"created, serving on {addresses.vip.ip_address}")
+        told = {**planned.provider, "vip_address": given.ip_address, "vip_port_id": given.port_id}
+        text = f"created, serving on {addresses.vip.ip_address}"
+        emit(tx, operation, "load_balancer.active", text, change="create", provider=told)
 
     run.finish(finish)
 
@@ -189,9 +201,19 @@ def _configure(run: Run, world: World) -> None:
         failed = settle(tx, operation, troubles)
         tx.settle_tree(operation.load_balancer_id, failed=failed, succeeded=True)
         what = ", ".join(f"{s.kind.words} {s.id}" for s in operation.subjects)
-        emit(tx, operation, "load_balancer.active", f"changed: {what}", revision=target.revision)
+        more = _told(tx, operation, target.revision)
+        emit(tx, operation, "load_balancer.active", f"changed: {what}", revision=target.revision, **more)
 
     run.finish(finish)
+
+
+def _told(tx: Transaction, operation: Operation, revision: int) -> dict[str, Any]:
+    """What those who listen for changes of load balancers themselves are told; nothing of changes below one."""
+    assert operation.load_balancer_id is not None
+    if Subject(Kind.LOAD_BALANCER, operation.load_balancer_id) not in operation.subjects:
+        return {}
+    drafted = tx.revision(operation.load_balancer_id, revision)
+    return {"change": "update", "provider": provider_format(drafted.tree)} if drafted else {}
 
 
 @attrs.frozen(kw_only=True)
@@ -247,7 +269,9 @@ def _delete(run: Run, world: World) -> None:
             tx.settle_amphora(amphora.id, AmphoraEvent.DELETED)
             tx.forget_health(amphora.id)
         tx.settle(Kind.LOAD_BALANCER, tree.id, Event.SUCCEED)
-        emit(tx, operation, "load_balancer.deleted", "deleted, with its amphorae and its address")
+        told = provider_format(doomed.tree)
+        text = "deleted, with its amphorae and its address"
+        emit(tx, operation, "load_balancer.deleted", text, change="delete", provider=told)
 
     run.finish(finish)
 
@@ -397,5 +421,5 @@ def _failed_failover(tx: Transaction, operation: Operation, reason: str) -> None
 
 CREATE = Flow(name="create", body=_create, give_up=_failed_create, words="create load balancer")
 CONFIGURE = Flow(name="configure", body=_configure, give_up=fail_subjects, words="change load balancer")
-DELETE = Flow(name="delete", body=_delete, give_up=fail_subjects, words="delete load balancer")
+DELETE = Flow(name="delete", body=_delete, give_up=_failed_failover, words="delete load balancer")
 FAILOVER = Flow(name="failover", body=_failover, give_up=_failed_failover, words="failover")

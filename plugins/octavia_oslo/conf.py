@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -22,9 +23,11 @@ log = logging.getLogger("octavia_oslo.conf")
 Values = Mapping[str, Mapping[str, Any]]
 
 _OURS = tuple((group, name) for group, name, _, _ in Settings())
-_TABLE = frozenset((line.group, line.name) for line in lines())
-_EXTRA = tuple(key for key in _OURS if key not in _TABLE)
-"""Settings of ours that upstream's processes do not have; text here, converted by the core."""
+
+
+@functools.cache
+def _table() -> frozenset[tuple[str, str]]:
+    return frozenset((line.group, line.name) for line in lines())
 
 
 def open_conf(files: Sequence[str]) -> cfg.ConfigOpts:
@@ -35,8 +38,9 @@ def open_conf(files: Sequence[str]) -> cfg.ConfigOpts:
     """
     conf = cfg.ConfigOpts()
     register(conf)
-    for group, name in _EXTRA:
-        conf.register_opt(cfg.Opt(name, type=types.String()), group=group)
+    for group, name in _OURS:
+        if (group, name) not in _table():  # settings that upstream has not: text here, converted by the core
+            conf.register_opt(cfg.Opt(name, type=types.String()), group=group)
     try:
         conf([], project="octavia", default_config_files=list(files), default_config_dirs=[])
     except cfg.ConfigFileParseError as error:
@@ -87,7 +91,7 @@ def unknown_options(path: str) -> list[str]:
     """One sentence for each name in the file that neither upstream nor we know."""
     sections: dict[str, Any] = {}
     cfg.ConfigParser(str(Path(path)), sections).parse()
-    known = _TABLE | set(_OURS) | REMOVED
+    known = _table() | set(_OURS) | REMOVED
     groups = sorted({group for group, _ in known} | LIBRARY_GROUPS)
     complaints: list[str] = []
     for group, options in sections.items():

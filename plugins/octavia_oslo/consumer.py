@@ -25,7 +25,7 @@ from oslo_messaging.rpc import server as rpc_server
 from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.ports.requests import Accept, Message
 
-__all__ = ["ECHO", "EXCHANGE", "NAMESPACE", "TOPIC", "VERSION", "Consumer", "StoringServer"]
+__all__ = ["ECHO", "EXCHANGE", "NAMESPACE", "TOPIC", "VERSION", "Consumer", "StoringServer", "prepare"]
 
 log = logging.getLogger("octavia_oslo.consumer")
 
@@ -101,7 +101,7 @@ class Consumer:
 
     def start(self) -> None:
         """Begin to listen. The broker may come later: the library goes on trying."""
-        _prepare(self._conf)
+        prepare(self._conf)
         self._heard = time.monotonic()
         self._watch = threading.Thread(target=self._run, name="octavia-consumer", daemon=True)
         self._watch.start()
@@ -218,7 +218,7 @@ class _Line:
                 end()
 
 
-def _prepare(conf: Any) -> None:
+def prepare(conf: Any) -> None:
     """What the library expects of a program: upstream's exchange as the default, and its options known."""
     from oslo_messaging import opts
 

@@ -1,0 +1,204 @@
+"""What users do, with the clients they have, against the unmodified API and our workers."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from tests.peers.octavia_api.clients import SUBNET, Clients
+from tests.peers.octavia_api.programs import until
+from tests.peers.octavia_api.stage import PROJECT, Stage
+
+TREE: dict[str, Any] = {
+    "name": "full",
+    "vip_subnet_id": SUBNET,
+    "project_id": PROJECT,
+    "listeners": [
+        {
+            "name": "web",
+            "protocol": "HTTP",
+            "protocol_port": 80,
+            "insert_headers": {"X-Forwarded-For": "true"},
+            "default_pool": {
+                "name": "servers",
+                "protocol": "HTTP",
+                "lb_algorithm": "ROUND_ROBIN",
+                "session_persistence": {"type": "HTTP_COOKIE"},
+                "healthmonitor": {"type": "HTTP", "delay": 5, "timeout": 3, "max_retries": 2, "url_path": "/up"},
+                "members": [{"address": "192.0.2.11", "protocol_port": 80}, {"address": "192.0.2.12", "protocol_port": 80}],
+            },
+            "l7policies": [
+                {
+                    "action": "REJECT",
+                    "rules": [{"type": "PATH", "compare_type": "STARTS_WITH", "value": "/admin"}],
+                }
+            ],
+        }
+    ],
+}  # fmt: skip
+
+
+@contextlib.contextmanager
+def settled(on: Stage, clients: Clients, lb_id: str) -> Iterator[None]:
+    """Whatever happens inside ends with the load balancer ACTIVE and nothing pending."""
+    yield
+    clients.active(lb_id)
+    assert on.pending() == []
+
+
+def test_every_kind_of_resource_is_created_updated_and_deleted_with_openstacksdk(on: Stage, clients: Clients) -> None:
+    sdk = clients.sdk
+    lb = clients.load_balancer("sdk")
+    with settled(on, clients, lb):
+        listener = sdk.create_listener(name="web", protocol="HTTP", protocol_port=80, load_balancer_id=lb)
+    with settled(on, clients, lb):
+        pool = sdk.create_pool(name="servers", protocol="HTTP", lb_algorithm="ROUND_ROBIN", listener_id=listener.id)
+    with settled(on, clients, lb):
+        member = sdk.create_member(pool, address="192.0.2.21", protocol_port=8080)
+    with settled(on, clients, lb):
+        monitor = sdk.create_health_monitor(pool_id=pool.id, type="HTTP", delay=5, timeout=3, max_retries=3)
+    with settled(on, clients, lb):
+        policy = sdk.create_l7_policy(listener_id=listener.id, action="REJECT")
+    with settled(on, clients, lb):
+        rule = sdk.create_l7_rule(policy, type="PATH", compare_type="STARTS_WITH", value="/secret")
+    with settled(on, clients, lb):
+        sdk.update_listener(listener, connection_limit=10)
+    with settled(on, clients, lb):
+        sdk.update_pool(pool, lb_algorithm="LEAST_CONNECTIONS")
+    with settled(on, clients, lb):
+        sdk.update_member(member, pool, weight=7)
+    with settled(on, clients, lb):
+        sdk.update_health_monitor(monitor, delay=9)
+    with settled(on, clients, lb):
+        sdk.update_l7_policy(policy, name="no admin")
+    with settled(on, clients, lb):
+        # the SDK's own update_l7_rule cannot say `value`, which is the name of an argument of its own
+        clients.client.l7rule_set(rule.id, policy.id, json={"rule": {"value": "/hidden"}})
+    with settled(on, clients, lb):
+        sdk.update_load_balancer(lb, name="renamed")
+    assert served(on, lb)["listeners"][0]["connection_limit"] == 10
+    assert served(on, lb)["pools"][0]["members"][0]["weight"] == 7
+    assert sdk.get_listener(listener.id).provisioning_status == "ACTIVE"
+    assert sdk.get_health_monitor(monitor.id).operating_status == "ONLINE"
+    assert sdk.get_l7_policy(policy.id).operating_status == "ONLINE"
+    assert sdk.get_load_balancer_statistics(lb).total_connections == 0
+    for delete in (
+        lambda: sdk.delete_l7_rule(rule, policy),
+        lambda: sdk.delete_l7_policy(policy),
+        lambda: sdk.delete_health_monitor(monitor),
+        lambda: sdk.delete_member(member, pool),
+        lambda: sdk.delete_pool(pool),
+        lambda: sdk.delete_listener(listener),
+    ):
+        with settled(on, clients, lb):
+            delete()
+    assert served(on, lb)["listeners"] == served(on, lb)["pools"] == []
+    sdk.delete_load_balancer(lb)
+    until("it is DELETED", lambda: on.status(lb) == "DELETED")
+    assert sdk.find_load_balancer(lb) is None
+
+
+def test_a_fully_populated_load_balancer_becomes_active_as_one(on: Stage, clients: Clients) -> None:
+    made = clients.client.load_balancer_create(json={"loadbalancer": TREE})["loadbalancer"]
+    lb = made["id"]
+    clients.active(lb)
+    assert on.pending() == []
+    tree = clients.client.load_balancer_status_show(lb)["statuses"]["loadbalancer"]
+    assert [one["provisioning_status"] for one in tree["listeners"]] == ["ACTIVE"]
+    config = served(on, lb)
+    assert sorted(m["address"] for m in config["pools"][0]["members"]) == ["192.0.2.11", "192.0.2.12"]
+    assert config["listeners"][0]["insert_headers"] == {"X-Forwarded-For": "true"}
+    clients.client.load_balancer_delete(lb, cascade=True)
+    until("it is DELETED", lambda: on.status(lb) == "DELETED")
+    for table in ("listener", "pool"):
+        assert on.database.rows(f"SELECT id FROM {table} WHERE load_balancer_id = %s", lb) == []
+
+
+@pytest.mark.parametrize("additive", [False, True])
+def test_members_are_set_in_one_batch(on: Stage, clients: Clients, additive: bool) -> None:
+    lb = clients.load_balancer(f"batch {additive}")
+    pool = clients.sdk.create_pool(name="p", protocol="HTTP", lb_algorithm="ROUND_ROBIN", loadbalancer_id=lb)
+    clients.active(lb)
+    client = clients.client
+
+    def put(*ports: int, weight: int = 1) -> None:
+        members = [{"address": "192.0.2.31", "protocol_port": port, "weight": weight} for port in ports]
+        path = f"/v2/lbaas/pools/{pool.id}/members"
+        on.ask("PUT", f"{path}?additive_only=true" if additive else path, {"members": members})
+        clients.active(lb)
+        assert on.pending() == []
+
+    def ports() -> dict[int, int]:
+        return {m["protocol_port"]: m["weight"] for m in client.member_list(pool.id)["members"]}
+
+    put(1, 2, 3)
+    assert ports() == {1: 1, 2: 1, 3: 1}
+    put(3, 4, weight=5)
+    assert ports() == ({1: 1, 2: 1, 3: 5, 4: 5} if additive else {3: 5, 4: 5})
+    configured = {m["protocol_port"]: m["weight"] for m in served(on, lb)["pools"][0]["members"]}
+    assert configured == ports()
+
+
+def test_failover_of_a_load_balancer_and_of_an_amphora_replaces_what_is_there(on: Stage, clients: Clients) -> None:
+    lb = clients.load_balancer("failover")
+    for fail_over in (
+        lambda old: clients.sdk.failover_load_balancer(lb),
+        clients.sdk.failover_amphora,
+    ):
+        (old,) = [a.id for a in clients.sdk.amphorae(loadbalancer_id=lb)]
+        fail_over(old)
+        clients.active(lb)
+        (new,) = clients.sdk.amphorae(loadbalancer_id=lb)
+        assert new.id != old
+        assert (new.status, new.role, new.ha_ip) == ("ALLOCATED", "STANDALONE", on_vip(on, lb))
+        rows = on.database.rows("SELECT status FROM amphora WHERE id = %s", old)
+        assert rows == [{"status": "DELETED"}]
+
+
+def test_an_amphora_is_told_its_settings_and_a_broken_one_is_deleted(on: Stage, clients: Clients) -> None:
+    lb = clients.load_balancer("agent")
+    (amphora,) = clients.sdk.amphorae(loadbalancer_id=lb)
+    clients.sdk.configure_amphora(amphora.id)
+    until("the agent is told", lambda: on.cloud().calls("amphora.update_agent"))
+    on.database.rows("UPDATE amphora SET status = 'ERROR' WHERE id = %s", amphora.id)
+    clients.client.amphora_delete(amphora.id)
+    until(
+        "the amphora is DELETED",
+        lambda: on.database.rows("SELECT status FROM amphora WHERE id = %s", amphora.id)[0]["status"] == "DELETED",
+    )
+    assert on.status(lb) == "ACTIVE"
+
+
+def test_nothing_was_made_twice_and_updated_at_moves_with_every_status(on: Stage, clients: Clients) -> None:
+    lb = clients.load_balancer("times")
+    assert on.cloud().made_twice() == []
+    rows = on.database.rows("SELECT created_at, updated_at FROM load_balancer WHERE id = %s", lb)
+    assert rows[0]["updated_at"] is not None
+
+
+def test_the_vip_stays_as_the_api_made_it(on: Stage) -> None:
+    on.worker.stop()
+    query = "SELECT v.* FROM vip v WHERE load_balancer_id = %s"
+    made = on.load_balancer("vip")["id"]
+    before = on.database.rows(query, made)
+    on.worker.start()
+    on.settled(made)
+    assert on.database.rows(query, made) == before
+
+
+def served(on: Stage, lb: str) -> dict[str, Any]:
+    """What the amphora of a load balancer was last told."""
+    from octavia_core.testing.simulator import SimulatedAmphorae
+
+    (row,) = on.database.rows("SELECT id FROM amphora WHERE load_balancer_id = %s AND status = 'ALLOCATED'", lb)
+    found = SimulatedAmphorae(on.cloud()).configuration(str(row["id"]))
+    assert found is not None
+    return dict(found)
+
+
+def on_vip(on: Stage, lb: str) -> str:
+    """Its VIP."""
+    return str(on.database.rows("SELECT ip_address FROM vip WHERE load_balancer_id = %s", lb)[0]["ip_address"])
