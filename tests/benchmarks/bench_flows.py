@@ -55,7 +55,7 @@ cert_manager = "noop"
 ca_certificate = "{folder}/authority/agents.pem"
 ca_private_key = "{folder}/authority/agents.key"
 [engine]
-poll_interval = 0.05
+poll_interval = {poll}
 sweep = "off"
 [database]
 connection = "{url}"
@@ -98,11 +98,11 @@ def _database(kind: str) -> Iterator[Callable[[], tuple[Path, str]]]:
         yield place
 
 
-def _configured(place: tuple[Path, str], workers: int = 1) -> tuple[Path, Settings]:
+def _configured(place: tuple[Path, str], workers: int = 1, poll: float = 0.05) -> tuple[Path, Settings]:
     folder, url = place
     create_authorities(str(folder / "authority"))
     file = folder / "octavia.toml"
-    file.write_text(CONFIGURATION.format(folder=folder, url=url, workers=workers), encoding="utf-8")
+    file.write_text(CONFIGURATION.format(folder=folder, url=url, workers=workers, poll=poll), encoding="utf-8")
     settings = load_settings([str(file)], state_directory=str(folder))
     prepare(settings)
     return file, settings
@@ -266,7 +266,7 @@ def _memory(pid: int) -> float:
 # -- ten thousand that wait --------------------------------------------------------------------------------------------
 def _parked(kind: str, place: tuple[Path, str], figures: list[Figure], aims: list[Aim]) -> None:
     """A worker whose ten thousand operations all wait for servers that do not come: what looking at them costs."""
-    _, settings = _configured(place)
+    _, settings = _configured(place, poll=1.0)
     storage = SqlStorage.open(settings)
     world = build_world(settings, Plugins())
     server = {"kind": "server-active", "value": {"server_id": ""}}

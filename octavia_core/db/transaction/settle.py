@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import ColumnElement, case, literal, select, union_all, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, case, literal, select, union_all, update
 
 from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.tables import TABLE_OF
@@ -121,38 +122,12 @@ class Settle(Change):
 
     def _pending(self, load_balancer_id: str) -> tuple[Provisioning | None, list[tuple[Kind, str, Provisioning]]]:
         """The status of the load balancer (None: there is none), and every pending child, in one query."""
-        pending = [str(status) for status in Provisioning if status.pending]
-        queries = [
-            select(literal(str(kind)).label("kind"), TABLE_OF[kind].c.id, TABLE_OF[kind].c.provisioning_status).where(
-                TABLE_OF[kind].c.provisioning_status.in_(pending), self._below(kind, load_balancer_id)
-            )
-            for kind in _CHILDREN
-        ]
-        queries.append(
-            select(
-                literal(str(Kind.LOAD_BALANCER)).label("kind"), load_balancer.c.id, load_balancer.c.provisioning_status
-            ).where(load_balancer.c.id == load_balancer_id)
-        )
         found = [
-            (Kind(row.kind), row.id, Provisioning(row.provisioning_status)) for row in self.rows(union_all(*queries))
+            (Kind(row.kind), row.id, Provisioning(row.provisioning_status))
+            for row in self.rows(_pending_query(), lb=load_balancer_id)
         ]
         root = next((status for kind, _, status in found if kind is Kind.LOAD_BALANCER), None)
         return root, [each for each in found if each[0] is not Kind.LOAD_BALANCER]
-
-    @staticmethod
-    def _below(kind: Kind, load_balancer_id: str) -> ColumnElement[bool]:
-        listeners = select(listener.c.id).where(listener.c.load_balancer_id == load_balancer_id)
-        pools = select(pool.c.id).where(pool.c.load_balancer_id == load_balancer_id)
-        match kind:
-            case Kind.LISTENER | Kind.POOL:
-                return TABLE_OF[kind].c.load_balancer_id == load_balancer_id
-            case Kind.MEMBER:
-                return member.c.pool_id.in_(pools)
-            case Kind.HEALTH_MONITOR:
-                return health_monitor.c.pool_id.in_(pools)
-            case Kind.L7POLICY:
-                return l7policy.c.listener_id.in_(listeners)
-        return l7rule.c.l7policy_id.in_(select(l7policy.c.id).where(l7policy.c.listener_id.in_(listeners)))
 
     def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent, **values: Any) -> AmphoraStatus:
         """Move an amphora's status; see the port. BOOT starts the time within which it must be heard."""
@@ -202,6 +177,31 @@ class Settle(Change):
                     update(table).where(*which).values(operating_status=str(status), updated_at=db_utcnow())
                 )
         return changed
+
+
+@functools.cache
+def _pending_query() -> Any:
+    """The load balancer by parameter `lb`, and what is pending below it; building it takes longer than running it."""
+    root: BindParameter[str] = bindparam("lb")
+    listeners = select(listener.c.id).where(listener.c.load_balancer_id == root)
+    pools = select(pool.c.id).where(pool.c.load_balancer_id == root)
+    policies = select(l7policy.c.id).where(l7policy.c.listener_id.in_(listeners))
+    below: dict[Kind, ColumnElement[bool]] = {
+        Kind.L7RULE: l7rule.c.l7policy_id.in_(policies),
+        Kind.L7POLICY: l7policy.c.listener_id.in_(listeners),
+        Kind.MEMBER: member.c.pool_id.in_(pools),
+        Kind.HEALTH_MONITOR: health_monitor.c.pool_id.in_(pools),
+        Kind.LISTENER: listener.c.load_balancer_id == root,
+        Kind.POOL: pool.c.load_balancer_id == root,
+    }
+    pending = [str(status) for status in Provisioning if status.pending]
+
+    def of(kind: Kind, *which: ColumnElement[bool]) -> Any:
+        table = TABLE_OF[kind]
+        return select(literal(str(kind)).label("kind"), table.c.id, table.c.provisioning_status).where(*which)
+
+    children = [of(kind, TABLE_OF[kind].c.provisioning_status.in_(pending), below[kind]) for kind in _CHILDREN]
+    return union_all(*children, of(Kind.LOAD_BALANCER, load_balancer.c.id == root))
 
 
 _DEPTH: Mapping[Kind, int] = {kind: place for place, kind in enumerate((*_CHILDREN, Kind.LOAD_BALANCER, Kind.AMPHORA))}
