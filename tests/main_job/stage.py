@@ -156,15 +156,15 @@ def only_member(lb: LoadBalancer) -> Member:
     return found
 
 
-def processes_of(state: Path) -> list[str]:
-    """Command lines of processes that belong to that state directory."""
-    found = []
-    for pid in (name for name in os.listdir("/proc") if name.isdigit()):
+def processes_of(state: Path) -> dict[int, str]:
+    """Processes that belong to that state directory (they work inside it), with their command lines."""
+    found = {}
+    for pid in (int(name) for name in os.listdir("/proc") if name.isdigit()):
         with contextlib.suppress(OSError):
-            words = Path("/proc", pid, "cmdline").read_bytes().decode(errors="replace").split("\0")
-            agent_or_haproxy = "octavia_local.agent" in words or "haproxy" in os.path.basename(words[0])
-            if agent_or_haproxy and any(str(state) in word for word in words):
-                found.append(" ".join(words))
+            folder = os.readlink(f"/proc/{pid}/cwd").removesuffix(" (deleted)")
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").replace("\0", " ")
+            if pid != os.getpid() and (Path(folder).is_relative_to(state) or f"{state}/" in line):
+                found[pid] = line
     return found
 
 
@@ -178,7 +178,7 @@ def leftovers(stage: Stage) -> list[str]:
     found += [f"orphan {orphan.kind} {orphan.id}" for orphan in controller.orphans()]
     found += [f"operation {row.id} {row.flow}" for row in controller.operations(open_only=True)]
     found += [f"file {path}" for path in (stage.state / "amphorae").glob("*")]
-    return found + [f"process {line}" for line in processes_of(stage.state)]
+    return found + [f"process {line}" for line in processes_of(stage.state).values()]
 
 
 @contextlib.contextmanager

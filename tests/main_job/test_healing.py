@@ -281,7 +281,7 @@ def test_a_controller_killed_in_the_middle_is_carried_on_by_the_next_one(own_sta
         own_stage.controller = Controller.open(state)
     until(lambda: deletion.id and own_stage.controller.operation(deletion.id).state.final, "the end")
     assert own_stage.controller.load_balancers() == []
-    assert processes_of(state) == []
+    assert processes_of(state) == {}
 
 
 def test_the_death_of_a_member_is_no_death_of_an_amphora(stage):
