@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return daemon.run(
             NAME,
             ABOUT,
-            lambda settings, stop: serve(settings, stop, words, reload, lambda: reader[0]()),
+            lambda settings, stop: serve(settings, stop, words, reload, reader[0]),
             argv,
             again=reader.append,
         )

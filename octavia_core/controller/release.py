@@ -130,7 +130,9 @@ def _plan(tx: Transaction, operation_id: str) -> Release:
     needed: Repair | None = None
     tree = tx.tree(row.load_balancer_id) if row.load_balancer_id else None
     if row.flow == CLEANUP:
-        words.append(f"What it was to remove stays: {row.arguments.get('path')} of operation {row.arguments.get('operation_id')}.")
+        words.append(
+            f"What it was to remove stays: {row.arguments.get('path')} of operation {row.arguments.get('operation_id')}."
+        )
     elif tree is None:
         words.append("No load balancer is held by it.")
     else:

@@ -43,9 +43,7 @@ class Services:
         self.bell = Bell(started.state.path, self.nudge) if started.state is not None else None
         self.health: HealthManager | None = None
         if started.receiver is not None:
-            self.health = HealthManager(
-                started.storage, settings, started.world, started.receiver, self.nudge
-            )
+            self.health = HealthManager(started.storage, settings, started.world, started.receiver, self.nudge)
 
     def start(self) -> None:
         """Start everything; on one machine, take over the servers that are there (a cloud's are never touched here)."""

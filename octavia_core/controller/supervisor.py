@@ -133,9 +133,7 @@ class Supervisor:
         process = subprocess.Popen(self._command, stdin=subprocess.PIPE, env=self._environment(number))
         assert process.stdin is not None
         os.set_blocking(process.stdin.fileno(), False)
-        self._children.append(
-            _Child(number, process, time.monotonic(), os.pidfd_open(process.pid), failures)
-        )
+        self._children.append(_Child(number, process, time.monotonic(), os.pidfd_open(process.pid), failures))
         log.info("worker %d is process %d", number, process.pid)
 
     def _replace(self) -> None:
@@ -189,7 +187,9 @@ class Supervisor:
             if child.reap() is None:
                 if time.monotonic() < until:
                     continue
-                log.warning("process %d did not end in time, it is killed; its leases end by themselves", child.process.pid)
+                log.warning(
+                    "process %d did not end in time, it is killed; its leases end by themselves", child.process.pid
+                )
                 child.process.kill()
                 child.process.wait()
                 child.reap()

@@ -46,9 +46,7 @@ class Sweep:
 
     def look(self) -> int:
         """Look now; how many repairs were stored (or would be), and operations ended."""
-        lost = self._storage.read(
-            lambda tx: tx.lost_requests(PROVIDERS, age=self._grace, own_age=self._own_grace)
-        )
+        lost = self._storage.read(lambda tx: tx.lost_requests(PROVIDERS, age=self._grace, own_age=self._own_grace))
         aimless = self._storage.read(lambda tx: tx.aimless_operations())
         return sum(map(self._request_lost, lost)) + sum(map(self._subject_lost, aimless))
 
@@ -56,7 +54,9 @@ class Sweep:
         if self._mode is SweepMode.REPORT:
             found = self._storage.read(lambda tx: _needed(tx, lb_id))
             if found is not None:
-                self._say(lb_id, f"load balancer {lb_id} is pending and no operation is about it; if told to, {found.words}")
+                self._say(
+                    lb_id, f"load balancer {lb_id} is pending and no operation is about it; if told to, {found.words}"
+                )
             return found is not None
         try:
             stored = self._storage.transaction(lambda tx: self._repair(tx, lb_id))
@@ -76,7 +76,9 @@ class Sweep:
     def _subject_lost(self, operation_id: str) -> bool:
         reason = "its load balancer is gone"
         if self._mode is SweepMode.REPORT:
-            self._say(operation_id, f"operation {operation_id} is about a load balancer that is gone; it would be undone")
+            self._say(
+                operation_id, f"operation {operation_id} is about a load balancer that is gone; it would be undone"
+            )
             return True
         if self._storage.transaction(lambda tx: tx.cancel_operation(operation_id, reason, unless_held=True)):
             log.warning("operation %s is undone: %s", operation_id, reason)

@@ -145,7 +145,7 @@ class Worker:
         """What is to be done now and then: looking at waits, sweeping."""
         clock = self._runner.world.clock
         waits, sweep = self._waiter.tick, self._sweep.tick
-        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + random.random()}
+        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + random.random()}  # noqa: S311 - spreads load, hides nothing
         while not self._stopping.is_set():
             self._parked.clear()
             for chore, at in due.items():
@@ -160,7 +160,7 @@ class Worker:
                     log.exception("a chore ended in a bug; it is tried again")
                     pause = self._poll
                 # many hosts that began together do not stay together
-                due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * random.random())
+                due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * random.random())  # noqa: S311
             if clock.sleep(max(0.0, min(due.values()) - clock.monotonic()), self._parked):
                 due[waits] = min(due[waits], clock.monotonic() + self._waiter.pause)
 

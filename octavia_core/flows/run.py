@@ -549,7 +549,9 @@ class Run:
             made = shared.storage.transaction(transact, claim=shared.claim)
         except (FenceLost, TransientError):
             raise
-        except Exception as error:  # whatever a deferred record raises is its own outcome, not that of what came with it
+        except (
+            Exception
+        ) as error:  # whatever a deferred record raises is its own outcome, not that of what came with it
             if culprit is None:
                 raise
             self._pending.remove(culprit)

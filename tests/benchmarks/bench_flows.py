@@ -149,7 +149,7 @@ def _one_at_a_time(kind: str, place: tuple[Path, str], figures: list[Figure], ai
         operation = acceptor.create_load_balancer(_wish(number), Asked())
         worker.nudge()
         _until_over(storage, [operation])
-        row = storage.read(lambda tx, id=operation.id: tx.operation(id))  # type: ignore[misc]
+        row = storage.read(lambda tx, of=operation.id: tx.operation(of))  # type: ignore[misc]
         waits.append((row.finished_at - row.created_at) / 1e6)
     worker.stop(10.0)
     aims.append(Aim(f"{kind}: idle, acceptance to ACTIVE (median)", statistics.median(waits), IDLE[kind]))
@@ -209,7 +209,9 @@ def _under_load(
             figures.append(Figure(f"{label}: the same, p99", took[int(len(took) * 0.99)]))
             figures.append(Figure(f"{label}: CPU of an operation", cpu / many, note="without the database's"))
             if what == "create" and processes == 2:
-                aims.append(Aim(f"{kind}: creations a second, 2 processes", many / seconds, RATE[kind], "/s", at_least=True))
+                aims.append(
+                    Aim(f"{kind}: creations a second, 2 processes", many / seconds, RATE[kind], "/s", at_least=True)
+                )
         memory = max(_memory(child) for child in _children(pid))
         figures.append(Figure(f"{kind}, {processes} process(es): memory of a worker process", memory, "MB"))
     storage.close()
@@ -274,7 +276,7 @@ def _parked(kind: str, place: tuple[Path, str], figures: list[Figure], aims: lis
     for number in range(PARKED):
         # as flows leave them: stored, claimed once, parked for long
         id = f"{number:08}-0000-4000-8000-000000000000"
-        storage.transaction(lambda tx, id=id: tx.add_operation(Operation(id=id, flow="create", load_balancer_id=id)))  # type: ignore[misc]
+        storage.transaction(lambda tx, new=id: tx.add_operation(Operation(id=new, flow="create", load_balancer_id=new)))  # type: ignore[misc]
         if number % 500 == 499:
             for operation, claim in storage.claim("bench", flow, lease=60.0, limit=500):
                 storage.park(claim, wake_in=3600.0, wait=server | {"value": {"server_id": operation.id}})

@@ -74,9 +74,7 @@ def clear(url: str) -> None:
 def dump(url: str) -> Rows:
     """The rows of our and upstream's tables, but for those that are there from the start."""
     with connections(url).connect() as connection:
-        return {
-            table.name: [dict(row._mapping) for row in connection.execute(select(table))] for table in changing()
-        }
+        return {table.name: [dict(row._mapping) for row in connection.execute(select(table))] for table in changing()}
 
 
 def restore(url: str, rows: Rows) -> None:

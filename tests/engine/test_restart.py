@@ -35,16 +35,15 @@ def test_a_database_that_dies_during_recovery_delays_it_and_no_more(kind: str, t
         worker.start()
         try:
             assert halfway.wait(60)
-            with killed(kind):
-                with pytest.raises(TransientError):
-                    engine.acceptor.create_load_balancer(WISH, Asked())
+            with killed(kind), pytest.raises(TransientError):
+                engine.acceptor.create_load_balancer(WISH, Asked())
             deadline = engine.world.clock.monotonic() + 60
             while engine.open_operations():
                 assert engine.world.clock.monotonic() < deadline, engine.open_operations()
                 engine.world.clock.sleep(0.1)
         finally:
             worker.stop(10.0)
-        rows = [engine.storage.read(lambda tx, id=o.id: tx.operation(id)) for o in operations]
+        rows = [engine.storage.read(lambda tx, of=o.id: tx.operation(of)) for o in operations]
         assert {row.state for row in rows if row} == {OperationState.SUCCEEDED}
         assert engine.cloud.made_twice() == []
         assert len(engine.world.compute.list()) == 6

@@ -226,7 +226,9 @@ def _start_postgresql(program: Path, folder: Path) -> dict[str, object]:
     initdb = program.with_name("initdb")
     encoding = ["-E", "UTF8", "--locale=C"]
     if not data.exists():
-        _prepare([str(initdb), "-D", str(data), "-U", "octavia", "-A", "trust", "--no-sync", *encoding], account, folder)
+        _prepare(
+            [str(initdb), "-D", str(data), "-U", "octavia", "-A", "trust", "--no-sync", *encoding], account, folder
+        )
     settings = {
         "listen_addresses": "",
         "unix_socket_directories": str(folder),

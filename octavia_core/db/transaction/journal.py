@@ -6,7 +6,21 @@ import functools
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import BigInteger, Boolean, Connection, Row, bindparam, case, delete, func, null, select, true, union_all, update
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Connection,
+    Row,
+    bindparam,
+    case,
+    delete,
+    func,
+    null,
+    select,
+    true,
+    union_all,
+    update,
+)
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
@@ -231,7 +245,6 @@ class Events(Session):
         events, self._unsent = self._unsent, []
         if not events:
             return
-        counter = oc_meta.c.name == EVENT_COUNTER
         self.write(_count_events(), {"many": len(events)})
         rows = [
             {

@@ -146,6 +146,7 @@ class Settle(Change):
             target = amphora_life.after(status, event, id=id)
             if self._move_amphora(id, [str(status)], target, event, changes):
                 return target
+        raise TransientError(f"amphora {id}: others move its status all the time")
 
     def _move_amphora(
         self,
@@ -161,7 +162,6 @@ class Settle(Change):
         if event is amphora_life.AmphoraEvent.BOOT:
             self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
         return True
-        raise TransientError(f"amphora {id}: others move its status all the time")
 
     def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
         """Write operating statuses that differ from the rows; how many did."""
