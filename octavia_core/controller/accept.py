@@ -78,6 +78,8 @@ class Acceptor:
         validity.check(tree)
         if tree.topology is Topology.ACTIVE_STANDBY:
             raise BadRequest("topology ACTIVE_STANDBY is not offered yet by this release; leave it out, or say SINGLE")
+        if tree.additional_vips:
+            raise BadRequest("additional VIPs are not offered yet by this release; leave them out")
         operation = self._operation(CREATE, tree.id, (Subject(Kind.LOAD_BALANCER, tree.id),), asked)
 
         def accept(tx: Transaction) -> Operation:
@@ -87,7 +89,15 @@ class Acceptor:
                 _announce(tx, stored, f"load balancer {tree.name or tree.id} was asked for")
             return stored
 
-        return self.storage.transaction(accept)
+        try:
+            return self.storage.transaction(accept)
+        except BadRequest as error:
+            # the only rows of others that a new load balancer refers to
+            given = {"flavor": tree.flavor_id, "availability zone": tree.availability_zone}
+            named = " and ".join(f"{what} {name!r}" for what, name in given.items() if name is not None)
+            if not named:
+                raise
+            raise BadRequest(f"load balancer {tree.name or tree.id} cannot be stored with {named}: {error}") from error
 
     def delete_load_balancer(self, lb_id: str, asked: Asked, *, cascade: bool) -> Operation:
         """Mark it PENDING_DELETE; without `cascade` one that still has listeners or pools is refused."""
