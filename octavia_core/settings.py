@@ -9,6 +9,7 @@ Defaults here are those of upstream; `local_defaults` are those of one machine w
 from __future__ import annotations
 
 import difflib
+import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -257,7 +258,8 @@ class Settings:
                 for name, value in options.items():
                     if name not in known:
                         raise ConfigurationError(f"{source}: unknown option [{group}] {name}{_near(name, known)}")
-                    values.setdefault(group, {})[name] = _convert(value, hints[name], f"{source}: [{group}] {name}")
+                    where = f"{source}: [{group}] {name}"
+                    values.setdefault(group, {})[name] = _checked(name, _convert(value, hints[name], where), where)
                     origins[f"{group}.{name}"] = source
         built = {name: groups[name](**options) for name, options in values.items()}
         return cls(state_directory=state_directory, origins=origins, **built)
@@ -271,6 +273,19 @@ class Settings:
         for group, kind in _groups().items():
             for field in attrs.fields(kind):
                 yield group, field.name, getattr(getattr(self, group), field.name), field.metadata["help"]
+
+
+_NOT_ZERO = frozenset({"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"})
+"""Times that nothing works without."""
+
+
+def _checked(name: str, value: Any, where: str) -> Any:
+    """Numbers with a point are times, in seconds: finite, not negative, and some of them not zero."""
+    if isinstance(value, float) and not (0 <= value < math.inf):
+        raise ConfigurationError(f"{where} must be a number of seconds, at least 0, not {value:g}")
+    if name in _NOT_ZERO and value <= 0:
+        raise ConfigurationError(f"{where} must be more than 0 seconds, not {value:g}")
+    return value
 
 
 def _groups() -> dict[str, type[Any]]:

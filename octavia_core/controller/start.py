@@ -18,7 +18,7 @@ from octavia_core.controller.state import ControllerLock, StateDirectory, prepar
 from octavia_core.controller.wiring import build_world, with_receiver
 from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage, prepare
-from octavia_core.errors import ConfigurationError
+from octavia_core.errors import ConfigurationError, StateDirectoryError
 from octavia_core.flows.runner import Runner
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
@@ -89,6 +89,7 @@ def start(
                 lock = state.lock()
                 undo.append(lock.close)
             settings = state.settings()
+            _check_complete(state)
             create_authorities(state.authority, passphrase=settings.certificates.ca_private_key_passphrase)
         receiver: socket.socket | None = None
         moved = False
@@ -110,6 +111,27 @@ def start(
         raise
     worker = Worker(Runner(storage, world), threads=settings.controller_worker.workers)
     return Started(settings, storage, world, found, worker, receiver, state, lock, moved)
+
+
+def _check_complete(state: StateDirectory) -> None:
+    """Amphorae that serve are proof of a database and authorities; new ones would disown them.
+
+    Raises:
+        StateDirectoryError: one of these is gone.
+    """
+    amphorae = Path(state.path, "amphorae")
+    if not amphorae.is_dir() or not any(amphorae.iterdir()):
+        return
+    database = Path(state.path, "octavia.db")
+    for what, there in (
+        ("octavia.db", database.exists() and database.stat().st_size > 0),
+        ("authority", Path(state.authority).is_dir()),
+    ):
+        if not there:
+            raise StateDirectoryError(
+                f"{state.path}/{what} is gone while amphorae of this state directory exist; restore it from a backup, or end"
+                f" the processes named in {amphorae}/*/agent.json, remove {amphorae}, and begin anew"
+            )
 
 
 def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.socket, Settings, bool]:

@@ -50,6 +50,7 @@ _HEX, _BINARY = 64, 32
 _LONGEST_ID = 255
 _AN_ID = f"1 to {_LONGEST_ID} printable ASCII characters"
 _LARGEST = 2**63  # counters end in BIGINT columns
+_LARGEST_GAUGE = 2**31  # listener_statistics.active_connections is an INT
 
 
 class Reason(StrEnum):
@@ -257,7 +258,7 @@ def _listener(document: dict[str, Any]) -> ListenerReport:
         _word(document),
         _number(stats, "rx"),
         _number(stats, "tx"),
-        _number(stats, "conns"),
+        _number(stats, "conns", _LARGEST_GAUGE),
         _number(stats, "totconns"),
         _number(stats, "ereq"),
     )
@@ -286,10 +287,10 @@ def _object(document: dict[str, Any], field: str) -> dict[str, Any] | None:
     return value
 
 
-def _number(document: dict[str, Any], field: str) -> int:
+def _number(document: dict[str, Any], field: str, limit: int = _LARGEST) -> int:
     value = document.get(field, 0)
-    if type(value) is not int or not 0 <= value < _LARGEST:  # type(), because True is an int
-        raise _malformed(field, "a whole number of at most 63 bits")
+    if type(value) is not int or not 0 <= value < limit:  # type(), because True is an int
+        raise _malformed(field, f"a whole number below {limit}")
     return value
 
 

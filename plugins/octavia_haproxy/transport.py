@@ -103,6 +103,8 @@ class Transport:
     """
 
     def __init__(self, settings: Settings) -> None:
+        import urllib3.connection  # noqa: F401 - here, before threads: two that import it at the same time can meet half of it
+
         amphora = settings.haproxy_amphora
         self._client_cert, self._server_ca = amphora.client_cert, amphora.server_ca
         self._connect_limit = amphora.rest_request_conn_timeout

@@ -131,23 +131,28 @@ class Lookout:
         self._hearts = {id: h for id, h in ({**self._hearts, **fresh}).items() if id not in gone}
         return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
 
-    def _newest(self, heart: Liveness, now: int, mono: float) -> int | None:
+    def _newest(self, heart: Liveness, ear: Ear, mono: float) -> int | None:
         """The later of what the row and what memory say; memory counts only what the rows would accept."""
         heard = self._memory.heard_at(heart.amphora_id)
+        written = heart.last_heard
+        if (
+            written is not None and written > ear.now
+        ):  # the clock was ahead when it was written: that proves nothing now
+            written = min(ear.listening_since or ear.now, ear.now)
         if heard is None:
-            return heart.last_heard
-        return max(heart.last_heard or 0, now - int((mono - heard) * _MICRO))
+            return written
+        return max(written or 0, ear.now - int((mono - heard) * _MICRO))
 
     def _alive(self, heart: Liveness, ear: Ear, mono: float) -> bool:
         if heart.status is AmphoraStatus.BOOTING:
             return True  # the operation that builds it waits for it, and has the deadline
-        newest = self._newest(heart, ear.now, mono)
+        newest = self._newest(heart, ear, mono)
         if newest is not None and ear.now - newest <= ear.timeout:
             return True
         return judge(Heart(last_heard=newest, since=heart.since), ear).finding is Finding.ALIVE
 
     def _suspect(self, heart: Liveness, ear: Ear, mono: float) -> Suspect | None:
-        found = judge(Heart(last_heard=self._newest(heart, ear.now, mono), since=heart.since), ear)
+        found = judge(Heart(last_heard=self._newest(heart, ear, mono), since=heart.since), ear)
         if found.finding is Finding.ALIVE:
             return None
         wrong = "it reports a wrong number of listeners; " if self._memory.miscounted(heart.amphora_id) else ""

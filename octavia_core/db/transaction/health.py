@@ -80,7 +80,8 @@ class Health(Session):
     def _move_ours(self, news: Sequence[Heard]) -> None:
         statement = insert_into(self.dialect, oc_liveness)
         new, old = incoming(self.dialect, statement), oc_liveness.c
-        newer = or_(old.last_heard.is_(None), old.last_heard < new.last_heard)
+        ahead = old.last_heard > db_now()  # written by a clock that was ahead: it must not stay for as long as that
+        newer = or_(old.last_heard.is_(None), old.last_heard < new.last_heard, ahead)
         changes = {
             "sequence": case((newer, new.sequence), else_=old.sequence),
             "observer": case((newer, new.observer), else_=old.observer),
