@@ -64,6 +64,13 @@ def _options(
 
 def run(arguments: Sequence[str]) -> int:
     """Run one command line; return its exit code."""
+    unreadable = next((word for word in arguments if not _is_text(word)), None)
+    if unreadable is not None:
+        sentence = f"{unreadable!a} is not UTF-8 text; see: octavia-admin --help"
+        Session(json="--json" in arguments).screen.error(
+            sentence, kind="UsageError", code=int(Exit.BAD_REQUEST), operation=None
+        )
+        return Exit.BAD_REQUEST
     try:
         code = build()(args=list(arguments), prog_name="octavia-admin", standalone_mode=False)
     except typer.Abort:
@@ -74,6 +81,15 @@ def run(arguments: Sequence[str]) -> int:
             raise
         return _usage(error, str(words()), json="--json" in arguments)
     return int(code) if isinstance(code, int) else Exit.OK
+
+
+def _is_text(word: str) -> bool:
+    """Not so for bytes that are not UTF-8: Python hands them over as surrogates, which nothing can store or print."""
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _usage(error: Any, words: str, *, json: bool) -> int:

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 __all__ = ["locate", "node_of", "place"]
 
+_LONGEST_PORT = 5
+"""Digits of 65535: what is longer names no port, and Python refuses to read thousands of digits."""
+
 
 def locate(controller: Controller, kind: Kind, text: str) -> str:
     """The id of the thing that `text` names.
@@ -47,7 +50,7 @@ def node_of(tree: LoadBalancer, kind: Kind, id: str) -> Node | None:
 def place(text: str) -> tuple[str, int]:
     """ADDRESS:PORT, an IPv6 address in brackets, or ("", 0) for what is no such thing."""
     host, colon, port = text.rpartition(":")
-    if not colon or not port.isdecimal():
+    if not colon or not port.isdecimal() or len(port) > _LONGEST_PORT:
         return "", 0
     bracketed = host.startswith("[") and host.endswith("]")
     return host[1:-1] if bracketed else host, int(port)

@@ -158,6 +158,10 @@ class StateDirectory:
             key = Secret(Path(self.path, "heartbeat.key").read_bytes().strip())
         except OSError as error:
             raise _cannot(self.path, "read heartbeat.key", error) from error
+        if not key:
+            raise StateDirectoryError(
+                f"{self.path}/heartbeat.key is empty, so no heartbeat could be believed; restore it from a backup"
+            )
         found.append((f"{self.path}/heartbeat.key", {"health_manager": {"heartbeat_key": key}}))
         toml = f"{self.path}/octavia.toml"
         if os.path.exists(toml):
@@ -271,7 +275,7 @@ def _read_state(path: str) -> StateDirectory | None:
         version, id, network = int(content["version"]), str(content["id"]), str(content["network"])
     except FileNotFoundError:
         return None
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, OverflowError) as error:  # the last for 1e400, which is infinite
         raise StateDirectoryError(
             f"{path}/state.json is damaged; restore it, or begin with a new state directory"
         ) from error

@@ -40,6 +40,7 @@ PREFIX = "amphora-"
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9-]{0,63}")
 _LOOK_AGAIN = 0.005
+_HIGHEST_PID = 2**22  # PID_MAX_LIMIT of the kernel, proc_sys_kernel(5)
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM, errno.EINTR})
 """What may be gone at the next attempt: full disks and tables."""
 
@@ -108,18 +109,18 @@ class Home:
         write_private(self.path / name, json.dumps(content, indent=1).encode())
 
     def process(self) -> Process | None:
-        """The agent's process as it was started, alive or not; None when it was not started yet."""
-        said = self.read("process.json")
-        if said is None:
-            return None
-        return Process(boot_id=str(said["boot_id"]), pid=int(said["pid"]), start_time=int(said["start_time"]))
+        """The agent's process as it was started, alive or not; None when it was not started yet, or the file is damaged."""
+        match self.read("process.json"):
+            case {"boot_id": str(boot_id), "pid": int(pid), "start_time": int(start_time)} if 0 < pid <= _HIGHEST_PID:
+                return Process(boot_id=boot_id, pid=pid, start_time=start_time)
+        return None
 
     def answers_at(self, process: Process) -> tuple[str, int] | None:
-        """Where that process's agent answers, once it has said so."""
-        said = self.read("agent.json")
-        if said is None or (said.get("pid"), said.get("start_time")) != (process.pid, process.start_time):
-            return None
-        return str(said["host"]), int(said["port"])
+        """Where that process's agent answers; None until it has said so, or when the file is damaged."""
+        match self.read("agent.json"):
+            case {"pid": process.pid, "start_time": process.start_time, "host": str(host), "port": int(port)}:
+                return host, port
+        return None
 
     def inside(self, path: str) -> Path:
         """Where the amphora's absolute path is kept.

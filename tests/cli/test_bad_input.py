@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import trustme
 
-from octavia_core.controller.state import prepare_state
+from octavia_core.controller.state import ControllerLock, StateDirectory, prepare_state
 from tests.cli.conftest import Admin
 from tests.support.members import ask, member
 
@@ -59,6 +59,10 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Admin, st
         (["listener", "show", NOBODY], 3, "no listener"),
         (["pool", "delete", "nope"], 3, "no pool 'nope'"),
         (["member", "delete", "10.9.9.9:80"], 3, "no member '10.9.9.9:80'"),
+        (["member", "show", f"1.1.1.1:{'9' * 5000}"], 3, "no member"),
+        (["listener", "show", f"web:{'9' * 5000}"], 3, "no listener"),
+        (["lb", "show", "caf\udce9"], 2, "'caf\\udce9' is not UTF-8 text"),
+        (["lb", "create", "--name", "\udcff"], 2, "is not UTF-8 text"),
         (["amphora", "failover", NOBODY], 3, "octavia-admin amphora list"),
         (["operation", "cancel", NOBODY], 3, "octavia-admin operation list"),
         (["why", NOBODY], 3, NOBODY),
@@ -211,3 +215,37 @@ def test_a_full_disk_is_named(tmp_path: Path, size: str) -> None:
     sentence = done.stderr.splitlines()[-1]
     assert sentence.startswith("Error: ")
     assert "full" in sentence or "space" in sentence
+
+
+def test_down_waits_for_a_command_that_took_the_lock_when_the_controller_ended(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    admin = Admin(tmp_path / "state")
+    state = prepare_state(admin.state)
+    taken = []
+    attempts: list[object] = []
+    lock = StateDirectory.lock
+
+    def controller(self: StateDirectory) -> None:  # nobody yet when `down` looks, and right after it somebody
+        taken.append(lock(state))
+
+    def locked(self: StateDirectory) -> ControllerLock:
+        attempts.append(self)
+        if len(attempts) == 2:
+            taken.pop().close()
+        return lock(self)
+
+    monkeypatch.setattr(StateDirectory, "controller", controller)
+    monkeypatch.setattr(StateDirectory, "lock", locked)
+    said = admin.inside("down")
+    assert "ended 0 amphora(e)" in said.out
+    assert len(attempts) == 2
+
+
+def test_down_says_who_does_not_let_go_of_the_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    admin = Admin(tmp_path / "state")
+    with prepare_state(admin.state).lock():
+        monkeypatch.setattr(StateDirectory, "controller", lambda self: None)
+        said = admin.inside("down", "--timeout", "1", code=6)
+    assert f"process {os.getpid()} works on {admin.state}" in said.err
+    assert "octavia-admin down" not in said.err

@@ -329,3 +329,17 @@ def _connects(host, port):
             return True
     except OSError:
         return False
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"boot_id": "b", "pid": "x", "start_time": 1}', '{"pid": 1e400}', "no JSON"]
+)
+def test_a_damaged_process_file_is_an_unknown_process_that_can_be_destroyed(rig, content):
+    server = rig.boot()
+    process = rig.process(server)
+    (rig.home(server).path / "process.json").write_text(content)
+    assert rig.compute.find(server.name).state is ServerState.BUILDING
+    assert [found.id for found in rig.compute.list()] == [server.id]
+    rig.compute.destroy(server.id)
+    assert not process.alive()
+    assert rig.compute.list() == []

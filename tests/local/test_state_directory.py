@@ -146,7 +146,7 @@ def test_a_newer_format_is_refused_and_nothing_is_changed(path):
     assert json.loads((path / "state.json").read_text()) == state
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": "x"}', "\xff"])
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"version": "x"}', '{"version": 1e400}', "\xff"])
 def test_a_damaged_state_is_refused(path, content):
     prepare_state(path)
     (path / "state.json").write_text(content, encoding="latin-1")

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -14,10 +15,11 @@ import typer
 from octavia_core.cli.command import command
 from octavia_core.cli.exits import TimeIsOver
 from octavia_core.cli.session import Session
-from octavia_core.errors import Refused
+from octavia_core.errors import Refused, StateDirectoryBusy
 
 if TYPE_CHECKING:
     from octavia_core.controller.facade import Controller
+    from octavia_core.controller.state import ControllerLock, StateDirectory
 
 __all__ = ["add"]
 
@@ -83,8 +85,9 @@ def down(
     from octavia_core.controller.state import prepare_state
 
     state = prepare_state(session.path)
+    deadline = time.monotonic() + timeout
     pid = _end_controller(session.path, state, timeout)
-    with state.lock():  # so that nobody starts while the amphorae end
+    with _lock(session.path, state, deadline):  # so that nobody starts while the amphorae end
         from octavia_core.controller.facade import Controller
 
         with Controller.open(session.path, run=False) as controller:
@@ -201,6 +204,21 @@ def _end_controller(path: str, state: Any, timeout: float) -> int | None:
     finally:
         os.close(fd)
     return int(pid)
+
+
+def _lock(path: str, state: StateDirectory, deadline: float) -> ControllerLock:
+    """The lock of the directory, once a command that took it when the controller ended is done with it.
+
+    Raises:
+        TimeIsOver: somebody has it for longer than that.
+    """
+    while True:
+        try:
+            return state.lock()
+        except StateDirectoryBusy as busy:
+            if time.monotonic() >= deadline:
+                by = f"process {busy.pid}" if busy.pid else "another process"
+                raise TimeIsOver(f"{by} works on {path} and does not end; nothing more was ended, try again") from busy
 
 
 def _is_ours(pid: int) -> bool:
