@@ -17,6 +17,7 @@ from octavia_core.controller.adopt import Orphan, orphans
 from octavia_core.controller.bell import ring
 from octavia_core.controller.explain import Explanation, why
 from octavia_core.controller.handle import Operation
+from octavia_core.controller.sensible import sensible
 from octavia_core.controller.services import Services
 from octavia_core.controller.start import Started, start
 from octavia_core.controller.timeline import Moment, timeline
@@ -111,18 +112,21 @@ class Controller:
         self.close()
 
     # -- load balancers --------------------------------------------------------------------------------------------
+    @sensible(NewLoadBalancer)
     def create_load_balancer(
         self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None
     ) -> Operation:
         """Ask for a load balancer with everything below it."""
         return self._ask(lambda asked: self._acceptor.create_load_balancer(wish, asked), actor, request_id, 0.0, CREATE)
 
+    @sensible()
     def update_load_balancer(
         self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0, **values: Any
     ) -> Operation:
         """Change a load balancer itself: name, description, enabled."""
         return self._ask(lambda asked: self._acceptor.change_load_balancer(id, values, asked), actor, request_id, wait)
 
+    @sensible()
     def delete_load_balancer(
         self, id: str, *, cascade: bool = True, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation:
@@ -135,6 +139,7 @@ class Controller:
             DELETE,
         )
 
+    @sensible()
     def failover_load_balancer(
         self, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation:
@@ -143,10 +148,12 @@ class Controller:
             lambda asked: self._acceptor.failover_load_balancer(id, asked), actor, request_id, wait, FAILOVER
         )
 
+    @sensible()
     def failover_amphora(self, id: str, *, actor: str = "library", request_id: str | None = None) -> Operation:
         """Ask for the replacement of one amphora; queues behind what runs."""
         return self._ask(lambda asked: self._acceptor.failover_amphora(id, asked), actor, request_id, 0.0, FAILOVER)
 
+    @sensible(NewLoadBalancer)
     def apply(
         self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation | None:
@@ -164,6 +171,7 @@ class Controller:
         return None if row is None else self._handle(row)
 
     # -- below a load balancer -------------------------------------------------------------------------------------
+    @sensible(NewListener)
     def create_listener(
         self,
         load_balancer_id: str,
@@ -176,6 +184,7 @@ class Controller:
         """Ask for a listener, with the pools and policies it brings."""
         return self._ask(lambda a: self._acceptor.create_listener(load_balancer_id, wish, a), actor, request_id, wait)
 
+    @sensible(NewPool)
     def create_pool(
         self,
         load_balancer_id: str,
@@ -194,12 +203,14 @@ class Controller:
             wait,
         )
 
+    @sensible(NewMember)
     def create_member(
         self, pool_id: str, wish: NewMember, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation:
         """Ask for a member."""
         return self._ask(lambda a: self._acceptor.create_member(pool_id, wish, a), actor, request_id, wait)
 
+    @sensible(NewMember)
     def set_members(
         self,
         pool_id: str,
@@ -219,6 +230,7 @@ class Controller:
         )
         return None if row is None else self._handle(row)
 
+    @sensible(NewHealthMonitor)
     def create_health_monitor(
         self,
         pool_id: str,
@@ -231,6 +243,7 @@ class Controller:
         """Ask for the health monitor of a pool."""
         return self._ask(lambda a: self._acceptor.create_health_monitor(pool_id, wish, a), actor, request_id, wait)
 
+    @sensible(NewL7Policy)
     def create_l7policy(
         self,
         listener_id: str,
@@ -243,6 +256,7 @@ class Controller:
         """Ask for an L7 policy with its rules."""
         return self._ask(lambda a: self._acceptor.create_l7policy(listener_id, wish, a), actor, request_id, wait)
 
+    @sensible(NewL7Rule)
     def create_l7rule(
         self,
         l7policy_id: str,
@@ -255,6 +269,7 @@ class Controller:
         """Ask for a rule of an L7 policy."""
         return self._ask(lambda a: self._acceptor.create_l7rule(l7policy_id, wish, a), actor, request_id, wait)
 
+    @sensible()
     def update(
         self,
         kind: Kind,
@@ -268,6 +283,7 @@ class Controller:
         """Change a listener, pool, member, health monitor, L7 policy or L7 rule; names are those of the domain values."""
         return self._ask(lambda a: self._acceptor.change(kind, id, values, a), actor, request_id, wait)
 
+    @sensible()
     def delete(
         self, kind: Kind, id: str, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation:
@@ -275,6 +291,7 @@ class Controller:
         return self._ask(lambda a: self._acceptor.delete(kind, id, a), actor, request_id, wait)
 
     # -- looking ---------------------------------------------------------------------------------------------------
+    @sensible()
     def load_balancer(self, name_or_id: str) -> LoadBalancer:
         """The whole tree as the rows say now.
 
@@ -292,6 +309,7 @@ class Controller:
         """All that are not DELETED."""
         return self.storage.read(lambda tx: tx.load_balancers())
 
+    @sensible()
     def resolve(self, kind: Kind, name_or_id: str) -> str:
         """The id for a name or id; errors as `load_balancer`."""
         found = self.storage.read(lambda tx: tx.find(kind, name_or_id))
@@ -302,10 +320,12 @@ class Controller:
         address = load_balancer.vip.ip_address
         return None if address is None else self.world.network.reachable_at(address, listener.protocol_port)
 
+    @sensible()
     def amphorae(self, load_balancer_id: str | None = None) -> Sequence[Amphora]:
         """Those of one load balancer, or all; not the DELETED ones."""
         return self.storage.read(lambda tx: tx.amphorae(load_balancer_id))
 
+    @sensible()
     def amphora(self, id: str) -> Amphora:
         """One amphora, DELETED or not."""
         found = self.storage.read(lambda tx: tx.amphora(id))
@@ -313,6 +333,7 @@ class Controller:
             raise NotFound("amphora", id)
         return found
 
+    @sensible()
     def operation(self, id: str) -> Operation:
         """A handle on an operation that exists."""
         row = self.storage.read(lambda tx: tx.operation(id))
@@ -320,6 +341,7 @@ class Controller:
             raise NotFound("operation", id)
         return self._handle(row)
 
+    @sensible()
     def operations(
         self, *, load_balancer_id: str | None = None, open_only: bool = False, limit: int = 100
     ) -> Sequence[Row]:
@@ -328,14 +350,17 @@ class Controller:
             lambda tx: tx.operations(load_balancer_id=load_balancer_id, open_only=open_only, limit=limit)
         )
 
+    @sensible()
     def events(self, *, after: int = 0, load_balancer_id: str | None = None, limit: int = 1000) -> Sequence[Event]:
         """What happened, oldest first, with a sequence above `after`."""
         return self.storage.read(lambda tx: tx.events(after=after, load_balancer_id=load_balancer_id, limit=limit))
 
+    @sensible()
     def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
         """The configurations a load balancer had, newest first."""
         return self.storage.read(lambda tx: tx.revisions(load_balancer_id))
 
+    @sensible()
     def why(self, name_or_id: str) -> Explanation:
         """Say why a load balancer (or something below it), an amphora or an operation is as it is, and what happens next.
 
@@ -345,6 +370,7 @@ class Controller:
         """
         return why(self.storage, self.settings, name_or_id, running=self.running())
 
+    @sensible()
     def timeline(self, name_or_id: str) -> tuple[Moment, ...]:
         """What happened to a load balancer, an amphora or an operation, step by step; errors as `why`."""
         return timeline(self.storage, name_or_id)
