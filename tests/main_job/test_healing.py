@@ -99,6 +99,17 @@ def test_a_killed_amphora_is_replaced_under_load(stage):
         assert not (stage.state / "amphorae" / before).exists()
 
 
+def test_an_amphora_killed_with_its_first_breath_is_replaced(stage):
+    """At once when it serves: what health saw of it last is from while it was being built."""
+    with Echo("one") as one:
+        for _ in range(3):
+            lb = stage.build(http(*behind(one)))
+            (before,) = serving(stage, lb.id)
+            os.kill(stage.agent_pid(before), signal.SIGKILL)
+            healed(stage, lb.id, before)
+            assert stage.ask(lb).member == "one"
+
+
 def test_a_frozen_agent_with_a_dead_haproxy_is_replaced(stage):
     """Nothing has ended that anybody watches: only its silence tells."""
     with Echo("one") as one:

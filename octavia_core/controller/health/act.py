@@ -61,7 +61,10 @@ class Actor:
                     data={"evidence": decision.evidence, "rule": str(decision.rule)},
                 )
             )
-            if heart.load_balancer_id is not None and heart.status is not AmphoraStatus.BOOTING:
+            # The row says whether it serves by now: what was seen of it may be from while it was being built, and one
+            # that is still being built is missed by whoever builds it.
+            row = tx.amphora(heart.amphora_id)
+            if row is not None and row.load_balancer_id is not None and row.status is not AmphoraStatus.BOOTING:
                 tx.add_operation(operation)
             return True
 
