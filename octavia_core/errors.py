@@ -63,7 +63,19 @@ class NotFound(BadRequest):
         self.kind, self.id = kind, id
 
 
-_LIST = {"amphora": "amphora list", "operation": "operation list"}
+_LIST = {
+    "listener": "listener list",
+    "pool": "pool list",
+    "member": "member list",
+    "health monitor": "monitor list",
+    "L7 policy": "l7policy list",
+    "L7 rule": "l7rule list",
+    "amphora": "amphora list",
+    "operation": "operation list",
+    "revision": "lb history LB",
+    "load balancer, amphora or operation": "lb list (or amphora list, operation list)",
+}
+"""Kind -> the command that lists such things."""
 
 
 class Refused(BadRequest):

@@ -64,7 +64,7 @@ def find(tx: Transaction, text: str) -> tuple[Kind | None, str]:
             raise BadRequest(f"{len(found)} {kind.words}s are called {text!r}; say which: {', '.join(found)}")
         if found:
             return kind, found[0]
-    raise NotFound("load balancer", text)
+    raise NotFound("load balancer, amphora or operation", text)
 
 
 def why(storage: Storage, settings: Settings, text: str, *, running: bool | None = None) -> Explanation:

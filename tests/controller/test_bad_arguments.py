@@ -10,7 +10,7 @@ import pytest
 
 from octavia_core import Controller, NewListener
 from octavia_core.controller.state import prepare_state
-from octavia_core.domain.vocabulary import Kind
+from octavia_core.domain.vocabulary import Kind, ListenerProtocol
 from octavia_core.errors import BadRequest
 from tests.controller.test_adopt import NOOP
 
@@ -37,7 +37,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
         ("why", {}),
         ("timeline", {}),
         ("set_members", {"wishes": []}),
-        ("create_listener", {"wish": NewListener(protocol="HTTP", protocol_port=80)}),
+        ("create_listener", {"wish": NewListener(protocol=ListenerProtocol.HTTP, protocol_port=80)}),
     ],
 )
 def test_an_id_that_cannot_be_is_refused_in_one_sentence(

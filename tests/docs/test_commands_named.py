@@ -10,6 +10,8 @@ from pathlib import Path
 import typer.main
 
 from octavia_core.cli.program import build
+from octavia_core.domain.vocabulary import Kind
+from octavia_core.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
 NAMED = re.compile(r"octavia-admin (?!beside)([a-z][a-z0-9]*)(?: ([a-z][a-z0-9-]*))?")
@@ -49,6 +51,13 @@ def test_pages_name_commands_that_exist():
         if found := sorted(set(unknown(shown))):
             wrong[page.name] = found
     assert wrong == {}
+
+
+def test_what_is_not_found_is_listed_by_a_command_that_exists():
+    for kind in [*(kind.words for kind in Kind), "operation", "revision", "load balancer, amphora or operation"]:
+        hint = str(NotFound(kind, "x"))
+        assert NAMED.search(hint)
+        assert list(unknown(hint)) == []
 
 
 def test_messages_name_commands_that_exist():
