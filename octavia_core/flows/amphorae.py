@@ -8,9 +8,9 @@ from typing import Any
 import attrs
 
 from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphora
-from octavia_core.domain.operation import Operation
+from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
-from octavia_core.domain.vocabulary import AmphoraStatus, Role, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
 from octavia_core.errors import NotFound, PermanentError, SecretMissing
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
@@ -35,6 +35,7 @@ __all__ = [
     "draft",
     "drop_amphora",
     "fail_amphora",
+    "first_push",
     "insert_amphora",
     "plug",
     "push",
@@ -343,6 +344,25 @@ def _deliver(
     secrets = material(world, tree)
     delivery = Delivery(load_balancer=tree, amphora=amphora, peers=peers, material=secrets, fence=run.fence)
     return world.amphora.push(at, delivery), secrets
+
+
+def first_push(run: Run, world: World, amphora: Amphora, revision: int, *, everything: bool = False) -> Sent:
+    """Give a new amphora its configuration. One that has died since it was asked for gets a failover of its own: its
+    death was noticed while it was being built, when there was nobody to replace yet. That failover queues behind this.
+    """
+    sent = push(run, world, amphora, revision, put_back=False, everything=everything)
+    if sent.gone:
+        successor = Operation(
+            id=derived_id(run.operation.id, f"failover/{amphora.id}"),
+            flow="failover",
+            load_balancer_id=amphora.load_balancer_id,
+            amphora_id=amphora.id,
+            subjects=(Subject(Kind.LOAD_BALANCER, amphora.load_balancer_id or ""),),
+            internal=True,
+            actor="health",
+        )
+        run.record("mourn", lambda tx: tx.add_operation(successor).id)
+    return sent
 
 
 def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> tuple[Sent, ...]:

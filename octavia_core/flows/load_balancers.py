@@ -125,7 +125,7 @@ def _create(run: Run, world: World) -> None:
         root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
         amphorae.plug(branch, world, root, amphora)
         if revision is not None:
-            amphorae.push(branch, world, amphora, revision, put_back=False, everything=True)
+            amphorae.first_push(branch, world, amphora, revision, everything=True)
 
     def branch(where: amphorae.Site) -> Callable[[Run], None]:
         return lambda branch: build(branch, where)
@@ -365,8 +365,7 @@ def _replace_one(run: Run, world: World, rebuild: _Rebuild, index: int) -> Unser
         amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
     amphora = amphorae.allocate(run, world, where, booted)
     amphorae.plug(run, world, rebuild.tree, amphora)
-    # Should the new one be declared dead by now, its own failover is queued behind this operation.
-    return amphorae.push(run, world, amphora, revision, put_back=False).unserved
+    return amphorae.first_push(run, world, amphora, revision).unserved
 
 
 def _retire(tx: Transaction, rebuild: _Rebuild) -> None:
