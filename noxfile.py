@@ -151,7 +151,7 @@ nox.options.default_venv_backend = "none"  # equip() has its reasons
 
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 BALANCER = "local" if platform.libc_ver()[0] == "glibc" else ""  # elsewhere the HAProxy on PATH; wheels are for glibc
-EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "postgresql"]))
+EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "oslo", "postgresql"]))
 
 
 def equip(session: nox.Session, name: str, extras: str, *groups: str, lowest: bool = False) -> None:
@@ -279,9 +279,9 @@ def peers(session: nox.Session) -> None:
     """Tests against unmodified upstream programs, each in an environment of its own."""
     if not (HERE / "tests" / "peers").is_dir():
         session.skip("there are no peers yet")
-    equip(session, "peers", "all" if BALANCER else EVERYTHING, "tests", "lint", "types")
+    equip(session, "peers", f"openstack,{EVERYTHING}", "tests", "lint", "types", "peers")
     system_packages(session)
-    session.run("python", "-m", "pytest", "tests/peers", *session.posargs)
+    session.run("python", "-m", "pytest", *(session.posargs or ["tests/peers", "-m", "not slow"]))
 
 
 @nox.session

@@ -63,10 +63,10 @@ def read(path: str) -> Values:
     conf = open_conf([path])
     found: dict[str, dict[str, Any]] = {}
     for group, name in _OURS:
-        place = conf.get_location(name, group)
-        if place is None or place.location is not cfg.Locations.user:
-            continue
         try:
+            place = conf.get_location(name, group)
+            if place is None or place.location is not cfg.Locations.user:
+                continue
             value = conf[group][name]
         except cfg.ConfigFileValueError as error:
             cause = "it is a secret, so its value is not shown" if _secret(group, name) else str(error)

@@ -1,0 +1,88 @@
+"""octavia.conf as upstream's programs read it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from octavia_core.controller.sources import load_settings
+from octavia_core.errors import ConfigurationError
+from octavia_oslo import conf, options
+
+
+def written(folder: Path, text: str, name: str = "octavia.conf") -> str:
+    file = folder / name
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+def test_values_are_of_their_types_and_know_their_file(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "[health_manager]\nbind_port = 5556\ncontroller_ip_port_list = 192.0.2.1:5555, 192.0.2.2:5555\n"
+        "heartbeat_key = hush\n[haproxy_amphora]\nconnection_logging = false\nrest_request_conn_timeout = 2.5\n"
+        "[engine]\nlease = 4\n",
+    )
+    settings = load_settings([file])
+    assert settings.health_manager.bind_port == 5556
+    assert settings.health_manager.controller_ip_port_list == ("192.0.2.1:5555", "192.0.2.2:5555")
+    assert settings.haproxy_amphora.connection_logging is False
+    assert settings.haproxy_amphora.rest_request_conn_timeout == 2.5
+    assert settings.engine.lease == 4
+    assert settings.origin("health_manager.bind_port") == file
+    assert settings.files == (file,)
+    assert "hush" not in repr(settings)
+
+
+def test_the_last_file_wins(tmp_path: Path) -> None:
+    first = written(tmp_path, "[controller_worker]\nworkers = 2\namp_timezone = UTC\n", "a.conf")
+    second = written(tmp_path, "[controller_worker]\nworkers = 3\n", "b.conf")
+    assert load_settings([first, second]).controller_worker.workers == 3
+
+
+def test_the_environment_gives_defaults_that_files_win_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_OCTAVIA_TLS_CA_CERT", "/from/environment.pem")
+    monkeypatch.setenv("OS_OCTAVIA_TLS_CA_KEY", "/from/environment.key")
+    file = written(tmp_path, "[certificates]\nca_certificate = /from/file.pem\n")
+    certificates = load_settings([file, written(tmp_path, "", "b.conf")]).certificates
+    assert (certificates.ca_certificate, certificates.ca_private_key) == ("/from/file.pem", "/from/environment.key")
+
+
+def test_names_that_nobody_knows_are_warned_about_with_the_nearest(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file = written(
+        tmp_path,
+        "[DEFAULT]\ndebug = true\n[controller_worker]\nwokers = 2\n[house_keeping]\nspare_check_interval = 30\n[kepalived]\na = 1\n",
+    )
+    with caplog.at_level(logging.WARNING):
+        load_settings([file])
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 2
+    assert any("[controller_worker] wokers; did you mean workers?" in each for each in said)
+    assert any("group [kepalived]" in each for each in said)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["[controller_worker]\nworkers = many\n", "no ini at all", "[health_manager]\nbind_ip = not an address\n"],
+)
+def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings([written(tmp_path, text)])
+    assert "octavia.conf" in str(refused.value)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=r"absent\.conf"):
+        load_settings([str(tmp_path / "absent.conf")])
+
+
+def test_every_option_of_the_table_is_accepted_with_its_own_default(tmp_path: Path) -> None:
+    opened = conf.open_conf([written(tmp_path, "")])
+    for line in options.lines():
+        value = opened[line.group][line.name] if line.group != "DEFAULT" else opened[line.name]
+        assert (value is None) == (line.default is None), line
+    assert len(list(options.lines())) == 199

@@ -1,0 +1,124 @@
+"""A message is stored before it is acknowledged: what the override of oslo.messaging's RPC server relies on."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+import uuid
+from typing import Any
+
+import oslo_messaging
+import pytest
+
+from octavia_core.errors import BadRequest, TransientError
+from octavia_core.ports.requests import Message
+from octavia_oslo import conf, consumer
+
+
+class Stored:
+    """Remembers messages; fails as often as it is told."""
+
+    def __init__(self, fails: int = 0, error: Exception | None = None) -> None:
+        self.messages: list[Message] = []
+        self.fails, self.error = fails, error or TransientError("away")
+        self.came = threading.Event()
+
+    def __call__(self, message: Message) -> None:
+        if self.fails:
+            self.fails -= 1
+            raise self.error
+        self.messages.append(message)
+        self.came.set()
+
+
+class Incoming:
+    """What the library hands over, as far as it matters."""
+
+    unique_id = "0123"
+
+    def __init__(self, **message: Any) -> None:
+        self.message = {"namespace": "controller", "version": "2.0", "args": {}, **message}
+        self.acknowledged = 0
+
+    def acknowledge(self) -> None:
+        self.acknowledged += 1
+
+
+def made(stored: Stored) -> consumer.Consumer:
+    opened = conf.open_conf([])
+    return consumer.Consumer(opened, stored)
+
+
+def handed(stored: Stored, incoming: Incoming) -> Incoming:
+    server = object.__new__(consumer.StoringServer)
+    server.consumer = made(stored)
+    server._process_incoming([incoming])
+    return incoming
+
+
+def test_the_library_still_has_the_method_that_is_overridden() -> None:
+    from oslo_messaging.rpc.server import RPCServer
+
+    assert list(inspect.signature(RPCServer._process_incoming).parameters) == ["self", "incoming"]
+    assert "acknowledge" in inspect.getsource(RPCServer._process_incoming)
+
+
+def test_a_message_is_stored_and_then_acknowledged() -> None:
+    stored = Stored()
+    assert handed(stored, Incoming(method="create_pool", args={"pool": {}})).acknowledged == 1
+    assert [(m.method, m.unique_id) for m in stored.messages] == [("create_pool", "0123")]
+    assert "pool" not in repr(stored.messages[0]).replace("create_pool", "")
+
+
+def test_it_is_tried_again_while_the_database_is_away() -> None:
+    stored = Stored(fails=2)
+    assert handed(stored, Incoming(method="create_pool")).acknowledged == 1
+    assert len(stored.messages) == 1
+
+
+def test_what_cannot_be_stored_at_all_is_done_with() -> None:
+    stored = Stored(fails=1, error=BadRequest("no"))
+    assert handed(stored, Incoming(method="create_pool")).acknowledged == 1
+    assert stored.messages == []
+
+
+def test_at_the_end_what_is_not_stored_goes_back_to_the_broker() -> None:
+    stored = Stored(fails=1000)
+    server = object.__new__(consumer.StoringServer)
+    server.consumer = made(stored)
+    server.consumer.stop()
+    incoming = Incoming(method="create_pool")
+    server._process_incoming([incoming])
+    assert incoming.acknowledged == 0
+
+
+@pytest.mark.parametrize("other", [{"namespace": "other"}, {"version": "1.0"}, {"version": "2.1"}])
+def test_messages_of_others_are_left_aside(other: dict[str, str]) -> None:
+    stored = Stored()
+    assert handed(stored, Incoming(method="create_pool", **other)).acknowledged == 1
+    assert stored.messages == []
+
+
+def test_a_cast_through_the_library_arrives_with_its_unique_id_and_the_echo_comes_back(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "octavia.conf"
+    file.write_text("[DEFAULT]\ntransport_url = kombu+memory://\nhost = here\n", encoding="utf-8")
+    stored = Stored()
+    opened = conf.open_conf([str(file)])
+    listening = consumer.Consumer(opened, stored, echo_every=0.1)
+    before = listening.deaf_for
+    listening.start()
+    try:
+        transport = oslo_messaging.get_rpc_transport(opened)
+        target = oslo_messaging.Target(topic=consumer.TOPIC, namespace="controller", version="2.0")
+        client = oslo_messaging.get_rpc_client(transport, target)
+        for _ in range(50):
+            client.cast({}, "delete_load_balancer", loadbalancer={"loadbalancer_id": uuid.uuid4().hex}, cascade=True)
+            if stored.came.wait(0.2):
+                break
+        assert stored.messages[0].method == "delete_load_balancer"
+        assert len(str(stored.messages[0].unique_id)) == 32
+        assert listening.deaf_for < before + 30
+    finally:
+        listening.stop()
