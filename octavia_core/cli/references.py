@@ -76,7 +76,10 @@ def _by_place(controller: Controller, kind: Kind, text: str) -> Sequence[str]:
         except NotFound:
             if kind is Kind.POOL:
                 return ()
-            pool = controller.resolve(Kind.POOL, text)
+            try:
+                pool = controller.resolve(Kind.POOL, text)
+            except NotFound:  # then it is the monitor that there is none of
+                return ()
             pools = [p for t in _trees(controller) for p in t.pools if p.id == pool]
         else:
             pools = list(tree.pools)
