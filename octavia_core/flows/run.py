@@ -549,9 +549,7 @@ class Run:
             made = shared.storage.transaction(transact, claim=shared.claim)
         except (FenceLost, TransientError):
             raise
-        except (
-            Exception
-        ) as error:  # whatever a deferred record raises is its own outcome, not that of what came with it
+        except Exception as error:  # a deferred record may raise anything; it is its own outcome, not its company's
             if culprit is None:
                 raise
             self._pending.remove(culprit)
