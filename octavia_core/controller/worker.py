@@ -114,8 +114,10 @@ class Worker:
 
     def _dispatch_loop(self) -> None:
         storage, clock = self._runner.storage, self._runner.world.clock
-        while not self._stopping.is_set():
+        while True:
             self._nudge.clear()
+            if self._stopping.is_set():
+                break
             free = 0
             while free < self._threads and self._free.acquire(blocking=False):
                 free += 1
@@ -145,9 +147,12 @@ class Worker:
         """What is to be done now and then: looking at waits, sweeping."""
         clock = self._runner.world.clock
         waits, sweep = self._waiter.tick, self._sweep.tick
-        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + random.random()}  # noqa: S311 - spreads load, hides nothing
-        while not self._stopping.is_set():
+        chance = random.Random()  # noqa: S311 - spreads load, hides nothing; the program's own generator is left alone
+        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + chance.random()}
+        while True:
             self._parked.clear()
+            if self._stopping.is_set():  # after the clearing, so that a stop in between is not slept through
+                return
             for chore, at in due.items():
                 if clock.monotonic() < at:
                     continue
@@ -160,7 +165,7 @@ class Worker:
                     log.exception("a chore ended in a bug; it is tried again")
                     pause = self._poll
                 # many hosts that began together do not stay together
-                due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * random.random())  # noqa: S311
+                due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * chance.random())
             if clock.sleep(max(0.0, min(due.values()) - clock.monotonic()), self._parked):
                 due[waits] = min(due[waits], clock.monotonic() + self._waiter.pause)
 

@@ -15,7 +15,8 @@ words = (
     st.sampled_from(["OPEN", "FULL", "UP", "UP 1/3", "DOWN", "DRAIN", "MAINT", "no check", "RESTARTING"]) | st.text()
 )
 counts = st.integers(0, 2**63 - 1)
-listeners = st.dictionaries(ids, st.builds(ListenerReport, words, counts, counts, counts, counts, counts), max_size=4)
+gauges = st.integers(0, 2**31 - 1)
+listeners = st.dictionaries(ids, st.builds(ListenerReport, words, counts, counts, gauges, counts, counts), max_size=4)
 members = st.dictionaries(ids, words, max_size=4)
 keys = st.tuples(ids, ids).map(":".join) | ids
 pools = st.dictionaries(keys, st.builds(PoolReport, words, members), max_size=4)

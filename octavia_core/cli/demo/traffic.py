@@ -130,9 +130,11 @@ class Traffic:
                 try:
                     connection = connection or _connect(target)
                     member = _ask(connection, target, path, keep)
-                except _Closed:
+                except (_Closed, ConnectionResetError):
                     if not reused:
                         raise
+                    _close(connection)
+                    connection = None  # should nobody listen any more
                     connection = _connect(target)
                     member = _ask(connection, target, path, keep)
                 with self._lock:

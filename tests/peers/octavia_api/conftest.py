@@ -9,8 +9,6 @@ import pytest
 from tests.peers.octavia_api.clients import Clients
 from tests.peers.octavia_api.stage import Stage, stage
 
-HERE = __name__.rpartition(".")[0]
-
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """All of them need upstream's programs, are long, and stay in one xdist worker."""
@@ -19,6 +17,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.peers)
             item.add_marker(pytest.mark.external)
             item.add_marker(pytest.mark.timeout(300))
+            item.add_marker(pytest.mark.filterwarnings("ignore"))  # the clients' libraries warn about each other
             item.add_marker(pytest.mark.xdist_group("octavia_api"))
 
 
