@@ -47,7 +47,7 @@ class Sweep:
     def look(self) -> int:
         """Look now; how many repairs were stored (or would be), and operations ended."""
         lost = self._storage.read(lambda tx: tx.lost_requests(PROVIDERS, age=self._grace, own_age=self._own_grace))
-        aimless = self._storage.read(lambda tx: tx.aimless_operations())
+        aimless = self._storage.read(lambda tx: tx.aimless_operations(age=self._grace))
         return sum(map(self._request_lost, lost)) + sum(map(self._subject_lost, aimless))
 
     def _request_lost(self, lb_id: str) -> bool:

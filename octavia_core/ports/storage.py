@@ -313,8 +313,11 @@ class Transaction(Protocol):
         `age` is how long (seconds) the row must have been as it is, `own_age` where an operation here was ever about it.
         """
 
-    def aimless_operations(self) -> Sequence[str]:
-        """Ids of open operations whose load balancer is gone or DELETED, and that nobody holds or undoes."""
+    def aimless_operations(self, *, age: float) -> Sequence[str]:
+        """Ids of open operations whose load balancer is gone or DELETED, and that nobody holds or undoes.
+
+        Only those stored `age` seconds ago or more: the row of a younger one may be about to be committed.
+        """
 
 
 class Storage(Protocol):

@@ -150,6 +150,13 @@ def test_an_operation_whose_load_balancer_vanished_is_closed(engine: Engine) -> 
     assert (row.state, row.error) == (OperationState.CANCELLED, "its load balancer is gone")
 
 
+def test_a_young_operation_may_wait_for_rows_that_are_not_committed_yet(engine: Engine) -> None:
+    operation = engine.acceptor.create_load_balancer(WISH, Asked())
+    vanish(engine, operation.load_balancer_id)
+    assert sweep(engine, grace=300.0, own=300.0).look() == 0
+    assert [row.id for row in engine.open_operations()] == [operation.id]
+
+
 def test_a_held_operation_is_left_to_its_holder_even_when_its_subject_vanished(engine: Engine) -> None:
     operation = engine.acceptor.create_load_balancer(WISH, Asked())
     engine.storage.claim("holder", {"create": [1]}, lease=30.0, limit=1)

@@ -216,7 +216,7 @@ class Operations(Journal):
         )
         return [row.id for row in self.rows(query)]
 
-    def aimless_operations(self) -> Sequence[str]:
+    def aimless_operations(self, *, age: float) -> Sequence[str]:
         """Open operations, held by nobody, whose load balancer is gone; see the port."""
         of = oc_operation.c
         there = select(load_balancer.c.id).where(
@@ -227,6 +227,7 @@ class Operations(Journal):
             of.state.in_(OPEN),
             of.undoing.is_(False),
             of.lease_until < db_now(),
+            of.created_at <= db_now() - int(age * 1_000_000),
             of.load_balancer_id.is_not(None),
             ~exists(there),
         )
