@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -175,7 +176,9 @@ def test_preparing_from_two_processes_at_once_makes_one_schema(tmp_path):
 def test_a_storage_belongs_to_the_process_that_opened_it(settings):
     storage = SqlStorage.open(settings)
     storage.now()
-    child = os.fork()
+    with warnings.catch_warnings():  # a library that another test of this process loaded may warn of any fork
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
     if child == 0:
         try:
             storage.now()

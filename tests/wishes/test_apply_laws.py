@@ -58,7 +58,8 @@ def content(tree: LoadBalancer) -> Any:
         return attrs.asdict(attrs.evolve(one, rules=()), filter=_meaning), pool(one.redirect_pool_id), rules
 
     def listener(one: Listener) -> Any:
-        plain = attrs.evolve(one, l7policies=())
+        cidrs = tuple(sorted(one.allowed_cidrs))  # rows without an order: which comes first says nothing
+        plain = attrs.evolve(one, l7policies=(), allowed_cidrs=cidrs)
         return attrs.asdict(plain, filter=_meaning), pool(one.default_pool_id), [policy(p) for p in one.l7policies]
 
     listeners = sorted(repr(listener(one)) for one in tree.listeners)
