@@ -46,6 +46,13 @@ def test_never_heard_counts_from_the_row(storage, box):
     assert 0 < found.since <= storage.now()
 
 
+def test_what_a_clock_that_was_ahead_has_written_is_overwritten(storage, box):
+    now = storage.now()
+    apply(storage, heard(box.id, now + 3_600_000_000))
+    apply(storage, heard(box.id, now, sequence=2))
+    assert now - SECOND < liveness(storage, box.id).last_heard <= now
+
+
 def test_last_heard_moves_forward_and_never_back(storage, box):
     start = storage.now()
     for at in (start, start + 5, start + 3, start - 10 * SECOND):

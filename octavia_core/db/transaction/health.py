@@ -11,7 +11,7 @@ from typing import Any
 
 from sqlalchemy import case, delete, or_, select, update
 
-from octavia_core.db.clock import db_now
+from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.tables.amphora import amphora, amphora_health
 from octavia_core.db.tables.listener import listener_statistics
@@ -105,7 +105,7 @@ class Health(Session):
     def _move_upstreams(self, news: Sequence[Heard]) -> None:
         statement = insert_into(self.dialect, amphora_health)
         new, old = incoming(self.dialect, statement).last_update, amphora_health.c.last_update
-        changes = {"last_update": case((old < new, new), else_=old)}
+        changes = {"last_update": case((or_(old < new, old > db_utcnow()), new), else_=old)}
         rows = [
             {"amphora_id": each.amphora_id, "last_update": naive_utc(each.at / _MICRO), "busy": False} for each in news
         ]
