@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import math
 import re
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, Literal
 from urllib.parse import quote
 
 import attrs
@@ -16,7 +17,10 @@ from octavia_core.errors import AmphoraRefused, AmphoraUnreachable
 from octavia_core.ports.amphora import AgentInfo
 from octavia_haproxy.transport import Answer, HttpRequest, Transport
 
-__all__ = ["FENCE_HEADER", "AgentClient", "Details", "condensed"]
+__all__ = ["FENCE_HEADER", "AgentClient", "AgentListener", "Details", "InterfaceRule", "VrrpAction", "condensed"]
+
+VrrpAction = Literal["start", "stop", "reload"]
+"""What the agent does to keepalived; it knows no `restart` here (400)."""
 
 FENCE_HEADER = "X-Octavia-Fence"
 """`<operation>:<fence>`: our own agent refuses an older holder of the same operation; upstream's ignores it."""
@@ -46,6 +50,24 @@ class Details:
     cpu_count: int = 0
     tuned_profiles: str = ""
     free_memory_kb: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class AgentListener:
+    """One entry of `GET /listeners`. The agent calls SCTP listeners UDP; a UDP listener that does not run is OFFLINE."""
+
+    uuid: str
+    status: str
+    type: str
+
+
+@attrs.frozen(kw_only=True)
+class InterfaceRule:
+    """Packets that are let in. `cidr` None: from everywhere; for `vrrp` the port does not count, upstream sends 112."""
+
+    protocol: Literal["TCP", "UDP", "SCTP", "vrrp"]
+    port: int
+    cidr: str | None = None
 
 
 @attrs.frozen
@@ -119,6 +141,14 @@ class AgentClient:
         """Run the configuration it has; the agent starts a process that does not run."""
         self._call("PUT", f"loadbalancer/{_part(id)}/reload")
 
+    def start(self, id: str) -> None:
+        """Run a load balancer, or a UDP listener, that was stopped."""
+        self._call("PUT", f"loadbalancer/{_part(id)}/start")
+
+    def stop(self, id: str) -> None:
+        """Stop a load balancer, or a UDP listener; its files stay."""
+        self._call("PUT", f"loadbalancer/{_part(id)}/stop")
+
     def remove(self, id: str) -> None:
         """Stop a load balancer and delete its files. Absent is success."""
         self._call("DELETE", f"listeners/{_part(id)}", absent=True)
@@ -151,6 +181,46 @@ class AgentClient:
         except AmphoraRefused as refused:
             if refused.status != 409:
                 raise
+
+    def upload_vrrp(self, text: str) -> None:
+        """Store keepalived's configuration for VRRP, which the agent does not check.
+
+        From now on it sends heartbeats only while keepalived runs, so `vrrp("start")` belongs to it.
+        """
+        self._call("PUT", "vrrp/upload", body=text.encode())
+
+    def vrrp(self, action: VrrpAction) -> None:
+        """Start, stop or reload keepalived for VRRP; `start` of one that runs reloads it."""
+        self._call("PUT", f"vrrp/{action}")
+
+    def interface(self, ip: str) -> str | None:
+        """Name of the interface that has that address inside the amphora's network namespace, or None."""
+        answer = self._call("GET", f"interface/{_part(ip)}", absent=True)
+        return None if answer.status == 404 else str(_json(answer).get("interface", ""))
+
+    def upload_rules(self, ip: str, rules: Sequence[InterfaceRule]) -> bool:
+        """Replace the packets that the interface with that address lets in; all others are dropped.
+
+        Returns:
+            False when the agent is too old for this call, or has no such interface.
+        """
+        body = json.dumps([attrs.asdict(rule) for rule in rules], separators=(",", ":")).encode()
+        return self._call("PUT", f"interface/{_part(ip)}/rules", body=body, absent=True).status != 404
+
+    def udp_listener(self, id: str) -> str | None:
+        """What keepalived was given for a UDP or SCTP listener, or None."""
+        answer = self._call("GET", f"listeners/{_part(id)}/udp_listener", absent=True)
+        return None if answer.status == 404 else answer.body.decode("utf-8", "replace")
+
+    def upload_udp_listener(self, id: str, text: str) -> None:
+        """Store keepalived's configuration of a UDP or SCTP listener, which the agent does not check; then `reload`."""
+        self._call("PUT", f"listeners/{_part(self.at.amphora_id)}/{_part(id)}/udp_listener", body=text.encode())
+
+    def listeners(self) -> tuple[AgentListener, ...]:
+        """What the agent says it serves, LVS listeners included."""
+        found = _parsed(self._call("GET", "listeners"))
+        entries = [entry for entry in found if isinstance(entry, dict)] if isinstance(found, list) else []
+        return tuple(AgentListener(**{n: str(e.get(n, "")) for n in ("uuid", "status", "type")}) for e in entries)
 
     def rotate_certificate(self, server_pem: Secret) -> None:
         """Replace the agent's own certificate."""
@@ -202,11 +272,15 @@ def _encoded(body: dict[str, Any]) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 
-def _json(answer: Answer) -> dict[str, Any]:
+def _parsed(answer: Answer) -> object:
     try:
-        found = json.loads(answer.body)
+        return json.loads(answer.body)
     except ValueError:
-        return {}
+        return None
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    found = _parsed(answer)
     return found if isinstance(found, dict) else {}
 
 

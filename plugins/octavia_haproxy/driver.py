@@ -18,7 +18,7 @@ from octavia_core.ports.compute import BootFiles
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_core.settings import Settings
 from octavia_haproxy.boot import agent_conf, boot_files
-from octavia_haproxy.client import AgentClient
+from octavia_haproxy.client import AgentClient, VrrpAction
 from octavia_haproxy.render.config import Configuration, configure
 from octavia_haproxy.render.held import Held, read_back
 from octavia_haproxy.render.model import Facts, PemFile, haproxy_listeners
@@ -129,6 +129,18 @@ class HaproxyDriver:
     def update_agent(self, at: AgentAddress, identity: BootIdentity) -> None:
         """See `AmphoraPort.update_agent`."""
         self._agent(at).update_agent(agent_conf(identity, self._settings))
+
+    def upload_vrrp(self, at: AgentAddress, text: str) -> None:
+        """Store keepalived's configuration for VRRP; nothing is started."""
+        self._agent(at).upload_vrrp(text)
+
+    def vrrp(self, at: AgentAddress, action: VrrpAction) -> None:
+        """Start, stop or reload keepalived for VRRP."""
+        self._agent(at).vrrp(action)
+
+    def interface(self, at: AgentAddress, ip: str) -> str | None:
+        """The interface with that address inside the amphora's network namespace, or None."""
+        return self._agent(at).interface(ip)
 
     def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
         """See `AmphoraPort.render`. Without an agent to ask, a present-day HAProxy is assumed."""
