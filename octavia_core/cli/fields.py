@@ -218,7 +218,13 @@ def _pair(text: str, flag: str) -> tuple[str, str]:
 
 
 def reference(text: str) -> str:
-    """A certificate as it is typed: a path of this machine becomes file:///..., everything else is a name of the store."""
+    """A certificate as it is typed: a path of this machine becomes file:///..., everything else is a name of the store.
+
+    What is meant for another machine is typed as file:///... itself; that is not looked for here.
+
+    Raises:
+        BadRequest: there is nothing at the path.
+    """
     import os
 
     if text.startswith("file://") or not text:
@@ -226,5 +232,8 @@ def reference(text: str) -> str:
     if text.startswith(("./", "../", "/", "~")):
         from urllib.parse import quote
 
-        return "file://" + quote(os.path.abspath(os.path.expanduser(text)))
+        path = os.path.abspath(os.path.expanduser(text))
+        if not os.path.exists(path):
+            raise BadRequest(f"there is no file {path}; a file of the controller's machine is written file://{path}")
+        return "file://" + quote(path)
     return text

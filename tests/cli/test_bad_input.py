@@ -53,6 +53,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Admin, st
         (["monitor", "create", "web", "HTTP:/", "--delay", "0"], 2, "delay is 0"),
         (["monitor", "create", "web", "GUESS"], 2, "GUESS"),
         (["l7policy", "create", "web", "REDIRECT_TO_URL", "--redirect-url", "nowhere"], 2, "redirect_url"),
+        (["listener", "create", "web", "TERMINATED_HTTPS:443", "--cert", "./typo.pem"], 2, "there is no file /"),
         (["lb", "set", "web"], 2, "nothing to change"),
         (["lb", "create", "--vip-address", "10.1.2.3"], 1, "10.1.2.3"),
         (["lb", "show", NOBODY], 3, f"no load balancer '{NOBODY}'; list what exists with: octavia-admin lb list"),
@@ -94,7 +95,7 @@ def certificate(folder: Path, kind: str) -> str:
     elif kind == "no key":
         content = chain
     else:
-        return str(folder / "absent.pem")
+        return f"file://{folder}/absent.pem"
     (folder / "www.pem").write_bytes(content)
     (folder / "www.pem").chmod(0o600)
     return str(folder / "www.pem")
@@ -107,6 +108,7 @@ def test_a_certificate_that_cannot_be_used_is_named_and_the_rest_serves_on(
     admin, url = served
     path = certificate(tmp_path, kind)
     said = admin.inside("listener", "create", "web", "TERMINATED_HTTPS:443", "--cert", path, "--name", "bad", code=1)
+    path = path.removeprefix("file://")
     assert path in said.err.splitlines()[-1]
     shown = admin.inside("lb", "show", "web", "--json").data
     assert {one["name"]: one["provisioning_status"] for one in shown["listeners"]} == {None: "ACTIVE", "bad": "ERROR"}
@@ -118,6 +120,16 @@ def test_a_certificate_that_cannot_be_used_is_named_and_the_rest_serves_on(
     assert admin.inside("why", "bad", "--json").data["situation"] == "failed"
     admin.inside("listener", "delete", "bad")
     assert admin.inside("why", "web", "--json").data["problems"] == []
+
+
+def test_a_document_that_says_a_thing_twice_is_refused(tmp_path: Path) -> None:
+    document = tmp_path / "web.json"
+    document.write_text(
+        '{"name": "web", "listeners": [{"protocol": "HTTP", "protocol_port": 80, "protocol_port": 81}]}'
+    )
+    said = Admin(tmp_path / "state").inside("lb", "apply", "-f", str(document), code=2)
+    assert "the name 'protocol_port' stands twice in one object" in said.err
+    assert not (tmp_path / "state").exists()
 
 
 def test_a_port_that_another_program_has_is_named(served: tuple[Admin, str]) -> None:

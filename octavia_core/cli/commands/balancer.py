@@ -254,7 +254,7 @@ def read_document(file: str) -> Any:
             with open(os.path.expanduser(file), "rb") as opened:
                 raw = opened.read()
         text = raw.decode("utf-8")
-        return tomllib.loads(text) if file.endswith(".toml") else json.loads(text)
+        return tomllib.loads(text) if file.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
         raise BadRequest(f"{file} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
@@ -262,6 +262,16 @@ def read_document(file: str) -> Any:
     except (ValueError, RecursionError) as error:
         hint = "" if file.endswith(".json") else " (a TOML document needs a name that ends in .toml)"
         raise BadRequest(f"{file} is no JSON: {error}{hint}") from error
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object whose names differ, as TOML demands it too: the last of two would silently win."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"the name {twice!r} stands twice in one object")
+    return found
 
 
 def _heard(hand: Hand, row: Row | None) -> None:
