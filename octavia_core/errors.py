@@ -24,6 +24,7 @@ Drivers translate foreign errors at their border (`raise TransientError(...) fro
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Mapping
 
 __all__ = [
@@ -59,9 +60,16 @@ class NotFound(BadRequest):
     """There is no such thing."""
 
     def __init__(self, kind: str, id: str) -> None:
-        super().__init__(f"no {kind} {id!r}; list what exists with: octavia-admin {_LIST.get(kind, 'lb list')}")
+        named = repr(id) if len(id) <= _LONGEST_NAME else _SHORT.repr(id)
+        super().__init__(f"no {kind} {named}; list what exists with: octavia-admin {_LIST.get(kind, 'lb list')}")
         self.kind, self.id = kind, id
 
+
+_LONGEST_NAME = 255
+"""Characters of the longest name there can be (its column); what is longer is cut in the sentence."""
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = 80
 
 _LIST = {
     "listener": "listener list",

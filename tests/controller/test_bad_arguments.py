@@ -23,7 +23,7 @@ def control(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Controller]:
         yield controller
 
 
-@pytest.mark.parametrize("id", [2**70, [], {}, None, b"web", "caf\udce9", "a\0b", "", "nobody"])
+@pytest.mark.parametrize("id", [2**70, [], {}, None, b"web", "caf\udce9", "a\0b", "", "nobody", "x" * 100_000])
 @pytest.mark.parametrize(
     ("method", "more"),
     [
@@ -47,6 +47,7 @@ def test_an_id_that_cannot_be_is_refused_in_one_sentence(
         getattr(control, method)(id, **more)
     str(caught.value).encode()
     assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 500
 
 
 @pytest.mark.parametrize("id", [2**70, [], None, "\udcff"])
