@@ -75,12 +75,13 @@ class LocalNetwork:
                 _probe(address)
                 content = {"load_balancer_id": request.load_balancer_id}
                 write_private(self._vips / address, json.dumps(content).encode())
+        given = _made_elsewhere(request)
         return AddressPlan(
             vip=Vip(
                 ip_address=address,
-                port_id=_made_up("port", request.load_balancer_id, address),
-                subnet_id=self._subnet_id,
-                network_id=self._network_id,
+                port_id=request.port_id if given else _made_up("port", request.load_balancer_id, address),
+                subnet_id=request.subnet_id if given else self._subnet_id,
+                network_id=request.network_id if given else self._network_id,
             )
         )
 
@@ -157,6 +158,8 @@ class LocalNetwork:
         return ipaddress.IPv4Network(f"{address}/24", strict=False)
 
     def _check_ids(self, request: VipRequest) -> None:
+        if _made_elsewhere(request):
+            return
         for what, given, ours in (
             ("subnet", request.subnet_id, self._subnet_id),
             ("network", request.network_id, self._network_id),
@@ -227,6 +230,11 @@ class LocalNetwork:
                 os.close(fd)
         except OSError as error:
             raise as_port_error(error, doing) from error
+
+
+def _made_elsewhere(request: VipRequest) -> bool:
+    """Whether somebody else has made the port already, as upstream's API does: its ids are kept as they are."""
+    return request.port_id is not None and request.ip_address is not None
 
 
 def _wait_for(fd: int, within: float, doing: str) -> None:

@@ -71,6 +71,12 @@ def test_what_the_row_says_later_is_understood_again(network):
     assert again == vip
 
 
+def test_a_port_that_the_api_has_made_keeps_its_ids(network):
+    ids = {f"{what}_id": str(uuid.uuid4()) for what in ("port", "subnet", "network")}
+    vip = reserve(network, ip_address="127.93.2.7", **ids)
+    assert {name: getattr(vip, name) for name in ids} == ids
+
+
 @pytest.mark.parametrize("what", ["subnet_id", "network_id", "port_id"])
 def test_things_of_a_cloud_are_unknown_here(network, what):
     with pytest.raises(PermanentError, match="this machine has no"):
