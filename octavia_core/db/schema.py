@@ -22,7 +22,7 @@ from octavia_core.settings import Database
 
 __all__ = ["HEAD", "KNOWN", "VERSION_TABLE", "check", "create", "downgrade", "prepare", "upgrade"]
 
-KNOWN = ("oc0001",)
+KNOWN = ("oc0001", "oc0002")
 """Our revisions, oldest first; a test compares them with the files in migrations/versions."""
 
 HEAD = KNOWN[-1]

@@ -17,8 +17,10 @@ from octavia_core.domain.operation import Event, JournalEntry, Operation, Operat
 from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Node, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
 from octavia_core.errors import OctaviaError
+from octavia_core.ports.fleet import Fleet
 
 __all__ = [
+    "Attendance",
     "Claim",
     "FenceLost",
     "Heard",
@@ -52,6 +54,19 @@ class Claim:
     holder: str
     fence: int
     lease: float
+
+
+@attrs.frozen(kw_only=True)
+class Attendance:
+    """Who says that they carry operations out, and what they know. Times are microseconds of the database's clock.
+
+    Attributes:
+        workers: holder -> until when its word holds; those that ended in peace are not in it.
+        flows: (name, version) -> until when somebody is known to know it.
+    """
+
+    workers: Mapping[str, int]
+    flows: Mapping[tuple[str, int], int]
 
 
 @attrs.frozen(kw_only=True)
@@ -132,7 +147,7 @@ class TrafficDelta:
     absolute: bool = False
 
 
-class Transaction(Protocol):
+class Transaction(Fleet, Protocol):
     """One unit of work. Methods that change a row that is not there raise `NotFound`."""
 
     # -- the load balancer tree ------------------------------------------------------------------------------------
@@ -284,6 +299,9 @@ class Transaction(Protocol):
     ) -> Sequence[Event]:
         """Events with a sequence above `after`, oldest first."""
 
+    def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
+        """The newest event of one of these names (about that amphora), or None."""
+
     def delivered(self, plugin: str) -> int:
         """The sequence up to which a plugin has been given events; a plugin not seen before starts at the newest event."""
 
@@ -306,6 +324,18 @@ class Transaction(Protocol):
         """Close an operation as CANCELLED on the spot, whoever holds it; nothing is undone and no status is moved. False
         when it is final already. The holder loses the fence; a call of its that is under way is not stopped.
         """
+
+    # -- who works -------------------------------------------------------------------------------------------------
+    def attend(self, holder: str, flows: Mapping[str, Collection[int]], *, seconds: float) -> None:
+        """Say that this worker lives and knows these flows; the word holds for so long from now. It decides nothing:
+        only `why` reads it.
+        """
+
+    def leave(self, *, holder: str | None = None, but: str | None = None) -> None:
+        """Take back the word of one worker (it ends), or of all but one (the others are known to be dead)."""
+
+    def attendance(self) -> Attendance:
+        """Who says that they live, those too whose word holds no more (for a day)."""
 
     def lost_requests(self, providers: Collection[str], *, age: float, own_age: float) -> Sequence[str]:
         """Ids of load balancers of these providers that are pending without an open operation, the longest first.

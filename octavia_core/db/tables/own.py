@@ -1,4 +1,5 @@
-"""Our own tables, beside upstream's: operations with their journals, events, revisions, liveness.
+"""Our own tables, beside upstream's: operations with their journals, events, revisions, liveness, what health
+managers share.
 
 No foreign key leads from here into upstream's tables, so upstream's programs may delete their rows as they always did.
 """
@@ -11,12 +12,15 @@ from octavia_core.db.tables.parts import exact, long_text, metadata, microsecond
 
 __all__ = [
     "oc_amphora",
+    "oc_comeback",
     "oc_commit",
     "oc_event",
     "oc_event_cursor",
+    "oc_governor",
     "oc_journal",
     "oc_liveness",
     "oc_meta",
+    "oc_observer",
     "oc_operation",
     "oc_revision",
 ]
@@ -141,4 +145,36 @@ oc_meta = Table(
     metadata,
     Column("name", exact(64), primary_key=True),
     Column("number", BigInteger(), nullable=False),
+)
+
+oc_governor = Table(
+    "oc_governor",
+    metadata,
+    Column("name", exact(64), primary_key=True),
+    Column("paused_by", exact(255)),
+    Column("paused_reason", long_text()),
+    Column("paused_at", microseconds()),
+    Column("tokens", BigInteger()),  # millionths of a failover; NULL: nobody has counted yet
+    Column("counted_at", microseconds()),
+)
+
+oc_observer = Table(
+    "oc_observer",
+    metadata,
+    Column("name", exact(255), primary_key=True),
+    Column("written_at", microseconds(), nullable=False),
+    Column("figures", long_text(), nullable=False),
+)
+
+oc_comeback = Table(
+    "oc_comeback",
+    metadata,
+    Column("amphora_id", exact(36), primary_key=True),
+    Column("load_balancer_id", exact(36), nullable=False),
+    Column("attempts", Integer(), nullable=False),
+    Column("next_at", microseconds(), nullable=False),
+    Column("since", microseconds(), nullable=False),
+    Column("operation_id", exact(36)),  # the last attempt, None before the first
+    Column("reason", long_text(), nullable=False),
+    Index("ix_oc_comeback_next_at", "next_at"),
 )

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from octavia_core.db.transaction.amphorae import Amphorae
+from octavia_core.db.transaction.attendance import Workers
+from octavia_core.db.transaction.fleet import Fleet
 from octavia_core.db.transaction.health import Health
 from octavia_core.db.transaction.journal import Events, Journal, Revisions
 from octavia_core.db.transaction.operations import Operations
@@ -15,7 +17,7 @@ from octavia_core.domain.tree import LoadBalancer, Node
 __all__ = ["SqlTransaction"]
 
 
-class SqlTransaction(Settle, Purge, Amphorae, Health, Reports, Operations, Journal, Revisions, Events):
+class SqlTransaction(Settle, Purge, Amphorae, Health, Fleet, Reports, Operations, Journal, Revisions, Events, Workers):
     """All parts over one connection."""
 
     def insert(self, node: LoadBalancer | Node | Amphora) -> None:

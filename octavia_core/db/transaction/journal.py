@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from sqlalchemy import (
@@ -282,6 +282,16 @@ class Events(Session):
             Event(**{**row._mapping, "data": from_text(row.data)})  # columns are named as the attributes are
             for row in self.rows(query)
         ]
+
+    def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
+        """The newest of these names, or None."""
+        self.flush()
+        of = oc_event.c
+        query = select(oc_event).where(of.name.in_(sorted(names))).order_by(of.sequence.desc()).limit(1)
+        if amphora_id is not None:
+            query = query.where(of.amphora_id == amphora_id)
+        row = self.row(query)
+        return None if row is None else Event(**{**row._mapping, "data": from_text(row.data)})
 
     def delivered(self, plugin: str) -> int:
         """The sequence up to which a plugin has been given events; one not seen before starts at the newest event."""

@@ -1,0 +1,65 @@
+"""What health managers share: the pause and the tokens of failovers, their figures, and failovers that come back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import op
+from sqlalchemy.dialects.mysql import LONGTEXT, VARCHAR
+
+revision = "oc0002"
+down_revision = "oc0001"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Create what is missing: MariaDB commits each CREATE TABLE, so an interrupted run may have left some."""
+    present = set(sa.inspect(op.get_bind()).get_table_names())
+    if "oc_governor" not in present:
+        op.create_table(
+            "oc_governor",
+            sa.Column("name", _exact(64), primary_key=True),
+            sa.Column("paused_by", _exact(255)),
+            sa.Column("paused_reason", _long()),
+            sa.Column("paused_at", sa.BigInteger()),
+            sa.Column("tokens", sa.BigInteger()),
+            sa.Column("counted_at", sa.BigInteger()),
+        )
+    if "oc_observer" not in present:
+        op.create_table(
+            "oc_observer",
+            sa.Column("name", _exact(255), primary_key=True),
+            sa.Column("written_at", sa.BigInteger(), nullable=False),
+            sa.Column("figures", _long(), nullable=False),
+        )
+    if "oc_comeback" not in present:
+        op.create_table(
+            "oc_comeback",
+            sa.Column("amphora_id", _exact(36), primary_key=True),
+            sa.Column("load_balancer_id", _exact(36), nullable=False),
+            sa.Column("attempts", sa.Integer(), nullable=False),
+            sa.Column("next_at", sa.BigInteger(), nullable=False),
+            sa.Column("since", sa.BigInteger(), nullable=False),
+            sa.Column("operation_id", _exact(36)),
+            sa.Column("reason", _long(), nullable=False),
+            sa.Index("ix_oc_comeback_next_at", "next_at"),
+        )
+
+
+def downgrade() -> None:
+    """Take them away again."""
+    present = set(sa.inspect(op.get_bind()).get_table_names())
+    for name in ("oc_comeback", "oc_observer", "oc_governor"):
+        if name in present:
+            op.drop_table(name)
+
+
+def _exact(length: int) -> Any:
+    binary = VARCHAR(length, charset="utf8mb4", collation="utf8mb4_bin")
+    return sa.String(length).with_variant(binary, "mysql", "mariadb")
+
+
+def _long() -> Any:
+    return sa.Text().with_variant(LONGTEXT(), "mysql", "mariadb")
