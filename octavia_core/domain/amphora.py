@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import attrs
 
+from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import AmphoraStatus, Role
 
-__all__ = ["DEFAULT_AGENT_PORT", "AgentAddress", "Amphora"]
+__all__ = ["DEFAULT_AGENT_PORT", "AgentAddress", "Amphora", "VrrpGroup"]
 
 DEFAULT_AGENT_PORT = 9443
 """Where upstream's agent listens ([haproxy_amphora] bind_port)."""
@@ -58,3 +59,21 @@ class Amphora:
         if self.lb_network_ip is None:
             return None
         return AgentAddress(amphora_id=self.id, host=self.lb_network_ip, port=self.agent_port)
+
+
+@attrs.frozen(kw_only=True)
+class VrrpGroup:
+    """What the two amphorae of a pair agree on, as upstream's `vrrp_group` row has it; made once, never changed.
+
+    Attributes:
+        name: the load balancer's id without dashes.
+        auth_pass: what they prove to each other that they belong together; at most 8 characters count (RFC 2338).
+        auth_type: PASS, or AH in rows of old clouds.
+        advert_int: seconds between two advertisements.
+    """
+
+    load_balancer_id: str
+    name: str
+    auth_pass: Secret
+    auth_type: str = "PASS"
+    advert_int: int = 1

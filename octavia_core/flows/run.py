@@ -356,6 +356,16 @@ class Run:
             return 0.0
         return (self._shared.storage.now() - entry.started_at) / 1_000_000
 
+    def last_try(self, name: str) -> bool:
+        """True inside the last attempt of the step of that name: what fails transiently now fails for good."""
+        entry = self._shared.journal.get(self._prefix + name)
+        return entry is not None and entry.attempts + 1 >= self._shared.retry.attempts
+
+    def keep(self) -> None:
+        """What was done until now stays, whatever fails later: nothing of it is undone. Not for use inside a branch."""
+        with self._shared.lock:
+            self._shared.undos.clear()
+
     def parallel(self, branches: Mapping[str, Callable[[Run], R]]) -> dict[str, R]:
         """Run branches side by side; wait for all of them; then, when one failed, all are undone."""
         if len(branches) == 1:

@@ -7,14 +7,14 @@ from typing import Protocol
 
 import attrs
 
-from octavia_core.domain.amphora import AgentAddress, Amphora
+from octavia_core.domain.amphora import AgentAddress, Amphora, VrrpGroup
 from octavia_core.domain.secret import CertificateBundle, Secret
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Topology
 from octavia_core.ports.compute import BootFiles
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 
-__all__ = ["AgentInfo", "AmphoraPort", "BootIdentity", "Delivery", "Material", "Pushed"]
+__all__ = ["AgentInfo", "AmphoraPort", "BootIdentity", "Delivery", "Material", "Pushed", "VrrpDelivery"]
 
 
 @attrs.frozen(kw_only=True)
@@ -82,6 +82,28 @@ class Pushed:
     """Those of them that go on with the files the amphora has."""
 
 
+@attrs.frozen(kw_only=True)
+class VrrpDelivery:
+    """What one amphora of a pair needs to share the VIP with the other.
+
+    Attributes:
+        load_balancer: its VIPs; what is below it does not matter here.
+        amphora: the receiver, with its address, interface and priority of VRRP.
+        peers: those it shares with, each with its address of VRRP.
+        group: what all of them agree on.
+        subnet: what the network says of the VIP's subnet: range, gateway, routes. Ports and addresses of an amphora in
+            it do not matter, so that of either amphora will do.
+        fence: as in `Delivery`.
+    """
+
+    load_balancer: LoadBalancer
+    amphora: Amphora
+    peers: tuple[Amphora, ...]
+    group: VrrpGroup
+    subnet: VipPlug
+    fence: tuple[str, int] | None = None
+
+
 class AmphoraPort(Protocol):
     """The amphora's own interface."""
 
@@ -115,6 +137,33 @@ class AmphoraPort(Protocol):
 
     def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
         """Stop serving that load balancer and forget its files. Absent is success."""
+
+    def interface(self, at: AgentAddress, address: str) -> str | None:
+        """The amphora's own name of the interface that carries an address now, or None when none does.
+
+        Asked for the VIP, it tells which amphora of a pair holds it at the moment.
+
+        Raises:
+            AmphoraUnreachable: it does not answer.
+        """
+
+    def start_vrrp(self, at: AgentAddress, delivery: VrrpDelivery) -> None:
+        """Make the amphora share the VIP: give it what it needs, and start that, or make what runs use it.
+
+        Identical content is not sent again. Repeated, it goes on as it is; who holds the VIP does not change by it.
+        An amphora that was `push`ed nothing to serve takes no VIP until it is.
+
+        Raises:
+            AmphoraUnreachable: no answer; nothing is known about whether it shares the VIP.
+            AmphoraRefused: the agent refused, or an object has what cannot be written.
+        """
+
+    def stop_vrrp(self, at: AgentAddress) -> None:
+        """Make the amphora give the VIP up, and not take it again; the other one has it at once. Not running is success.
+
+        Raises:
+            AmphoraUnreachable: no answer; it may hold the VIP still.
+        """
 
     def rotate_certificate(self, at: AgentAddress, server_pem: Secret) -> None:
         """Give the agent a new certificate; it presents it from the next connection on."""

@@ -45,7 +45,9 @@ class ServerSpec:
 
 @attrs.frozen(kw_only=True)
 class Server:
-    """A server that exists. `management_ip` is None until it has one."""
+    """A server that exists. `management_ip` is None until it has one; `host` is the machine that it runs on, None where the
+    cloud does not say.
+    """
 
     id: str
     name: str
@@ -53,6 +55,7 @@ class Server:
     management_ip: str | None = None
     agent_port: int = DEFAULT_AGENT_PORT
     zone: str | None = None
+    host: str | None = None
     image_id: str | None = None
     flavor: str | None = None
     fault: str | None = None

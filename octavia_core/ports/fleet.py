@@ -98,11 +98,17 @@ class Fleet(Protocol):
         no open operation is about: the longest lost first.
         """
 
+    def lost_lately(self, seconds: float) -> Mapping[str, int]:
+        """How many amphorae were declared dead in that time, by the rule of the governor (events `amphora.lost`)."""
+
     def comebacks(self, amphora_ids: Collection[str] | None = None) -> Sequence[Comeback]:
         """All that wait, or those of the given amphorae, by `next_at`."""
 
     def set_comeback(self, comeback: Comeback) -> None:
         """Insert it, or replace that of the same amphora."""
+
+    def set_host(self, amphora_id: str, host: str) -> None:
+        """Remember on which machine compute has put it. Without a row of its heart nothing is remembered."""
 
     def forget_comebacks(self, amphora_ids: Collection[str]) -> None:
         """They are served again, gone, or asked for anew. Absent is success."""

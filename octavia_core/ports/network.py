@@ -9,6 +9,7 @@ import attrs
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Vip
+from octavia_core.domain.vocabulary import Topology
 
 __all__ = ["AddressPlan", "HostRoute", "NetworkPort", "PluggedNetwork", "VipPlug", "VipRequest"]
 
@@ -73,6 +74,11 @@ class NetworkPort(Protocol):
 
     time_limit: float
     """Seconds within which each call returns or raises."""
+
+    def objection(self, topology: Topology) -> str | None:
+        """Why this network cannot carry a load balancer of that topology: a sentence that names what is needed; None when
+        it can. No request is made.
+        """
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         """Reserve the VIP of a load balancer. The same load balancer twice returns the same address.

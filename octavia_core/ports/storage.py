@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeVar
 
 import attrs
 
-from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.amphora import Amphora, VrrpGroup
 from octavia_core.domain.operation import Event, JournalEntry, Operation, OperationState, Subject
 from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Node, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
@@ -114,7 +114,7 @@ class Liveness:
         since: when its server was asked for, microseconds: from when "never heard" counts.
         declared_dead: microseconds when health declared it dead, None while it is not.
         observer: who heard it last, None when nobody of ours did.
-        zone: where compute put it; `address`: its management address; None where unknown.
+        zone: where compute put it, `host` the machine; `address`: its management address; None where unknown.
     """
 
     amphora_id: str
@@ -128,6 +128,7 @@ class Liveness:
     observer: str | None = None
     zone: str | None = None
     address: str | None = None
+    host: str | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -218,6 +219,12 @@ class Transaction(Fleet, Protocol):
 
     def change_amphora(self, amphora_id: str, **values: Any) -> None:
         """Set attributes of the row (never `status`: that is `settle_amphora`) and `updated_at`."""
+
+    def vrrp_group(self, load_balancer_id: str) -> VrrpGroup | None:
+        """What the amphorae of a pair agree on, or None. It goes with the load balancer's row."""
+
+    def add_vrrp_group(self, group: VrrpGroup) -> None:
+        """Store it, unless the load balancer has one: that stays, since its amphorae know it."""
 
     def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
         """What is known of the hearts of all amphorae that are not DELETED (or of the given ones), in one query."""
@@ -368,6 +375,9 @@ class Storage(Protocol):
 
     def now(self) -> int:
         """The database's clock, microseconds since the epoch."""
+
+    def room(self) -> int | None:
+        """Bytes left on the file system of an embedded database; None for one on a server."""
 
     # -- the queue -------------------------------------------------------------------------------------------------
     def claim(

@@ -245,7 +245,7 @@ class SimulatedCloud:
         with self._transaction() as connection:
             return list(
                 connection.execute(
-                    "SELECT kind, name FROM thing WHERE kind NOT IN ('secret', 'counter') ORDER BY kind, name"
+                    "SELECT kind, name FROM thing WHERE kind NOT IN ('secret', 'counter', 'vip-holder') ORDER BY kind, name"
                 )
             )
 

@@ -20,10 +20,12 @@ import attrs
 from octavia_core.domain.amphora import AgentAddress, Amphora
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer, Vip
+from octavia_core.domain.vocabulary import Topology
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, PermanentError, SecretMissing
-from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed
+from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed, VrrpDelivery
 from octavia_core.ports.compute import BootFiles, Death, Server, ServerSpec, ServerState
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
+from octavia_core.testing import vrrp
 from octavia_core.testing.outside import SimulatedCloud, Things
 
 __all__ = ["MANAGEMENT", "VIPS", "SimulatedAmphorae", "SimulatedCompute", "SimulatedNetwork", "SimulatedSecrets"]
@@ -37,6 +39,9 @@ MANAGEMENT = ipaddress.IPv4Network("10.64.0.0/12")
 
 VIPS = ipaddress.IPv4Network("10.128.0.0/16")
 """Where simulated VIPs are."""
+
+HOSTS = 4
+"""Machines that simulated servers are spread over, one after the other."""
 
 _NETWORK_ID = str(uuid.uuid5(uuid.NAMESPACE_DNS, "vips.octavia-core.invalid"))
 _SUBNET_ID = str(uuid.uuid5(uuid.NAMESPACE_DNS, "subnet.vips.octavia-core.invalid"))
@@ -64,6 +69,7 @@ class SimulatedCompute:
                     "ready_at": self._cloud.clock.now() + self._cloud.boot_seconds,
                     "state": None,
                     "amphora_id": spec.amphora_id,
+                    "host": f"host-{number % HOSTS + 1}",
                     # what was booted can be told apart later, and cannot be read
                     "files": {path: hashlib.sha256(secret.reveal()).hexdigest() for path, secret in content.items()},
                 }
@@ -134,6 +140,7 @@ def _server(cloud: SimulatedCloud, name: str, known: Mapping[str, Any]) -> Serve
         state=state,
         management_ip=known["address"] if ready else None,
         zone="simulated",
+        host=known.get("host"),
         image_id="simulated",
         flavor="simulated",
         fault=f"the simulated server is {state}" if known["state"] else None,
@@ -181,6 +188,9 @@ class SimulatedNetwork:
 
     def __init__(self, cloud: SimulatedCloud) -> None:
         self._cloud = cloud
+
+    def objection(self, topology: Topology) -> str | None:
+        return None
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         name = f"octavia-lb-{request.load_balancer_id}"
@@ -358,15 +368,7 @@ class SimulatedAmphorae:
 
         def do(things: Things) -> Pushed:
             agent = self._agent(things, at)
-            fence = delivery.fence
-            if fence is not None:
-                held = agent.get("fences", {}).get(fence[0], -1)
-                if fence[1] < held:
-                    raise AmphoraRefused(
-                        f"amphora {at.amphora_id} has seen fence {held} of operation {fence[0]}; {fence[1]} is older",
-                        status=409,
-                    )
-                self._note(things, at, fences={**agent.get("fences", {}), fence[0]: fence[1]})
+            self._fenced(things, at, delivery.fence)
             changed = agent.get("etag") != etag
             if changed:
                 self._note(things, at, etag=etag, configuration=text, pushes=agent.get("pushes", 0) + 1)
@@ -376,6 +378,27 @@ class SimulatedAmphorae:
 
     def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
         self._ask("amphora.remove", at, lambda things: self._note(things, at, etag=None, configuration=None))
+
+    def interface(self, at: AgentAddress, address: str) -> str | None:
+        def see(things: Things) -> str | None:
+            port = things.get("port", f"octavia-lb-vrrp-{at.amphora_id}")
+            own = port is not None and port["address"] == address
+            return "eth1" if own or vrrp.holder(things, address, self._runs) == at.amphora_id else None
+
+        return self._ask("amphora.interface", at, see)
+
+    def start_vrrp(self, at: AgentAddress, delivery: VrrpDelivery) -> None:
+        share = vrrp.share_of(delivery)
+
+        def do(things: Things) -> None:
+            self._fenced(things, at, delivery.fence)
+            self._note(things, at, vrrp=share)
+            vrrp.judge(things, delivery.load_balancer.id, self._runs)
+
+        self._ask("amphora.start_vrrp", at, do)
+
+    def stop_vrrp(self, at: AgentAddress) -> None:
+        self._ask("amphora.stop_vrrp", at, lambda things: self._note(things, at, vrrp=None))
 
     def rotate_certificate(self, at: AgentAddress, server_pem: Secret) -> None:
         fingerprint = hashlib.sha256(server_pem.reveal()).hexdigest()
@@ -395,6 +418,19 @@ class SimulatedAmphorae:
         """The tree that an amphora serves, as JSON, or None: for tests."""
         text = self._cloud.look(lambda things: self._content(things, amphora_id).get("configuration"))
         return None if text is None else json.loads(text)
+
+    def vip_holder(self, address: str) -> str | None:
+        """The amphora that holds a VIP which a pair shares, or None: for tests."""
+        return self._cloud.look(lambda things: vrrp.holder(things, address, self._runs))
+
+    def shares(self, amphora_id: str) -> Mapping[str, Any] | None:
+        """What an amphora was given to share the VIP with, while it does so, or None: for tests."""
+        found: Mapping[str, Any] | None = self._cloud.look(lambda things: self._content(things, amphora_id).get("vrrp"))
+        return found
+
+    def split_brains(self) -> Sequence[str]:
+        """Load balancers of which two amphorae did, at any time, not listen to each other: for tests."""
+        return self._cloud.look(lambda things: [name for name, _ in things.every("split-brain")])
 
     def pushes(self, amphora_id: str) -> int:
         """How often an amphora's configuration was changed: for tests."""
@@ -421,6 +457,22 @@ class SimulatedAmphorae:
         if known is None or _server(self._cloud, name, known).state is not ServerState.ACTIVE:
             return None
         return str(known["amphora_id"])
+
+    def _runs(self, known: Mapping[str, Any]) -> bool:
+        return _server(self._cloud, "", known).state is ServerState.ACTIVE
+
+    def _fenced(self, things: Things, at: AgentAddress, fence: tuple[str, int] | None) -> None:
+        """Refuse an older holder of an operation, as our own agent does."""
+        if fence is None:
+            return
+        seen = self._agent(things, at).get("fences", {})
+        held = seen.get(fence[0], -1)
+        if fence[1] < held:
+            raise AmphoraRefused(
+                f"amphora {at.amphora_id} has seen fence {held} of operation {fence[0]}; {fence[1]} is older",
+                status=409,
+            )
+        self._note(things, at, fences={**seen, fence[0]: fence[1]})
 
     @staticmethod
     def _content(things: Things, amphora_id: str) -> dict[str, Any]:

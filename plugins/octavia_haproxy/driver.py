@@ -13,12 +13,13 @@ import attrs
 from octavia_core.domain.amphora import AgentAddress
 from octavia_core.domain.secret import Secret
 from octavia_core.errors import AmphoraRefused, TransientError
-from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed
+from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed, VrrpDelivery
 from octavia_core.ports.compute import BootFiles
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_core.settings import Settings
+from octavia_haproxy import pair
 from octavia_haproxy.boot import agent_conf, boot_files
-from octavia_haproxy.client import AgentClient, VrrpAction
+from octavia_haproxy.client import AgentClient
 from octavia_haproxy.render.config import Configuration, configure
 from octavia_haproxy.render.held import Held, read_back
 from octavia_haproxy.render.model import Facts, PemFile, haproxy_listeners
@@ -122,6 +123,18 @@ class HaproxyDriver:
         """See `AmphoraPort.remove`."""
         self._agent(at).remove(load_balancer_id)
 
+    def interface(self, at: AgentAddress, address: str) -> str | None:
+        """See `AmphoraPort.interface`."""
+        return pair.interface_of(self._agent(at), address)
+
+    def start_vrrp(self, at: AgentAddress, delivery: VrrpDelivery) -> None:
+        """See `AmphoraPort.start_vrrp`."""
+        pair.start(attrs.evolve(self._agent(at), fence=delivery.fence), delivery, self._settings)
+
+    def stop_vrrp(self, at: AgentAddress) -> None:
+        """See `AmphoraPort.stop_vrrp`."""
+        pair.stop(self._agent(at))
+
     def rotate_certificate(self, at: AgentAddress, server_pem: Secret) -> None:
         """See `AmphoraPort.rotate_certificate`."""
         self._agent(at).rotate_certificate(server_pem)
@@ -129,18 +142,6 @@ class HaproxyDriver:
     def update_agent(self, at: AgentAddress, identity: BootIdentity) -> None:
         """See `AmphoraPort.update_agent`."""
         self._agent(at).update_agent(agent_conf(identity, self._settings))
-
-    def upload_vrrp(self, at: AgentAddress, text: str) -> None:
-        """Store keepalived's configuration for VRRP; nothing is started."""
-        self._agent(at).upload_vrrp(text)
-
-    def vrrp(self, at: AgentAddress, action: VrrpAction) -> None:
-        """Start, stop or reload keepalived for VRRP."""
-        self._agent(at).vrrp(action)
-
-    def interface(self, at: AgentAddress, ip: str) -> str | None:
-        """The interface with that address inside the amphora's network namespace, or None."""
-        return self._agent(at).interface(ip)
 
     def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
         """See `AmphoraPort.render`. Without an agent to ask, a present-day HAProxy is assumed."""

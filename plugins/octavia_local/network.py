@@ -22,6 +22,7 @@ from pathlib import Path
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer, Vip
+from octavia_core.domain.vocabulary import Topology
 from octavia_core.errors import ConfigurationError, PermanentError, TransientError
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
 from octavia_core.settings import Settings
@@ -59,6 +60,15 @@ class LocalNetwork:
         self._folder = Path(settings.state_directory).resolve() / "network"
         self._vips = self._folder / "vips"
         self._plugs = self._folder / "plugs"
+
+    def objection(self, topology: Topology) -> str | None:
+        """See `NetworkPort.objection`: no VRRP is spoken on loopback."""
+        if topology is Topology.SINGLE:
+            return None
+        return (
+            "topology ACTIVE_STANDBY needs amphorae with network namespaces of their own, where keepalived can move the "
+            "VIP; local amphorae on loopback cannot share one: leave the topology out, or say SINGLE"
+        )
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         self._check_ids(request)

@@ -8,6 +8,7 @@ from octavia_core.db.transaction.fleet import Fleet
 from octavia_core.db.transaction.health import Health
 from octavia_core.db.transaction.journal import Events, Journal, Revisions
 from octavia_core.db.transaction.operations import Operations
+from octavia_core.db.transaction.pairs import Pairs
 from octavia_core.db.transaction.purge import Purge
 from octavia_core.db.transaction.reports import Reports
 from octavia_core.db.transaction.settle import Settle
@@ -17,7 +18,9 @@ from octavia_core.domain.tree import LoadBalancer, Node
 __all__ = ["SqlTransaction"]
 
 
-class SqlTransaction(Settle, Purge, Amphorae, Health, Fleet, Reports, Operations, Journal, Revisions, Events, Workers):
+class SqlTransaction(
+    Settle, Purge, Amphorae, Pairs, Health, Fleet, Reports, Operations, Journal, Revisions, Events, Workers
+):
     """All parts over one connection."""
 
     def insert(self, node: LoadBalancer | Node | Amphora) -> None:
