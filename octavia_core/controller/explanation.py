@@ -31,6 +31,12 @@ class Situation(StrEnum):
     """In place, but something below it is in ERROR."""
     UNHELD = "unheld"
     """A pending status that no operation is about."""
+    STUCK = "stuck"
+    """No worker's code can carry it on: the flow's version is unknown to all, or its journal does not match."""
+    HELD = "held"
+    """An amphora is silent for too long, and the governor holds its failover back."""
+    UNSERVED = "unserved"
+    """In place, but nobody looks after it: no controller or worker is alive, or nothing can be stored."""
     GONE = "gone"
 
 
@@ -47,7 +53,7 @@ class Explanation:
         step: where it is, in words.
         age: seconds since it was asked for, or since it ended.
         cause: the error that led here.
-        next_attempt: seconds until it is looked at again; 0 when that is due.
+        next_attempt: seconds until it is looked at again, at most; 0 when that is due.
         next: what happens next.
         problems: what is in ERROR below it, with the reason.
         advice: what you can do.

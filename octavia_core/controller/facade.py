@@ -21,6 +21,7 @@ from octavia_core.controller.sensible import sensible
 from octavia_core.controller.services import Services
 from octavia_core.controller.start import Started, start
 from octavia_core.controller.timeline import Moment, timeline
+from octavia_core.controller.waiter import SHORTEST
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event
 from octavia_core.domain.operation import Operation as Row
@@ -368,7 +369,8 @@ class Controller:
             NotFound: there is no such thing.
             BadRequest: several things have that name; the message lists their ids.
         """
-        return why(self.storage, self.settings, name_or_id, running=self.running())
+        looks = max(self.world.compute.poll_interval, SHORTEST)
+        return why(self.storage, self.settings, name_or_id, running=self.running(), looks=looks)
 
     @sensible()
     def timeline(self, name_or_id: str) -> tuple[Moment, ...]:

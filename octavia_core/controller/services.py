@@ -47,8 +47,11 @@ class Services:
 
     def start(self) -> None:
         """Start everything; on one machine, take over the servers that are there (a cloud's are never touched here)."""
-        if self._started.lock is not None and self._started.storage.end_leases(but=self.worker.holder):
-            log.info("operations of a controller that died are taken over")  # we hold its lock, so it is dead
+        if self._started.lock is not None:  # so everybody else who worked here is dead
+            storage = self._started.storage
+            if storage.end_leases(but=self.worker.holder):
+                log.info("operations of a controller that died are taken over")
+            storage.transaction(lambda tx: tx.leave(but=self.worker.holder))
         if self._started.moved:
             tell_agents(self._started.storage, self._started.world)  # before health counts their silence
         self.worker.start()

@@ -13,7 +13,7 @@ from octavia_core.flows.waits import CHECKS, Wait, check, wait_from_json
 from octavia_core.flows.world import World
 from octavia_core.ports.storage import Storage
 
-__all__ = ["Waiter"]
+__all__ = ["SHORTEST", "Waiter"]
 
 log = logging.getLogger("octavia_core.worker")
 

@@ -7,6 +7,7 @@ that is led (one of several processes) leaves the polling to its supervisor, whi
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -39,6 +40,8 @@ def holder_name() -> str:
 
 LED_POLL = 60.0
 """Seconds between two looks of a worker that a supervisor nudges; for the day when a nudge is lost."""
+SIGN, SIGN_HOLDS = 1.0, 2.5
+"""A worker says that it lives once in a lease, in so many seconds at least; its word holds for so many of these."""
 
 
 class Worker:
@@ -58,7 +61,7 @@ class Worker:
         engine = runner.world.settings.engine
         self._runner, self._threads, self._chores = runner, max(1, threads), chores
         self._lease, self._poll = engine.lease, LED_POLL if led else engine.poll_interval
-        self._led = led
+        self._led, self._again = led, engine.poll_interval
         self._waiter = Waiter(runner.storage, runner.world, idle=engine.poll_interval)
         self._sweep = Sweep(runner.storage, SweepMode(engine.sweep), every=engine.sweep_interval)
         self._parked = threading.Event()
@@ -73,8 +76,7 @@ class Worker:
     def start(self) -> None:
         """Start the dispatcher and the runner threads."""
         names = [(f"octavia-run-{n}", self._run_loop) for n in range(self._threads)]
-        if self._chores:
-            names.append(("octavia-chores", self._chores_loop))
+        names.append(("octavia-chores", self._chores_loop))
         for name, target in [*names, ("octavia-dispatch", self._dispatch_loop)]:
             thread = threading.Thread(target=target, name=name, daemon=True)
             thread.start()
@@ -95,6 +97,8 @@ class Worker:
         deadline = self._runner.world.clock.monotonic() + grace
         for thread in self._pool:
             thread.join(max(0.0, deadline - self._runner.world.clock.monotonic()))
+        with contextlib.suppress(TransientError):  # then the word it gave ends by itself
+            self._runner.storage.transaction(lambda tx: tx.leave(holder=self.holder))
         return not any(thread.is_alive() for thread in self._pool)
 
     def drain(self, operation_id: str) -> None:
@@ -144,11 +148,13 @@ class Worker:
             self._work.put(_STOP)  # behind everything that was claimed
 
     def _chores_loop(self) -> None:
-        """What is to be done now and then: looking at waits, sweeping."""
+        """What is to be done now and then: a sign of life, looking at waits, sweeping."""
         clock = self._runner.world.clock
         waits, sweep = self._waiter.tick, self._sweep.tick
         chance = random.Random()  # noqa: S311 - spreads load, hides nothing; the program's own generator is left alone
-        due: dict[Callable[[], float], float] = {waits: 0.0, sweep: clock.monotonic() + chance.random()}
+        due: dict[Callable[[], float], float] = {self._attend: 0.0}
+        if self._chores:
+            due |= {waits: 0.0, sweep: clock.monotonic() + chance.random()}
         while True:
             self._parked.clear()
             if self._stopping.is_set():  # after the clearing, so that a stop in between is not slept through
@@ -160,14 +166,20 @@ class Worker:
                     pause = chore()
                 except TransientError as error:
                     log.warning("the database cannot be read, trying again: %s", error)
-                    pause = self._poll
+                    pause = self._again
                 except Exception:  # a bug of ours must not cost the thread
                     log.exception("a chore ended in a bug; it is tried again")
-                    pause = self._poll
+                    pause = self._again
                 # many hosts that began together do not stay together
                 due[chore] = clock.monotonic() + pause * (0.9 + 0.2 * chance.random())
-            if clock.sleep(max(0.0, min(due.values()) - clock.monotonic()), self._parked):
+            if clock.sleep(max(0.0, min(due.values()) - clock.monotonic()), self._parked) and waits in due:
                 due[waits] = min(due[waits], clock.monotonic() + self._waiter.pause)
+
+    def _attend(self) -> float:
+        """Say that this worker lives; seconds until it says so again."""
+        every = max(self._lease, SIGN)
+        self._runner.storage.transaction(lambda tx: tx.attend(self.holder, claimable(), seconds=SIGN_HOLDS * every))
+        return every
 
     def _run_loop(self) -> None:
         while True:

@@ -7,6 +7,7 @@ returns what the first one returned. So no work is ever applied twice. (SQLite h
 
 from __future__ import annotations
 
+import shutil
 import threading
 import uuid
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_rand
 
 from octavia_core.db import schema
 from octavia_core.db.clock import db_now
-from octavia_core.db.engine import READS, make_engine
+from octavia_core.db.engine import READS, make_engine, sqlite_path
 from octavia_core.db.faults import Fault, classify, translated
 from octavia_core.db.queue import Queue, microseconds
 from octavia_core.db.tables.own import oc_commit, oc_operation
@@ -95,6 +96,11 @@ class SqlStorage(Queue):
             engine.dispose()
             raise
         return cls(engine, settings.database)
+
+    def room(self) -> int | None:
+        """Bytes left where an embedded database lies; None for a server."""
+        path = sqlite_path(self._engine.url)
+        return None if path is None else shutil.disk_usage(path.parent).free
 
     def transaction(self, work: Callable[[Transaction], T], *, claim: Claim | None = None) -> T:
         """Run `work` in one transaction and commit; run it again when the database asks for that."""

@@ -17,10 +17,12 @@ from octavia_core.flows.world import World
 from octavia_core.policy.retry import RetryPolicy
 from octavia_core.ports.storage import Claim, FenceLost, Storage, Transaction
 
-__all__ = ["Ending", "Runner"]
+__all__ = ["STUCK", "Ending", "Runner"]
 
 log = logging.getLogger("octavia_core.flows")
 
+STUCK = "flow-changed"
+"""What an operation "waits for" that this code cannot carry on: a person, or another version."""
 STUCK_PAUSE = 30.0
 """Seconds until an operation that this code cannot carry on is looked at again."""
 CLEANUP_RETRY = RetryPolicy(attempts=1_000_000, first=1.0, longest=300.0)
@@ -62,7 +64,7 @@ class Runner:
             return Ending.LOST
         except FlowChanged as error:
             log.error("%s", error)
-            return self._park(claim, Parked(STUCK_PAUSE, None, str(error), None))
+            return self._park(claim, Parked(STUCK_PAUSE, {"kind": STUCK}, str(error), None))
         return Ending.CLOSED
 
     def _run(self, operation: Operation, claim: Claim) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -132,10 +133,11 @@ def test_it_waits_for_a_server(scene: Scene) -> None:
     said = scene.why()
     assert said.situation is Situation.WAITING
     assert "it waits for server s-1 to run" in said.summary
-    assert said.next_attempt is not None
-    assert 20 < said.next_attempt <= 30
-    assert "the controller looks again; it fails for good in 6" in (said.next or "")
+    assert said.next_attempt == 1.0, "the bulk look, not the deadline at which it is parked until"
+    assert re.search(r"the controller looks every 1 s; it fails for good, .* within (29|30) s", said.next or "")
     assert said.holder is None
+    scene.storage.wake([claim.operation_id])
+    assert "goes on" in (scene.why().next or "")
 
 
 def test_it_is_tried_again_after_an_error(scene: Scene) -> None:
@@ -171,7 +173,8 @@ def test_nobody_has_taken_it(scene: Scene) -> None:
     said = scene.why(running=False)
     assert said.advice == ("start one: octavia-admin up",)
     assert said.next is not None
-    assert said.next.endswith("then it takes it")
+    assert said.next.startswith("no controller runs on this state directory")
+    assert said.next.endswith("then a worker takes it")
 
 
 def test_its_holder_is_silent(scene: Scene) -> None:
@@ -258,6 +261,64 @@ def test_an_amphora_that_was_declared_dead(scene: Scene) -> None:
     said = scene.why(scene.amphora)
     assert said.situation is Situation.UNCLAIMED
     assert "failover" in said.summary
+
+
+def test_nobody_alive_is_said_of_what_serves_and_of_what_waits(scene: Scene) -> None:
+    scene.tree()
+    scene.serving()
+    said = scene.why(running=None)
+    assert said.situation is Situation.UNSERVED
+    assert "was ONLINE when it was last heard, but no worker is alive" in said.summary
+    assert "octavia-core-worker" in said.advice[0]
+    scene.storage.transaction(lambda tx: tx.attend("host:4711:abcd", FLOWS, seconds=60))
+    assert scene.why(running=None).situation is Situation.FINE
+    scene.storage.transaction(lambda tx: tx.attend("host:4711:abcd", FLOWS, seconds=-3))
+    assert scene.why(running=None).situation is Situation.FINE, "a word never holds for less than was said"
+    scene.storage.transaction(lambda tx: tx.leave(holder="host:4711:abcd"))
+    scene.storage.transaction(lambda tx: tx.attend("host:4712:abcd", FLOWS, seconds=-3))
+    said = scene.why(running=None)
+    assert "the last one was process 4712 on host, silent for 3 s or more" in said.summary
+    assert "could store nothing for 3 s" in scene.why(running=True).summary
+    assert scene.why(scene.member, running=None).situation is Situation.UNSERVED
+    assert scene.why(scene.amphora, running=None).situation is Situation.UNSERVED
+    scene.operation()
+    said = scene.why(running=None)
+    assert said.situation is Situation.UNCLAIMED
+    assert "no worker is alive" in (said.next or "")
+
+
+def test_a_flow_that_no_living_worker_knows(scene: Scene) -> None:
+    scene.tree(Provisioning.PENDING_UPDATE)
+    operation = scene.operation(flow_version=7)
+    assert "this version of octavia-core does not know flow configure version 7" in scene.why().summary
+    scene.storage.transaction(lambda tx: tx.attend("host:4711:abcd", FLOWS, seconds=60))
+    said = scene.why(running=None)
+    assert said.situation is Situation.STUCK
+    assert "none of the 1 worker(s) alive knows flow configure version 7; they know version 1" in said.summary
+    assert said.advice[1].endswith(f"octavia-admin operation release {operation.id}")
+    scene.storage.transaction(lambda tx: tx.attend("other:1:abcd", {"configure": {7}}, seconds=60))
+    assert scene.why(running=None).situation is Situation.UNCLAIMED
+
+
+def test_a_failover_that_is_held_back(scene: Scene) -> None:
+    scene.tree()
+    row = Amphora(id=scene.amphora, status=AmphoraStatus.ALLOCATED, load_balancer_id=scene.lb, compute_id="server")
+    scene.storage.transaction(lambda tx: tx.insert(row))
+    long_ago = scene.storage.now() - 100_000_000
+    scene.storage.transaction(
+        lambda tx: tx.heard([Heard(amphora_id=scene.amphora, at=long_ago, sequence=1, observer="x")])
+    )
+    assert "about to decide" in scene.why().summary
+    held = Event(name="failover.held", text="", data={"rule": "paused", "evidence": "an operator paused failovers"})
+    scene.storage.transaction(lambda tx: tx.emit(held))
+    for id in ("web", scene.amphora):
+        said = scene.why(id)
+        assert said.situation is Situation.HELD
+        assert "its failover is held back: an operator paused failovers" in said.summary
+        assert said.cause == "an operator paused failovers"
+        assert "octavia-admin amphora failover" in said.advice[0]
+    scene.storage.transaction(lambda tx: tx.emit(Event(name="failover.resumed", text="")))
+    assert "about to decide" in scene.why(scene.amphora).summary
 
 
 def test_what_is_gone_says_so(scene: Scene) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
-from sqlalchemy import case, delete, or_, select
+from sqlalchemy import ColumnElement, case, delete, or_, select
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
@@ -41,7 +41,7 @@ class Workers(Session):
 
     def leave(self, *, holder: str | None = None, but: str | None = None) -> None:
         """Take back the word of one worker, or of all but one; see the port."""
-        which = [_OF.name.like(f"{_WORKER}%")]
+        which: list[ColumnElement[bool]] = [_OF.name.like(f"{_WORKER}%")]
         if holder is not None:
             which.append(_OF.name == _WORKER + holder)
         if but is not None:

@@ -1,0 +1,111 @@
+"""Why an amphora is as it is: heard, silent, replaced or not."""
+
+from __future__ import annotations
+
+import attrs
+
+from octavia_core.controller.explain.facts import Facts, seconds
+from octavia_core.controller.explain.operations import of_operation
+from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.ports.storage import Liveness
+
+__all__ = ["of_amphora", "silence"]
+
+_HELD, _RESUMED = "failover.held", "failover.resumed"
+
+
+def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
+    """The answer about one amphora."""
+    heart = next(iter(facts.tx.liveness([amphora.id])), None)
+    base = Explanation(kind="amphora", id=amphora.id, situation=Situation.FINE, status=str(amphora.status), summary="")
+    lb = amphora.load_balancer_id
+    rows = facts.tx.operations(load_balancer_id=lb, open_only=True) if lb else ()
+    about = next((r for r in rows if r.amphora_id == amphora.id), None) or next(iter(rows), None)
+    if amphora.status is AmphoraStatus.DELETED:
+        return attrs.evolve(base, situation=Situation.GONE, summary="it was removed")
+    if heart is not None and heart.declared_dead:
+        dead = seconds(facts.now - heart.declared_dead)
+        base = attrs.evolve(base, cause=_lost(facts, amphora.id), age=dead)
+        if about is None:
+            return attrs.evolve(
+                base,
+                situation=Situation.FAILED,
+                summary=f"it was declared dead {dead:.0f} s ago, and nothing replaces it",
+                advice=(f"replace it: octavia-admin amphora failover {amphora.id}",),
+            )
+        said = of_operation(facts, about)
+        return attrs.evolve(
+            said,
+            kind=base.kind,
+            id=base.id,
+            status=base.status,
+            cause=said.cause or base.cause,
+            summary=f"it was declared dead {dead:.0f} s ago; {said.doing}: {said.summary}",
+        )
+    serving = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED)
+    if about is not None and (amphora.status not in serving or about.amphora_id == amphora.id):
+        said = of_operation(facts, about)
+        return attrs.evolve(
+            said, kind=base.kind, id=base.id, status=base.status, summary=f"{said.doing}: {said.summary}"
+        )
+    if amphora.status is AmphoraStatus.ERROR:
+        return attrs.evolve(
+            base,
+            situation=Situation.FAILED,
+            summary="an operation on it failed",
+            cause=_lost(facts, amphora.id),
+            advice=(f"replace it: octavia-admin amphora failover {amphora.id}",),
+        )
+    return _serving(facts, base, heart)
+
+
+def _serving(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
+    heard = "never heard from"
+    if heart is not None and heart.last_heard:
+        heard = f"last heard {seconds(facts.now - heart.last_heard):.1f} s ago"
+    if facts.unserved is not None:
+        return facts.nobody(base, heard)
+    held = silence(facts, heart) if heart is not None else None
+    if held is not None:
+        words, cause = held
+        return attrs.evolve(
+            base,
+            situation=Situation.HELD,
+            summary=words,
+            cause=cause,
+            next="it is judged anew at every look: once what holds that back is over it is replaced, or it is heard again",
+            advice=(f"replace it now all the same: octavia-admin amphora failover {base.id}",),
+        )
+    limit = facts.settings.health_manager.heartbeat_timeout
+    return attrs.evolve(base, summary=heard, next=f"after {limit:g} s of silence it would be replaced")
+
+
+def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
+    """(sentence, cause) about one that is silent for longer than it may and was not given up; None for all others."""
+    timeout = facts.settings.health_manager.heartbeat_timeout
+    if heart.declared_dead or heart.status not in (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED):
+        return None
+    if heart.last_heard:
+        silent, allowed = seconds(facts.now - heart.last_heard), timeout
+        words = f"it is silent for {silent:.0f} s, longer than the {allowed:g} s that it may be"
+    else:
+        silent, allowed = seconds(facts.now - heart.since), facts.settings.engine.boot_deadline + timeout
+        words = f"it was never heard from, {silent:.0f} s after its server was asked for"
+    if heart.status is AmphoraStatus.FAILOVER_STOPPED:
+        event = facts.tx.newest_event(("amphora.failover_stopped",), amphora_id=heart.amphora_id)
+        cause = str(event.data.get("evidence")) if event else "too many were silent at once"
+        return f"{words}, and its failover is stopped: {cause}", cause
+    if silent <= allowed:
+        return None
+    event = facts.tx.newest_event((_HELD, _RESUMED))
+    if event is not None and event.name == _HELD:
+        cause = str(event.data.get("evidence"))
+        return f"{words}, and its failover is held back: {cause}", cause
+    return f"{words}; the health manager is about to decide what that means", None
+
+
+def _lost(facts: Facts, amphora_id: str) -> str | None:
+    event = facts.tx.newest_event(("amphora.lost",), amphora_id=amphora_id)
+    return None if event is None else event.text

@@ -1,0 +1,206 @@
+"""Why a load balancer, or something below it, is as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import attrs
+
+from octavia_core.controller.explain.amphorae import silence
+from octavia_core.controller.explain.facts import Facts
+from octavia_core.controller.explain.operations import of_operation
+from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.domain.operation import Operation, OperationState
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
+from octavia_core.policy.sweep import GRACE, SweepMode
+
+__all__ = ["of_balancer", "of_child"]
+
+
+def of_balancer(facts: Facts, tree: LoadBalancer) -> Explanation:
+    """The answer about a whole load balancer."""
+    operations = facts.tx.operations(load_balancer_id=tree.id, limit=50)
+    problems = _problems(facts, tree, operations)
+    base = Explanation(
+        kind="load balancer",
+        id=tree.id,
+        name=tree.name,
+        situation=Situation.FINE,
+        status=str(tree.provisioning_status),
+        summary="",
+        problems=problems,
+    )
+    under_way = [row for row in operations if not row.state.final]
+    if under_way:
+        return _under_way(facts, base, under_way)
+    if tree.provisioning_status is Provisioning.DELETED:
+        return attrs.evolve(base, situation=Situation.GONE, summary="it was deleted")
+    if tree.provisioning_status.pending:
+        return attrs.evolve(
+            base,
+            situation=Situation.UNHELD,
+            summary="no operation is about it, so the request for it was lost",
+            next=_swept(facts),
+            advice=(f"see what happened to it: octavia-admin timeline {tree.id}",),
+        )
+    if tree.provisioning_status is Provisioning.ERROR:
+        return _failed(facts, tree, base, operations)
+    return _settled(facts, tree, base)
+
+
+def _under_way(facts: Facts, base: Explanation, under_way: Sequence[Operation]) -> Explanation:
+    first = next((r for r in under_way if r.state is not OperationState.QUEUED), under_way[-1])
+    said = of_operation(facts, first)
+    behind = [r.id for r in under_way if r.id != first.id]
+    more = f"; behind it: {', '.join(behind)}" if behind else ""
+    return attrs.evolve(
+        said,
+        kind=base.kind,
+        id=base.id,
+        name=base.name,
+        status=base.status,
+        problems=base.problems,
+        summary=f"{said.doing}: {said.summary}{more}",
+    )
+
+
+def _swept(facts: Facts) -> str:
+    if facts.settings.engine.sweep == SweepMode.REPAIR:
+        return f"the sweep stores the operation that it needs, when the row is {GRACE:g} s old at the latest"
+    return f"nothing by itself, since [engine] sweep is {facts.settings.engine.sweep}; with repair it would be mended"
+
+
+def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Sequence[Operation]) -> Explanation:
+    failed = next((row for row in operations if row.state is OperationState.FAILED), None)
+    reason = (failed.error if failed else None) or "the reason was not recorded"
+    return attrs.evolve(
+        base,
+        situation=Situation.FAILED,
+        summary=f"{failed.flow if failed else 'an operation'} failed: {reason}",
+        operation=failed.id if failed else None,
+        doing=failed.flow if failed else None,
+        cause=reason,
+        age=facts.since(failed.finished_at) if failed else None,
+        next="nothing by itself: an operation that failed for good is not repeated",
+        advice=(
+            f"rebuild it: octavia-admin lb failover {tree.id}",
+            f"or delete it: octavia-admin lb delete {tree.id}",
+            *((f"see what was tried: octavia-admin timeline {failed.id}",) if failed else ()),
+        ),
+    )
+
+
+def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation:
+    """ACTIVE and nobody at it: fine, or something below is not, or nobody is there to notice."""
+    if base.problems:
+        count = len(base.problems)
+        base = attrs.evolve(
+            base,
+            situation=Situation.DEGRADED,
+            summary=f"it serves with its last good configuration where needed, and {count} thing(s) below it are not well",
+            advice=("change or delete what is in ERROR; the rest is not affected",),
+        )
+        return base if facts.unserved is None else attrs.evolve(base, advice=(*base.advice, facts.unserved[1]))
+    amphorae = facts.tx.amphorae(tree.id)
+    serving = [a.id for a in amphorae if a.status in (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED)]
+    if not serving:
+        base = attrs.evolve(
+            base,
+            situation=Situation.DEGRADED,
+            summary="it has no amphora that serves",
+            advice=(f"rebuild it: octavia-admin lb failover {tree.id}",),
+        )
+        return base if facts.unserved is None else attrs.evolve(base, advice=(*base.advice, facts.unserved[1]))
+    if facts.unserved is not None:
+        return facts.nobody(base, f"it serves, and was {tree.operating_status} when it was last heard")
+    for heart in facts.tx.liveness(serving):
+        held = silence(facts, heart)
+        if held is not None:
+            return attrs.evolve(
+                base,
+                situation=Situation.HELD,
+                summary=f"it was {tree.operating_status} when it was last heard; of amphora {heart.amphora_id}: {held[0]}",
+                cause=held[1],
+                next="it is judged anew at every look: once what holds that back is over it is replaced, or heard again",
+                advice=(f"replace it now all the same: octavia-admin amphora failover {heart.amphora_id}",),
+            )
+    return attrs.evolve(base, summary=f"nothing is wrong; it is {tree.operating_status}")
+
+
+def _problems(facts: Facts, tree: LoadBalancer, operations: Sequence[Operation]) -> tuple[str, ...]:
+    reasons: dict[str, str] = {}
+    for row in operations:
+        if row.state is OperationState.FAILED:
+            for subject in row.subjects:
+                reasons.setdefault(subject.id, row.error or "no reason recorded")
+    in_error = {n.id for _, n in tree.nodes() if n.provisioning_status is Provisioning.ERROR}
+    if in_error - reasons.keys():
+        reasons = _left_out(facts, tree) | reasons
+    found = []
+    for kind, node in tree.nodes():
+        label = _label(kind, node.id, getattr(node, "name", None))
+        if node.provisioning_status is Provisioning.ERROR:
+            if node.id in reasons or tree.provisioning_status is not Provisioning.ERROR:
+                found.append(f"{label}: {reasons.get(node.id, 'no reason recorded')}")
+        elif node.operating_status is Operating.ERROR and kind is Kind.MEMBER:
+            address, port = getattr(node, "address", ""), getattr(node, "protocol_port", "")
+            found.append(f"{label} at {address}:{port} does not pass the health monitor's checks")
+    return tuple(found)
+
+
+def _left_out(facts: Facts, tree: LoadBalancer) -> dict[str, str]:
+    """Why listeners are not served although no operation about them failed: id -> the newest reason."""
+    found: dict[str, str] = {}
+    after = 0
+    while page := facts.tx.events(after=after, load_balancer_id=tree.id, limit=1000):
+        after = page[-1].sequence
+        found |= {e.data["id"]: str(e.data["reason"]) for e in page if e.name == "listener.left_out"}
+    return found
+
+
+def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanation:
+    """The answer about a listener, pool, member, ..."""
+    node = next(n for k, n in tree.nodes() if k is kind and n.id == id)
+    above = of_balancer(facts, tree)
+    own = tuple(p for p in above.problems if id in p)
+    base = attrs.evolve(
+        above,
+        kind=kind.words,
+        id=id,
+        name=getattr(node, "name", None),
+        status=f"{node.provisioning_status}",
+        problems=own,
+    )
+    if node.provisioning_status is Provisioning.ERROR:
+        reason = own[0].partition(": ")[2] if own else "no reason recorded"
+        return attrs.evolve(
+            base,
+            situation=Situation.FAILED,
+            summary=f"it could not be put in place: {reason}",
+            cause=reason,
+            next="the last good configuration serves on; this object counts again once it is changed",
+            advice=("change it or delete it",),
+        )
+    if node.provisioning_status.pending:
+        return attrs.evolve(base, summary=f"load balancer {tree.name or tree.id}: {above.summary}")
+    summary = f"it is in place and {node.operating_status}"
+    if above.situation in (Situation.UNSERVED, Situation.HELD):
+        return attrs.evolve(
+            base,
+            summary=f"it is in place, and was {node.operating_status} when its amphora was last heard; "
+            f"load balancer {tree.name or tree.id}: {above.summary}",
+            problems=(),
+        )
+    if node.operating_status is Operating.ERROR:
+        return attrs.evolve(
+            base,
+            situation=Situation.DEGRADED,
+            summary=f"{summary}: the amphora's checks of it fail",
+            advice=("see that it answers as the health monitor expects",),
+        )
+    return attrs.evolve(base, situation=Situation.FINE, summary=summary, problems=())
+
+
+def _label(kind: Kind, id: str, name: str | None) -> str:
+    return f"{kind.words} {name} ({id})" if name else f"{kind.words} {id}"

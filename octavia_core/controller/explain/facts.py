@@ -1,0 +1,108 @@
+"""What an answer is made from: one snapshot of the rows, and what is known of the machine that asks."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import attrs
+
+from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.controller.words import holder_words
+from octavia_core.ports.storage import Attendance, Transaction
+from octavia_core.settings import Settings
+
+__all__ = ["Facts", "seconds"]
+
+FULL = 256 * 1024
+"""Bytes: with less room than this an embedded database cannot be relied upon to store anything."""
+
+
+def seconds(microseconds: int) -> float:
+    """A duration of the rows."""
+    return microseconds / 1_000_000
+
+
+@attrs.define
+class Facts:
+    """One snapshot of the database, and what is known of this machine.
+
+    Attributes:
+        now: the database's clock, microseconds.
+        running: whether a controller runs on the state directory; None when nobody can know (a database on a server).
+        room: bytes left where an embedded database lies, None for a server.
+        looks: seconds between two looks of a worker at servers that are awaited.
+    """
+
+    tx: Transaction
+    now: int
+    settings: Settings
+    running: bool | None
+    room: int | None
+    looks: float
+
+    @cached_property
+    def attendance(self) -> Attendance:
+        """Who says that they work."""
+        return self.tx.attendance()
+
+    @property
+    def alive(self) -> list[str]:
+        """The workers whose word still holds."""
+        return [holder for holder, until in self.attendance.workers.items() if until > self.now]
+
+    def versions(self, flow: str) -> list[int]:
+        """The versions of a flow that somebody who is alive knows."""
+        return sorted(v for (name, v), until in self.attendance.flows.items() if name == flow and until > self.now)
+
+    def since(self, at: int | None) -> float | None:
+        """Seconds since then."""
+        return None if at is None else seconds(self.now - at)
+
+    @cached_property
+    def unserved(self) -> tuple[str, str] | None:
+        """Why nobody carries anything out, and what to do about it; None when somebody does."""
+        if self.room is not None and self.room < FULL:
+            where = self.settings.state_directory or "the database"
+            return (
+                f"the file system of {where} is full ({self.room // 1024} KiB left), so nothing can be stored",
+                "make room there; what was asked for goes on by itself then",
+            )
+        if self.running is False:
+            return "no controller runs on this state directory", "start one: octavia-admin up"
+        if self.alive:
+            return None
+        last = max(self.attendance.workers.items(), key=lambda item: item[1], default=None)
+        if self.running:
+            if last is None:
+                return None  # it has just begun
+            return (
+                f"the controller of this state directory could store nothing for {seconds(self.now - last[1]):.0f} s",
+                "look at what it logs; end it and start it again if it does not recover: octavia-admin up",
+            )
+        start = "start one: octavia-core-worker --config-file FILE"
+        if last is None:
+            return "no worker is alive", start
+        silent = f"{seconds(self.now - last[1]):.0f} s or more"
+        return f"no worker is alive; the last one was {holder_words(last[0])}, silent for {silent}", start
+
+    def next(self, said: Explanation, does: str) -> Explanation:
+        """The answer with what happens next, which depends on whether anybody is there to do it."""
+        if self.unserved is not None:
+            why, advice = self.unserved
+            return attrs.evolve(
+                said, next=f"{why}: nothing happens until that is mended; then a worker {does}", advice=(advice,)
+            )
+        who = "the controller" if self.running else "the next worker that looks"
+        return attrs.evolve(said, next=f"{who} {does}")
+
+    def nobody(self, base: Explanation, summary: str) -> Explanation:
+        """The answer about something that is in place, and that nobody looks after."""
+        assert self.unserved is not None
+        why, advice = self.unserved
+        return attrs.evolve(
+            base,
+            situation=Situation.UNSERVED,
+            summary=f"{summary}, but {why}: nothing that goes wrong is noticed or mended",
+            cause=why,
+            advice=(*base.advice, advice),
+        )
