@@ -164,6 +164,8 @@ def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
         if server.agent_port != DEFAULT_AGENT_PORT:  # which the row has from the start
             tx.change_amphora(where.amphora_id, agent_port=server.agent_port)
         tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE, **facts)
+        if server.host:
+            tx.set_host(where.amphora_id, server.host)
         emit(
             tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id
         )

@@ -31,6 +31,7 @@ __all__ = [
     "decide",
     "hearing_doubt",
     "table",
+    "used_up",
 ]
 
 ENOUGH = 5
@@ -134,6 +135,21 @@ class Bucket:
         size = max(1.0, rate)
         return cls(rate=rate, size=size, tokens=size, at=now)
 
+    @classmethod
+    def shared(cls, rate: float, tokens: float | None, at: int, now: int) -> Bucket:
+        """The bucket that all health managers have together, as it is now.
+
+        Args:
+            rate: tokens that come back per minute.
+            tokens: what was left when somebody counted last; None when nobody has counted yet.
+            at: when that was, microseconds.
+            now: microseconds of the same clock.
+        """
+        full = cls.full(rate, now)
+        if tokens is None:
+            return full
+        return attrs.evolve(full, tokens=max(0.0, min(tokens, full.size)), at=min(at, now)).filled(now)
+
     def filled(self, now: int) -> Bucket:
         """The bucket as it is now. A clock that went back adds nothing."""
         gained = max(0, now - self.at) / 60_000_000 * self.rate
@@ -207,12 +223,17 @@ def decide(facts: Facts, bucket: Bucket) -> Ruling:
         if row.act is not Act.FAIL_OVER:
             decisions.append(Decision(amphora_id=suspect.amphora_id, act=row.act, rule=row.rule, evidence=why))
         elif bucket.tokens < 1:
-            why = f"{why}; but {bucket.rate:g} failovers per minute are allowed, and they are used up"
+            why = used_up(why, bucket.rate)
             decisions.append(Decision(amphora_id=suspect.amphora_id, act=Act.WAIT, rule=Rule.RATE, evidence=why))
         else:
             bucket = attrs.evolve(bucket, tokens=bucket.tokens - 1)
             decisions.append(Decision(amphora_id=suspect.amphora_id, act=row.act, rule=row.rule, evidence=why))
     return Ruling(decisions=tuple(decisions), bucket=bucket)
+
+
+def used_up(evidence: str, rate: float) -> str:
+    """The evidence for a failover that waits for a token."""
+    return f"{evidence}; but {rate:g} failovers per minute are allowed, and they are used up"
 
 
 def hearing_doubt(facts: Facts) -> str | None:

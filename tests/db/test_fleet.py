@@ -46,8 +46,7 @@ def test_who_takes_tokens_at_once_never_gets_more_than_there_are(storage: SqlSto
     got: list[int] = []
 
     def take() -> None:
-        for _ in range(5):
-            got.append(storage.transaction(some))
+        got.extend(storage.transaction(some) for _ in range(5))
 
     def some(tx: Any) -> int:
         left = tx.governing(hold=True).tokens

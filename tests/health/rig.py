@@ -93,8 +93,9 @@ class Rig:
             load_balancer_id=lb.id,
             compute_id=server.id,
             lb_network_ip=found.management_ip,
+            cached_zone=found.zone,
         )
-        self.storage.transaction(lambda tx: (tx.insert(lb), tx.insert(amphora)))
+        self.storage.transaction(lambda tx: (tx.insert(lb), tx.insert(amphora), tx.set_host(id, str(found.host))))
         self.listener = listener.id
         return amphora
 

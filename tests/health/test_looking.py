@@ -89,7 +89,9 @@ def test_proof_needs_no_silence_and_no_look(rig: Make) -> None:
     here = rig(1)
     here.lookout.died(str(here.amphorae[0].compute_id), "process 7 was killed by signal 9")
     assert here.failovers() == here.ids
-    assert here.events("amphora.lost") == [{"evidence": "process 7 was killed by signal 9", "rule": "proof"}]
+    (event,) = here.events("amphora.lost")
+    assert (event["evidence"], event["rule"]) == ("process 7 was killed by signal 9", "proof")
+    assert (event["host"], event["zone"]) == ("host-2", "simulated"), "where it was"
 
 
 def test_compute_is_asked_about_the_silent_and_what_it_says_is_proof(rig: Make) -> None:

@@ -5,22 +5,33 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from typing import TypeVar
 
+import attrs
+
+from octavia_core.controller.governing import bucket_of, pause_words
+from octavia_core.controller.health.places import domains
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Topology
 from octavia_core.errors import BadRequest, OctaviaError
 from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
-from octavia_core.policy.governor import Act, Decision, Rule
+from octavia_core.policy.governor import Act, Decision, Rule, used_up
 from octavia_core.ports.amphora import BootIdentity
 from octavia_core.ports.storage import Liveness, Storage, Transaction
 
 __all__ = ["Actor"]
 
+T = TypeVar("T")
+
 log = logging.getLogger("octavia_core.health")
 
+_TOGETHER = 50
+"""Failovers that are declared in one transaction: the others that want to write wait for it."""
+_NAMED = 10
+"""Hosts, zones and networks that an event names at most, of each kind."""
 _QUIET = frozenset({Rule.ASKING, Rule.REFRESHED})
 """Waiting that is a matter of moments, or was said already."""
 
@@ -30,49 +41,37 @@ class Actor:
 
     Args:
         on_failover: called when something was stored that a worker can start at once.
+
+    Attributes:
+        held: rule -> how many amphorae it held back at the last look, and `evidence`: why.
     """
 
     def __init__(self, storage: Storage, world: World, on_failover: Callable[[], None]) -> None:
         self._storage, self._world, self._on_failover = storage, world, on_failover
-        self._held: Mapping[Rule, int] = {}
+        self.held: Mapping[Rule, int] = {}
+        self.evidence: Mapping[Rule, str] = {}
 
-    def fail_over(self, heart: Liveness, decision: Decision) -> bool:
-        """Declare it dead and store its failover, in one transaction; False when somebody else did."""
-        operation = Operation(
-            id=str(uuid.uuid4()),
-            flow="failover",
-            load_balancer_id=heart.load_balancer_id,
-            amphora_id=heart.amphora_id,
-            subjects=(Subject(Kind.LOAD_BALANCER, heart.load_balancer_id or ""),),
-            internal=True,
-            actor="health",
-        )
+    def fail_over(self, lost: Sequence[tuple[Liveness, Decision]], rate: float) -> Sequence[Decision]:
+        """Declare them dead and store their failovers, some dozens in one transaction, each for one of the tokens that all
+        health managers share. What somebody else declared costs none.
 
-        def declare(tx: Transaction) -> bool:
-            if not tx.declare_dead(heart.amphora_id):
-                return False
-            tx.emit(
-                Event(
-                    name="amphora.lost",
-                    text=f"amphora {heart.amphora_id} is lost: {decision.evidence}",
-                    load_balancer_id=heart.load_balancer_id,
-                    amphora_id=heart.amphora_id,
-                    operation_id=operation.id,
-                    data={"evidence": decision.evidence, "rule": str(decision.rule)},
-                )
-            )
-            # The row says whether it serves by now: what was seen of it may be from while it was being built, and one
-            # that is still being built is missed by whoever builds it.
-            row = tx.amphora(heart.amphora_id)
-            if row is not None and row.load_balancer_id is not None and row.status is not AmphoraStatus.BOOTING:
-                tx.add_operation(operation)
-            return True
+        Args:
+            lost: those to be failed over, most urgent first.
+            rate: tokens that come back per minute.
 
-        if not self._storage.transaction(declare):
-            return False
-        log.warning("amphora %s is lost (%s); failover %s", heart.amphora_id, decision.evidence, operation.id)
-        self._on_failover()
-        return True
+        Returns:
+            New decisions for those that were not: no token was left, or failovers were paused meanwhile.
+        """
+        waiting: list[Decision] = []
+        for some in _batches(lost, _TOGETHER):
+            declared, refused = self._storage.transaction(lambda tx, some=some: _declare_all(tx, some, rate))  # type: ignore[misc]
+            waiting += refused
+            for decision, operation_id in declared:
+                words = f"; failover {operation_id}" if operation_id else ""
+                log.warning("amphora %s is lost (%s)%s", decision.amphora_id, decision.evidence, words)
+            if declared:
+                self._on_failover()
+        return waiting
 
     def refresh(self, heart: Liveness, decision: Decision) -> None:
         """Give it its configuration (an operation) and its agent's settings (at once) again."""
@@ -159,33 +158,107 @@ class Actor:
         except BadRequest as moved:  # somebody was quicker: another health manager, or a deletion
             log.info("amphora %s: %s", heart.amphora_id, moved)
 
-    def tell(self, decisions: Collection[Decision]) -> None:
+    def tell(self, decisions: Collection[Decision], hearts: Mapping[str, Liveness]) -> None:
         """Say what holds failovers back: when a rule begins to, and when it is over; not per amphora and look."""
         waiting = [d for d in decisions if d.act in (Act.WAIT, Act.STOP) and d.rule not in _QUIET]
         held = Counter(decision.rule for decision in waiting)
-        news = {d.rule: d.evidence for d in waiting if d.rule not in self._held}
-        over = [rule for rule in self._held if rule not in held]
+        news = {d.rule: d.evidence for d in waiting if d.rule not in self.held}
+        over = [rule for rule in self.held if rule not in held]
         if news or over:
-            self._storage.transaction(lambda tx: _tell(tx, news, held, over))
-            for rule, evidence in news.items():
-                log.warning("%s amphorae are silent and not failed over (%s): %s", held[rule], rule, evidence)
-        self._held = held
+            where = {rule: _where(hearts[d.amphora_id] for d in waiting if d.rule is rule) for rule in news}
+            events = [_held(rule, held[rule], evidence, where[rule]) for rule, evidence in news.items()]
+            events += [_resumed(rule) for rule in over]
+            self._storage.transaction(lambda tx: _emit(tx, events))
+            for event in events[: len(news)]:
+                log.warning("%s", event.text)
+        self.held = held
+        self.evidence = {d.rule: d.evidence for d in waiting}
 
 
-def _tell(tx: Transaction, news: Mapping[Rule, str], held: Mapping[Rule, int], over: Collection[Rule]) -> None:
-    for rule, evidence in news.items():
-        tx.emit(
-            Event(
-                name="failover.held",
-                text=f"{held[rule]} amphorae are silent and not failed over: {evidence}",
-                data={"rule": str(rule), "amphorae": held[rule], "evidence": evidence},
+def _emit(tx: Transaction, events: Iterable[Event]) -> None:
+    for event in events:
+        tx.emit(event)
+
+
+def _declare_all(
+    tx: Transaction, lost: Sequence[tuple[Liveness, Decision]], rate: float
+) -> tuple[list[tuple[Decision, str | None]], list[Decision]]:
+    """(declared with their operations, those that have to wait)."""
+    shared = tx.governing(hold=True)
+    pause = pause_words(shared)
+    if pause is not None:
+        paused = f"failovers are {pause}"
+        return [], [attrs.evolve(d, act=Act.WAIT, rule=Rule.PAUSED, evidence=paused) for _, d in lost]
+    tokens = bucket_of(shared, rate).tokens
+    declared: list[tuple[Decision, str | None]] = []
+    waiting = []
+    for heart, decision in lost:
+        if tokens < 1:
+            waiting.append(
+                attrs.evolve(decision, act=Act.WAIT, rule=Rule.RATE, evidence=used_up(decision.evidence, rate))
             )
+        elif tx.declare_dead(heart.amphora_id):
+            tokens -= 1
+            declared.append((decision, _declare(tx, heart, decision)))
+    tx.set_tokens(tokens)
+    return declared, waiting
+
+
+def _declare(tx: Transaction, heart: Liveness, decision: Decision) -> str | None:
+    """Store the failover of one that was just declared dead, unless whoever builds it will miss it."""
+    operation = Operation(
+        id=str(uuid.uuid4()),
+        flow="failover",
+        load_balancer_id=heart.load_balancer_id,
+        amphora_id=heart.amphora_id,
+        subjects=(Subject(Kind.LOAD_BALANCER, heart.load_balancer_id or ""),),
+        internal=True,
+        actor="health",
+    )
+    places = domains(heart)
+    words = ", ".join(f"{kind} {name}" for kind, name in places.items())
+    tx.emit(
+        Event(
+            name="amphora.lost",
+            text=f"amphora {heart.amphora_id}{f' ({words})' if words else ''} is lost: {decision.evidence}",
+            load_balancer_id=heart.load_balancer_id,
+            amphora_id=heart.amphora_id,
+            operation_id=operation.id,
+            data={"evidence": decision.evidence, "rule": str(decision.rule), **places},
         )
-    for rule in over:
-        tx.emit(
-            Event(
-                name="failover.resumed",
-                text=f"what held failovers back is over ({rule})",
-                data={"rule": str(rule)},
-            )
-        )
+    )
+    # The row says whether it serves by now: what was seen of it may be from while it was being built, and one
+    # that is still being built is missed by whoever builds it.
+    row = tx.amphora(heart.amphora_id)
+    if row is None or row.load_balancer_id is None or row.status is AmphoraStatus.BOOTING:
+        return None
+    tx.add_operation(operation)
+    return operation.id
+
+
+def _where(hearts: Iterable[Liveness]) -> Mapping[str, Mapping[str, int]]:
+    """Kind of domain -> name -> how many are silent there: those with the most."""
+    counts: dict[str, Counter[str]] = {}
+    for heart in hearts:
+        for kind, name in domains(heart).items():
+            counts.setdefault(kind, Counter())[name] += 1
+    return {kind: dict(sorted(found.most_common(_NAMED))) for kind, found in sorted(counts.items())}
+
+
+def _held(rule: Rule, many: int, evidence: str, where: Mapping[str, Mapping[str, int]]) -> Event:
+    places = [f"{kind} {name} ({count})" for kind in ("host", "zone") for name, count in where.get(kind, {}).items()]
+    words = f", of {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}," if places else ""
+    return Event(
+        name="failover.held",
+        text=f"{many} amphorae{words} are silent and not failed over: {evidence}",
+        data={"rule": str(rule), "amphorae": many, "evidence": evidence, "silent": where},
+    )
+
+
+def _resumed(rule: Rule) -> Event:
+    return Event(name="failover.resumed", text=f"what held failovers back is over ({rule})", data={"rule": str(rule)})
+
+
+def _batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:
+    for start in range(0, len(values), size):
+        yield values[start : start + size]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import threading
 from collections import Counter
@@ -10,14 +9,15 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
+from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.policy.governor import (
     Act,
-    Bucket,
     Decision,
     Facts,
     Receiver,
@@ -47,7 +47,7 @@ class Lookout:
     """Looks for the silent and does what the governor says. `look` is called by one thread, `died` by any.
 
     Attributes:
-        paused: who paused failovers, None when nobody did.
+        paused: why this process starts no failovers, None when it may; besides, an operator may have paused everybody's.
     """
 
     def __init__(
@@ -60,7 +60,6 @@ class Lookout:
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
         self._lock = threading.RLock()
-        self._bucket: Bucket | None = None
         self._hearts: Mapping[str, Liveness] = {}
         self._read_at: int | None = None
         self._pushed: set[str] = set()
@@ -117,7 +116,7 @@ class Lookout:
                 silent = {one.amphora_id for one in suspects}
                 self._decide(suspects, now, self._facts(suspects, silent, now, observer))
             else:
-                self._actor.tell([])
+                self._actor.tell([], {})
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
@@ -163,7 +162,7 @@ class Lookout:
             proof=self._proofs.get(heart.amphora_id) or self._ask.ended(heart.amphora_id),
             agent=self._ask.agent(heart.amphora_id),
             pushed=heart.amphora_id in self._pushed,
-            domains=_domains(heart),
+            domains=domains(heart),
         )
 
     def _facts(self, suspects: Sequence[Suspect], silent: Collection[str], now: int, observer: str) -> Facts:
@@ -178,11 +177,10 @@ class Lookout:
             now=now,
             timeout=self._timeout,
             suspects=tuple(suspects),
-            watched=Counter(place for h in self._hearts.values() for place in _domains(h).items()),
+            watched=Counter(place for h in self._hearts.values() for place in domains(h).items()),
             receivers=(me, *self._receivers(now, observer)),
             dropped=self._dropped,
             threshold=self._threshold,
-            paused=self.paused,
         )
 
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
@@ -205,30 +203,37 @@ class Lookout:
             Suspect(amphora_id=id, evidence=proof, proof=proof) for id, proof in self._proofs.items() if id not in known
         ]
         all_of_them = (*suspects, *proven)
-        if facts is None:
-            facts = Facts(now=now, timeout=self._timeout, suspects=(), paused=self.paused)
-        facts = attrs.evolve(facts, suspects=all_of_them)
-        ruling = decide(facts, self._bucket or Bucket.full(self._rate, now))
-        self._bucket = ruling.bucket
-        for decision in ruling.decisions:
-            self._do(self._hearts[decision.amphora_id], decision)
-        stopped = [d for d in ruling.decisions if d.act is Act.STOP]
-        serving = [self._hearts[d.amphora_id] for d in stopped]
+        shared = self._storage.read(lambda tx: tx.governing())
+        pause = pause_words(shared)
+        paused = f"failovers are {pause}" if pause else self.paused
+        facts = facts or Facts(now=now, timeout=self._timeout, suspects=())
+        facts = attrs.evolve(facts, suspects=all_of_them, paused=paused)
+        ruling = decide(facts, bucket_of(shared, self._rate))
+        hearts = self._hearts
+        decisions = self._carry_out(ruling.decisions)
+        stopped = [d for d in decisions if d.act is Act.STOP]
+        serving = [hearts[d.amphora_id] for d in stopped]
         serving = [heart for heart in serving if heart.status is AmphoraStatus.ALLOCATED]
         if serving:
             self._actor.stop(serving, stopped[0].evidence)
             self._read_at = None
-        if suspects or any(d.rule is Rule.RATE for d in ruling.decisions):
-            self._actor.tell(ruling.decisions)
+        if suspects or any(d.rule in (Rule.RATE, Rule.PAUSED) for d in decisions):
+            self._actor.tell(decisions, hearts)
 
-    def _do(self, heart: Liveness, decision: Decision) -> None:
-        if decision.act is Act.FAIL_OVER:
-            self._actor.fail_over(heart, decision)
-            self._proofs.pop(heart.amphora_id, None)
-            self._hearts = {id: h for id, h in self._hearts.items() if id != heart.amphora_id}
-        elif decision.act is Act.PUSH:
-            self._pushed.add(heart.amphora_id)
-            self._ask.beside(self._actor.refresh, heart, decision)
+    def _carry_out(self, decisions: Sequence[Decision]) -> Sequence[Decision]:
+        """Do it; the decisions as they came to be, once the tokens that everybody shares were asked for."""
+        for decision in decisions:
+            if decision.act is Act.PUSH:
+                self._pushed.add(decision.amphora_id)
+                self._ask.beside(self._actor.refresh, self._hearts[decision.amphora_id], decision)
+        lost = [(self._hearts[d.amphora_id], d) for d in decisions if d.act is Act.FAIL_OVER]
+        if not lost:
+            return decisions
+        waiting = {d.amphora_id: d for d in self._actor.fail_over(lost, self._rate)}
+        done = {heart.amphora_id for heart, _ in lost} - waiting.keys()
+        self._proofs = {id: proof for id, proof in self._proofs.items() if id not in done}
+        self._hearts = {id: heart for id, heart in self._hearts.items() if id not in done}
+        return [waiting.get(d.amphora_id, d) for d in decisions]
 
     def _resume(self, quiet: Iterable[Liveness]) -> None:
         still = {heart.amphora_id for heart in quiet}
@@ -244,17 +249,3 @@ class Lookout:
 
 def _watched(heart: Liveness) -> bool:
     return not heart.declared_dead and not heart.busy and heart.status in _WATCHED
-
-
-def _domains(heart: Liveness) -> Mapping[str, str]:
-    places = {}
-    if heart.zone:
-        places["zone"] = heart.zone
-    if heart.address:
-        try:
-            address = ipaddress.ip_address(heart.address.partition("%")[0])
-        except ValueError:
-            return places
-        length = 24 if address.version == 4 else 64
-        places["network"] = str(ipaddress.ip_network(f"{address}/{length}", strict=False))
-    return places

@@ -122,6 +122,7 @@ oc_liveness = Table(
     Column("sequence", BigInteger()),
     Column("declared_dead", microseconds()),
     Column("report", long_text()),
+    Column("host", exact(255)),  # where compute put it, None where compute does not say
     Index("ix_oc_liveness_last_heard", "last_heard"),
 )
 

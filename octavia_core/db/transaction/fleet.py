@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import (
     oc_comeback,
+    oc_event,
     oc_governor,
     oc_liveness,
     oc_observer,
@@ -28,6 +30,8 @@ from octavia_core.ports.fleet import Comeback, Governing, Observer, Unserving
 __all__ = ["Fleet"]
 
 _FLEET = "failovers"
+_LATELY = 50_000
+"""Events that are looked through for what was lost lately."""
 _MICRO = 1_000_000
 _SETTLED = (str(Provisioning.ACTIVE), str(Provisioning.ERROR))
 _FIELDS = ("amphora_id", "load_balancer_id", "attempts", "next_at", "since", "reason", "operation_id")
@@ -129,6 +133,14 @@ class Fleet(Session):
             found |= {row.load_balancer_id: (row.error, row.finished_at) for row in self.rows(query)}
         return found
 
+    def lost_lately(self, seconds: float) -> Mapping[str, int]:
+        """By the events of that time; their number is bounded by the tokens."""
+        of = oc_event.c
+        newest = self.value(select(func.max(of.sequence))) or 0  # a range of the key: there is no index by time
+        since = (of.sequence > newest - _LATELY, of.at >= db_now() - round(seconds * _MICRO))
+        query = select(of.data).where(*since, of.name == "amphora.lost")
+        return Counter(str(from_text(row.data).get("rule")) for row in self.rows(query))
+
     def comebacks(self, amphora_ids: Collection[str] | None = None) -> Sequence[Comeback]:
         """All, or those of the given amphorae, by `next_at`."""
         query = select(oc_comeback).order_by(oc_comeback.c.next_at, oc_comeback.c.amphora_id)
@@ -148,6 +160,12 @@ class Fleet(Session):
         changes = {name: new[name] for name in _FIELDS if name != "amphora_id"}
         values = fit(oc_comeback, {name: getattr(comeback, name) for name in _FIELDS})
         self.write(on_conflict(self.dialect, statement.values(**values), ["amphora_id"], changes))
+
+    def set_host(self, amphora_id: str, host: str) -> None:
+        """Of the row of its heart."""
+        self.write(
+            update(oc_liveness).where(oc_liveness.c.amphora_id == amphora_id).values(fit(oc_liveness, {"host": host}))
+        )
 
     def forget_comebacks(self, amphora_ids: Collection[str]) -> None:
         """Absent is success."""

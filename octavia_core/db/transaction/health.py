@@ -44,6 +44,7 @@ class Health(Session):
                 oc_liveness.c.since,
                 oc_liveness.c.declared_dead,
                 oc_liveness.c.observer,
+                oc_liveness.c.host,
                 amphora.c.cached_zone,
                 amphora.c.lb_network_ip,
                 amphora_health.c.last_update,
@@ -179,4 +180,5 @@ def _liveness(row: Any) -> Liveness:
         observer=row.observer,
         zone=row.cached_zone,
         address=row.lb_network_ip,
+        host=row.host,
     )

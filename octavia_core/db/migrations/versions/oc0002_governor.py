@@ -1,4 +1,7 @@
-"""What health managers share: the pause and the tokens of failovers, their figures, and failovers that come back."""
+"""What health managers share: the pause and the tokens of failovers, their figures, and failovers that come back.
+
+And the host of each amphora, where compute says it.
+"""
 
 from __future__ import annotations
 
@@ -47,13 +50,22 @@ def upgrade() -> None:
             sa.Index("ix_oc_comeback_next_at", "next_at"),
         )
 
+    if "host" not in _columns("oc_liveness"):
+        op.add_column("oc_liveness", sa.Column("host", _exact(255)))
+
 
 def downgrade() -> None:
     """Take them away again."""
     present = set(sa.inspect(op.get_bind()).get_table_names())
+    if "host" in _columns("oc_liveness"):
+        op.drop_column("oc_liveness", "host")
     for name in ("oc_comeback", "oc_observer", "oc_governor"):
         if name in present:
             op.drop_table(name)
+
+
+def _columns(table: str) -> set[str]:
+    return {column["name"] for column in sa.inspect(op.get_bind()).get_columns(table)}
 
 
 def _exact(length: int) -> Any:

@@ -1,0 +1,34 @@
+"""Where amphorae are: what fails together."""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+from collections.abc import Mapping
+
+from octavia_core.ports.storage import Liveness
+
+__all__ = ["domains"]
+
+
+def domains(heart: Liveness) -> Mapping[str, str]:
+    """Kind ("host", "zone", "network") -> name; what is not known is left out. A network is a /24 or /64."""
+    places = {}
+    if heart.host:
+        places["host"] = heart.host
+    if heart.zone:
+        places["zone"] = heart.zone
+    network = _network(heart.address) if heart.address else None
+    if network is not None:
+        places["network"] = network
+    return places
+
+
+@functools.lru_cache(maxsize=200_000)
+def _network(text: str) -> str | None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    length = 24 if address.version == 4 else 64
+    return str(ipaddress.ip_network(f"{address}/{length}", strict=False))
