@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,15 @@ TIMEOUT = 1.0
 class Rig:
     """`count` load balancers with one amphora each, every one heard just now; time is the test's unless a clock is given."""
 
-    def __init__(self, folder: Path, count: int, *, clock: Clock | None = None, **health: Any) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        count: int,
+        *,
+        clock: Clock | None = None,
+        engine: Mapping[str, Any] | None = None,
+        **health: Any,
+    ) -> None:
         create_authorities(str(folder / "authority"))
         authority = folder / "authority"
         noop = {"compute_driver": "noop", "network_driver": "noop", "amphora_driver": "noop"}
@@ -53,6 +61,7 @@ class Rig:
                         "ca_private_key": str(authority / "agents.key"),
                     },
                     "database": {"connection": f"sqlite:///{folder}/octavia.db"},
+                    "engine": dict(engine or {}),
                     "health_manager": {"heartbeat_timeout": TIMEOUT, "heartbeat_interval": 0.2} | health,
                 },
             ),

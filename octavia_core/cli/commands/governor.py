@@ -1,0 +1,84 @@
+"""`octavia-admin governor ...`: what holds failovers back, and holding them back by hand."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from octavia_core.cli.command import command
+from octavia_core.cli.session import Session
+
+__all__ = ["add"]
+
+Reason = Annotated[str, typer.Option("--reason", "-r", metavar="TEXT", help="Why; it is shown to whoever asks.")]
+Note = Annotated[str | None, typer.Option("--reason", "-r", metavar="TEXT", help="Why, for the records.")]
+
+
+def add(app: typer.Typer) -> None:
+    """Add `governor`."""
+    group = typer.Typer(no_args_is_help=True, help="Failovers: what holds them back; pausing and resuming them.")
+    app.add_typer(group, name="governor")
+    command(group, "show")(show)
+    command(group, "pause")(pause)
+    command(group, "resume")(resume)
+
+
+def show(session: Session) -> None:
+    """Show whether failovers are paused, what the governor holds back by itself, and how many may start."""
+    from octavia_core.controller.governing import RECENT, overview
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        found = overview(controller.storage, controller.settings)
+        health = controller.settings.health_manager
+    if session.json:
+        session.screen.data(to_json(found))
+        return
+    rows: list[tuple[str, Any]] = [
+        ("failovers", found.words or "go"),
+        ("may start now", f"{int(found.tokens)}; {found.per_minute:g} come back per minute, for all health managers"),
+        ("threshold", "none" if health.failover_threshold is None else f"{health.failover_threshold} silent at once"),
+        ("timeout", f"{health.heartbeat_timeout:g} s of silence"),
+        *((f"held by {rule}", f"{many} amphorae: {found.evidence.get(rule, '')}") for rule, many in found.held.items()),
+        (f"last {RECENT / 60:g} min", _counted(found.recent) or "no failover"),
+        ("to be tried again", found.waiting),
+        ("health managers", found.observers or "none that has written lately"),
+    ]
+    session.screen.table(("what", "how it is"), rows, empty="")
+
+
+def pause(session: Session, reason: Reason) -> None:
+    """Pause all failovers, of what is proven dead too, on every host, until they are resumed."""
+    from octavia_core.controller import governing
+    from octavia_core.domain.codec import to_json
+    from octavia_core.errors import BadRequest
+
+    reason = " ".join(reason.split())
+    if not reason:
+        raise BadRequest("the reason must say something; it is shown to whoever asks why nothing is failed over")
+    with session.look() as controller:
+        found = governing.pause(controller.storage, actor=session.actor, reason=reason)
+    if session.json:
+        session.screen.data(to_json(found))
+    else:
+        session.screen.say(f"failovers are {governing.pause_words(found)}")
+        session.screen.note("nothing dead is replaced until: octavia-admin governor resume")
+
+
+def resume(session: Session, reason: Note = None) -> None:
+    """Let failovers go again."""
+    from octavia_core.controller import governing
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        before = governing.resume(controller.storage, actor=session.actor, reason=reason)
+        controller.nudge()
+    if session.json:
+        session.screen.data({"resumed": True, "before": to_json(before)})
+    else:
+        session.screen.say(f"failovers go again; they were {governing.pause_words(before)}")
+
+
+def _counted(recent: Any) -> str:
+    return ", ".join(f"{many} by {rule}" for rule, many in sorted(recent.items()))

@@ -1,0 +1,1 @@
+"""What the governor decides, as operators see it."""
