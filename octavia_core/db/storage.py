@@ -22,6 +22,7 @@ from octavia_core.db import schema
 from octavia_core.db.clock import db_now
 from octavia_core.db.engine import READS, make_engine, sqlite_path
 from octavia_core.db.faults import Fault, classify, translated
+from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.queue import Queue, microseconds
 from octavia_core.db.tables.own import oc_commit, oc_operation
 from octavia_core.db.transaction import SqlTransaction
@@ -38,7 +39,7 @@ _MINE = (
     _OF.fence == bindparam("b_fence"),
     _OF.holder == bindparam("b_holder"),
 )
-_EXTEND = (
+_EXTEND = Prepared(
     update(oc_operation)
     .where(*_MINE)
     .values(
@@ -47,8 +48,9 @@ _EXTEND = (
         updated_at=db_now(),
     )
 )
-_LOCK = update(oc_operation).where(_OF.id == bindparam("b_id")).values(updated_at=_OF.updated_at)
-_TOKEN = select(_OF.commit_token).where(_OF.id == bindparam("id"))
+_LOCK = Prepared(update(oc_operation).where(_OF.id == bindparam("b_id")).values(updated_at=_OF.updated_at))
+_TOKEN = Prepared(select(_OF.commit_token).where(_OF.id == bindparam("id")))
+_NOW = Prepared(select(db_now().label("now")))
 
 _PRUNE_EVERY = 500
 _TOKENS_LIVE = microseconds(3600)
@@ -69,6 +71,7 @@ class SqlStorage(Queue):
 
     def __init__(self, engine: Engine, settings: Database) -> None:
         self._engine = engine
+        self.wire = Wire(engine.dialect)
         self._reader = engine.execution_options(**{READS: True})
         self._embedded = engine.dialect.name == "sqlite"
         # Writers of one process take turns here, since SQLite's own waiting is a sleep that grows to 0.1 s.
@@ -125,13 +128,13 @@ class SqlStorage(Queue):
 
         def once() -> T:
             with self._reader.connect() as connection, connection.begin():
-                return work(SqlTransaction(connection, writes=False))
+                return work(SqlTransaction(connection, writes=False, wire=self.wire))
 
         return self._run(once)
 
     def now(self) -> int:
         """The database's clock, microseconds since the epoch."""
-        return int(self.look(lambda tx: tx.value(select(db_now()))))
+        return int(self.look(lambda tx: tx.value(_NOW)))
 
     def close(self) -> None:
         """Give connections back. Twice is harmless."""
@@ -157,7 +160,7 @@ class SqlStorage(Queue):
     def _once(self, attempt: _Attempt[T]) -> T:
         with self._engine.connect() as connection:
             connection.begin()
-            tx = SqlTransaction(connection, writes=True)
+            tx = SqlTransaction(connection, writes=True, wire=self.wire)
             if attempt.uncertain and self._arrived(tx, connection, attempt):
                 return attempt.result
             if attempt.claim is not None:

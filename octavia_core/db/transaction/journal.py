@@ -24,6 +24,7 @@ from sqlalchemy import (
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
+from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
 from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
@@ -80,7 +81,7 @@ def _journal_row(entry: JournalEntry) -> dict[str, Any]:
 
 
 @functools.cache
-def _journal_batch(dialect: str, count: int) -> Any:
+def _journal_batch(dialect: str, count: int) -> Prepared:
     """The same for so many entries at once; built once for each number."""
     of = oc_journal.c
     given = ("operation_id", "path", "kind", "outcome", "entry_key", "result", "error", "attempts", "sequence")
@@ -95,14 +96,14 @@ def _journal_batch(dialect: str, count: int) -> Any:
     names = [*given, "started_at", "finished_at"]
     statement = insert_into(dialect, oc_journal).from_select(names, source)
     new = incoming(dialect, statement)
-    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED})
+    return Prepared(on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED}))
 
 
 _REPLACED = ("kind", "outcome", "entry_key", "result", "error", "attempts", "finished_at")
 
 
 @functools.cache
-def _journal_write(dialect: str) -> Any:
+def _journal_write(dialect: str) -> Prepared:
     """Building it takes longer than running it, so it is built once."""
     of = oc_journal.c
     given = ("operation_id", "path", "kind", "outcome", "entry_key", "result", "error", "attempts")
@@ -114,7 +115,7 @@ def _journal_write(dialect: str) -> Any:
     source = select(*values.values()).where(true())  # SQLite wants a WHERE before ON CONFLICT
     statement = insert_into(dialect, oc_journal).from_select(list(values), source)
     new = incoming(dialect, statement)
-    return on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED})
+    return Prepared(on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED}))
 
 
 def _entry(row: Row[Any]) -> JournalEntry:
@@ -202,13 +203,13 @@ def _revision(row: Row[Any]) -> Revision:
 
 
 @functools.cache
-def _count_events() -> Any:
-    counter = oc_meta.c.name == EVENT_COUNTER
-    return update(oc_meta).where(counter).values(number=oc_meta.c.number + bindparam("many", type_=BigInteger()))
+def _count_events() -> Prepared:
+    counter, more = oc_meta.c.name == EVENT_COUNTER, bindparam("many", type_=BigInteger())
+    return Prepared(update(oc_meta).where(counter).values(number=oc_meta.c.number + more))
 
 
 @functools.cache
-def _event_batch(count: int) -> Any:
+def _event_batch(count: int) -> Prepared:
     """Rows numbered from the counter, which the transaction has moved and holds; the last one bears its number."""
     of = oc_event.c
     names = ("name", "text", "load_balancer_id", "amphora_id", "operation_id", "data")
@@ -221,7 +222,7 @@ def _event_batch(count: int) -> Any:
         for n in range(count)
     ]
     source = rows[0] if count == 1 else union_all(*rows)
-    return oc_event.insert().from_select(["sequence", *names, "at"], source)
+    return Prepared(oc_event.insert().from_select(["sequence", *names, "at"], source))
 
 
 class Events(Session):
@@ -231,8 +232,8 @@ class Events(Session):
     sequence n will never miss a smaller one that commits later, and the lock is held only for the commit.
     """
 
-    def __init__(self, connection: Connection, *, writes: bool) -> None:
-        super().__init__(connection, writes=writes)
+    def __init__(self, connection: Connection, *, writes: bool, wire: Wire) -> None:
+        super().__init__(connection, writes=writes, wire=wire)
         self._unsent: list[Event] = []
 
     def emit(self, event: Event) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table
 from sqlalchemy.sql.base import Executable
+from sqlalchemy.sql.expression import FunctionElement
 
+from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.errors import BadRequest
 
 __all__ = ["Session", "chunks", "fit", "from_text", "to_text"]
@@ -23,9 +26,10 @@ _CHUNK = 500
 class Session:
     """One transaction that is under way."""
 
-    def __init__(self, connection: Connection, *, writes: bool) -> None:
+    def __init__(self, connection: Connection, *, writes: bool, wire: Wire) -> None:
         self._connection = connection
         self._writes = writes
+        self._wire = wire
         self.changed = False
         """True once a statement changed something: only then a second application could matter."""
 
@@ -35,22 +39,31 @@ class Session:
         name = self._connection.dialect.name
         return "mysql" if name == "mariadb" else name
 
-    def rows(self, statement: Executable, **parameters: Any) -> Sequence[Row[Any]]:
+    def rows(self, statement: Executable | Prepared, **parameters: Any) -> Sequence[Row[Any]]:
         """All rows of a query."""
+        if isinstance(statement, Prepared):
+            return self._wire.rows(self._connection, statement, parameters)
+        self._wire.sent += 1
         return self._connection.execute(statement, parameters).all()
 
-    def row(self, statement: Executable, **parameters: Any) -> Row[Any] | None:
+    def row(self, statement: Executable | Prepared, **parameters: Any) -> Row[Any] | None:
         """The first row of a query, or None."""
-        return self._connection.execute(statement, parameters).first()
+        found = self.rows(statement, **parameters)
+        return found[0] if found else None
 
-    def value(self, statement: Executable, **parameters: Any) -> Any:
+    def value(self, statement: Executable | Prepared, **parameters: Any) -> Any:
         """The first column of the first row, or None."""
-        return self._connection.execute(statement, parameters).scalar()
+        found = self.rows(statement, **parameters)
+        return found[0][0] if found else None
 
-    def write(self, statement: Executable, parameters: Mapping[str, Any] | None = None) -> int:
+    def write(self, statement: Executable | Prepared, parameters: Mapping[str, Any] | None = None) -> int:
         """Send a statement that changes rows; how many it matched."""
         self._may_write()
-        matched = int(self._connection.execute(statement, parameters or {}).rowcount)
+        if isinstance(statement, Prepared):
+            matched = self._wire.write(self._connection, statement, parameters or {})
+        else:
+            self._wire.sent += 1
+            matched = int(self._connection.execute(statement, parameters or {}).rowcount)
         self.changed = self.changed or matched != 0
         return matched
 
@@ -58,11 +71,18 @@ class Session:
         """The same statement for many rows, in as few round trips as the driver has for it; no row, no trip."""
         if rows:
             self._may_write()
+            self._wire.sent += 1
             self._connection.execute(statement, rows)
             self.changed = True
 
     def add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], **every: Any) -> None:
-        """Insert rows; `every` are SQL expressions that all of them get."""
+        """Insert rows; `every` are times of the database's clock that all of them get, or one moment given as a value."""
+        if len(rows) == 1:
+            row = fit(table, rows[0])
+            clocks = {name: type(value) for name, value in every.items() if isinstance(value, FunctionElement)}
+            row |= {name: value for name, value in every.items() if name not in clocks}
+            self.write(_insert(table, tuple(row), tuple(clocks.items())), row)
+            return
         self.write_many(table.insert().values(every) if every else table.insert(), [fit(table, row) for row in rows])
 
     @contextlib.contextmanager
@@ -77,6 +97,15 @@ class Session:
     def _may_write(self) -> None:
         if not self._writes:
             raise RuntimeError("a read must not change anything: use Storage.transaction")
+
+
+@functools.lru_cache(maxsize=256)
+def _insert(
+    table: Table, columns: tuple[str, ...], clocks: tuple[tuple[str, type[FunctionElement[Any]]], ...]
+) -> Prepared:
+    """One row with these columns; building it takes longer than running it."""
+    statement = table.insert()
+    return Prepared(statement.values({name: clock() for name, clock in clocks}) if clocks else statement, columns)
 
 
 def chunks(values: Collection[T], size: int = _CHUNK) -> Iterator[list[T]]:
