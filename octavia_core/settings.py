@@ -200,7 +200,9 @@ class Engine:
     undo_attempts: int = _option(5, "attempts of an undo before it becomes a cleanup operation")
     boot_deadline: float = _option(600.0, "seconds until a server that was asked for must serve")
     event_timeout: float = _option(5.0, "seconds that a hook may spend on one batch of events")
-    failovers_per_minute: float = _option(600.0, "failovers that one health manager may start in a minute")
+    failovers_per_minute: float = _option(600.0, "failovers that all health managers together may start in a minute")
+    failover_retry_first: float = _option(30.0, "seconds until a failover that failed is tried again; then doubled")
+    failover_retry_longest: float = _option(3600.0, "longest pause between two such attempts, seconds")
     threads: int = _option(4, "operations side by side in one worker process")
     sweep: str = _option("report", "rows whose request was lost: off, report (say so) or repair (carry them out)")
     sweep_interval: float = _option(60.0, "seconds between two looks for them")
@@ -214,6 +216,11 @@ class Local:
     haproxy: str = _option("", "path of HAProxy; empty finds the best one")
     orphan_after: int = _option(3600, "seconds without a controller after which an agent reports itself")
     privileged_port_offset: int = _option(8000, "added to listener ports that need privileges")
+    amphora: str = _option(
+        "process", "what an amphora is: process (on loopback), namespace (a network namespace each), auto (if allowed)"
+    )
+    namespace_network: str = _option("", "for namespaces: VIPs (lower half) and agents; empty: a free /23 of 198.18.0.0/15")
+    namespace_network_ipv6: str = _option("", "for namespaces: the same for IPv6; empty: a unique local /48 of its own")
 
 
 @attrs.frozen(kw_only=True)

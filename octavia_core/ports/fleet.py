@@ -65,14 +65,16 @@ class Unserving:
     """An amphora that should be replaced while nothing replaces it.
 
     Attributes:
-        reason: why the last failover of its load balancer failed; None when none is known.
-        failed_at: when that was, microseconds.
+        operation_id: the last failover of its load balancer that failed or was cancelled; None when none is known.
+        actor: who asked for that one; `reason`: why it ended; `failed_at`: when, microseconds.
     """
 
     amphora_id: str
     load_balancer_id: str
-    reason: str | None
-    failed_at: int | None
+    operation_id: str | None = None
+    actor: str | None = None
+    reason: str | None = None
+    failed_at: int | None = None
 
 
 class Fleet(Protocol):
@@ -94,8 +96,8 @@ class Fleet(Protocol):
         """All rows of health managers, by name."""
 
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:
-        """Amphorae that are in ERROR or declared dead, whose load balancer (ACTIVE or ERROR) has served before, and that
-        no open operation is about: the longest lost first.
+        """Amphorae that are in ERROR or declared dead, whose load balancer (ACTIVE or ERROR) has served before, is not
+        one whose deletion failed, and that no open operation is about: the longest lost first.
         """
 
     def lost_lately(self, seconds: float) -> Mapping[str, int]:

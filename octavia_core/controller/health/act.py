@@ -47,7 +47,7 @@ class Actor:
     """
 
     def __init__(self, storage: Storage, world: World, on_failover: Callable[[], None]) -> None:
-        self._storage, self._world, self._on_failover = storage, world, on_failover
+        self._storage, self._world, self.on_failover = storage, world, on_failover
         self.held: Mapping[Rule, int] = {}
         self.evidence: Mapping[Rule, str] = {}
 
@@ -70,7 +70,7 @@ class Actor:
                 words = f"; failover {operation_id}" if operation_id else ""
                 log.warning("amphora %s is lost (%s)%s", decision.amphora_id, decision.evidence, words)
             if declared:
-                self._on_failover()
+                self.on_failover()
         return waiting
 
     def refresh(self, heart: Liveness, decision: Decision) -> None:
@@ -106,7 +106,7 @@ class Actor:
 
         if self._storage.transaction(store):
             log.warning("amphora %s: %s", heart.amphora_id, decision.evidence)
-            self._on_failover()
+            self.on_failover()
             self._send_settings(heart)
 
     def _send_settings(self, heart: Liveness) -> None:

@@ -11,6 +11,7 @@ import attrs
 
 from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
@@ -56,6 +57,7 @@ class Lookout:
         health, engine = settings.health_manager, settings.engine
         self._storage, self._clock, self._memory, self._wall = storage, clock, memory, wall
         self._ask, self._actor = ask, actor
+        self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
@@ -117,6 +119,7 @@ class Lookout:
                 self._decide(suspects, now, self._facts(suspects, silent, now, observer))
             else:
                 self._actor.tell([], {})
+            self._again.tick(mono)
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}

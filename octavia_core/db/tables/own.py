@@ -124,6 +124,7 @@ oc_liveness = Table(
     Column("report", long_text()),
     Column("host", exact(255)),  # where compute put it, None where compute does not say
     Index("ix_oc_liveness_last_heard", "last_heard"),
+    Index("ix_oc_liveness_declared_dead", "declared_dead"),
 )
 
 oc_amphora = Table(

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import delete, exists, func, or_, select, update
+from sqlalchemy import Select, delete, exists, func, select, update
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
@@ -34,6 +34,7 @@ _LATELY = 50_000
 """Events that are looked through for what was lost lately."""
 _MICRO = 1_000_000
 _SETTLED = (str(Provisioning.ACTIVE), str(Provisioning.ERROR))
+_UNDONE = (str(OperationState.FAILED), str(OperationState.CANCELLED))
 _FIELDS = ("amphora_id", "load_balancer_id", "attempts", "next_at", "since", "reason", "operation_id")
 
 
@@ -88,49 +89,26 @@ class Fleet(Session):
         ]
 
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:
-        """Two queries: who it is, and why the last failover of each load balancer failed."""
-        of, lb, heart = amphora.c, load_balancer.c, oc_liveness.c
-        busy = exists(
-            select(oc_operation.c.id).where(
-                oc_operation.c.load_balancer_id == of.load_balancer_id, oc_operation.c.state.in_(OPEN)
-            )
-        )
-        served = exists(
-            select(oc_revision.c.number).where(
-                oc_revision.c.load_balancer_id == of.load_balancer_id, oc_revision.c.good.is_(True)
-            )
-        )
-        lost = or_(
-            of.status == str(AmphoraStatus.ERROR),
-            (heart.declared_dead.is_not(None)) & (of.status != str(AmphoraStatus.DELETED)),
-        )
-        query = (
-            select(of.id, of.load_balancer_id)
-            .join_from(amphora, load_balancer, lb.id == of.load_balancer_id)
-            .outerjoin(oc_liveness, heart.amphora_id == of.id)
-            .where(lost, lb.provisioning_status.in_(_SETTLED), served, ~busy)
-            .order_by(func.coalesce(heart.declared_dead, 0), of.id)
-            .limit(limit)
-        )
-        found = self.rows(query)
-        reasons = self._failures({row.load_balancer_id for row in found})
+        """Two indexed queries for who it is, and one for what was tried last for each load balancer."""
+        rows = {row.id: row for query in (_in_error(limit), _declared(limit)) for row in self.rows(query)}
+        found = sorted(rows.values(), key=lambda row: (row.dead, row.id))[:limit]
+        last = self._last_failures({row.load_balancer_id for row in found})
         return [
             Unserving(
-                amphora_id=row.id,
-                load_balancer_id=row.load_balancer_id,
-                reason=reasons.get(row.load_balancer_id, (None, None))[0],
-                failed_at=reasons.get(row.load_balancer_id, (None, None))[1],
+                amphora_id=row.id, load_balancer_id=row.load_balancer_id, **_failure(last.get(row.load_balancer_id))
             )
             for row in found
+            if getattr(last.get(row.load_balancer_id), "flow", None) != "delete"
         ]
 
-    def _failures(self, ids: Collection[str]) -> dict[str, tuple[str | None, int | None]]:
+    def _last_failures(self, ids: Collection[str]) -> dict[str, Any]:
         of = oc_operation.c
-        found: dict[str, tuple[str | None, int | None]] = {}
+        columns = (of.id, of.load_balancer_id, of.flow, of.actor, of.error, of.finished_at)
+        found: dict[str, Any] = {}
         for some in chunks(sorted(ids)):
-            failed = (of.load_balancer_id.in_(some), of.state == str(OperationState.FAILED), of.flow == "failover")
-            query = select(of.load_balancer_id, of.error, of.finished_at).where(*failed).order_by(of.created_at)
-            found |= {row.load_balancer_id: (row.error, row.finished_at) for row in self.rows(query)}
+            ended = (of.load_balancer_id.in_(some), of.state.in_(_UNDONE), of.flow.in_(("failover", "delete")))
+            query = select(*columns).where(*ended).order_by(of.created_at, of.id)
+            found |= {row.load_balancer_id: row for row in self.rows(query)}
         return found
 
     def lost_lately(self, seconds: float) -> Mapping[str, int]:
@@ -171,6 +149,38 @@ class Fleet(Session):
         """Absent is success."""
         for ids in chunks(sorted(set(amphora_ids))):
             self.write(delete(oc_comeback).where(oc_comeback.c.amphora_id.in_(ids)))
+
+
+def _in_error(limit: int) -> Select[Any]:
+    return _wanting(limit).where(amphora.c.status == str(AmphoraStatus.ERROR))
+
+
+def _declared(limit: int) -> Select[Any]:
+    alive = amphora.c.status != str(AmphoraStatus.DELETED)
+    return _wanting(limit).where(oc_liveness.c.declared_dead.is_not(None), alive)
+
+
+def _wanting(limit: int) -> Select[Any]:
+    """Amphorae of load balancers that have served and that no operation is about."""
+    of, lb, heart = amphora.c, load_balancer.c, oc_liveness.c
+    other, good = oc_operation.c, oc_revision.c
+    busy = exists(select(other.id).where(other.load_balancer_id == of.load_balancer_id, other.state.in_(OPEN)))
+    served = exists(select(good.number).where(good.load_balancer_id == of.load_balancer_id, good.good.is_(True)))
+    dead = func.coalesce(heart.declared_dead, 0).label("dead")
+    return (
+        select(of.id, of.load_balancer_id, dead)
+        .join_from(amphora, load_balancer, lb.id == of.load_balancer_id)
+        .outerjoin(oc_liveness, heart.amphora_id == of.id)
+        .where(lb.provisioning_status.in_(_SETTLED), served, ~busy)
+        .order_by(dead, of.id)
+        .limit(limit)
+    )
+
+
+def _failure(row: Any) -> dict[str, Any]:
+    if row is None:
+        return {}
+    return {"operation_id": row.id, "actor": row.actor, "reason": row.error, "failed_at": row.finished_at}
 
 
 def _comeback(row: Any) -> Comeback:

@@ -52,16 +52,27 @@ def upgrade() -> None:
 
     if "host" not in _columns("oc_liveness"):
         op.add_column("oc_liveness", sa.Column("host", _exact(255)))
+    if _INDEX not in _indexes("oc_liveness"):
+        op.create_index(_INDEX, "oc_liveness", ["declared_dead"])
 
 
 def downgrade() -> None:
     """Take them away again."""
     present = set(sa.inspect(op.get_bind()).get_table_names())
+    if _INDEX in _indexes("oc_liveness"):
+        op.drop_index(_INDEX, "oc_liveness")
     if "host" in _columns("oc_liveness"):
         op.drop_column("oc_liveness", "host")
     for name in ("oc_comeback", "oc_observer", "oc_governor"):
         if name in present:
             op.drop_table(name)
+
+
+_INDEX = "ix_oc_liveness_declared_dead"
+
+
+def _indexes(table: str) -> set[str | None]:
+    return {index["name"] for index in sa.inspect(op.get_bind()).get_indexes(table)}
 
 
 def _columns(table: str) -> set[str]:
