@@ -1,4 +1,5 @@
-"""Servers as processes of this machine: our agent, and under it a HAProxy, on an address of 127.0.0.0/8.
+"""Servers as processes of this machine: our agent, and under it a HAProxy, on an address of 127.0.0.0/8 or, where
+`[local] amphora` asks for it, in a network namespace of their own (`octavia_local.namespaces`).
 
 All state is in the amphorae's directories (`octavia_local.home`), so any controller of this state directory, now or
 after a restart, finds, watches and destroys what another one booted. An agent is nobody's child: a shell starts it and
@@ -7,8 +8,6 @@ ends at once, so it goes on when its controller dies and is no zombie of it.
 
 from __future__ import annotations
 
-import hashlib
-import ipaddress
 import os
 import shutil
 import site
@@ -26,9 +25,10 @@ from octavia_core.ports.compute import BootFiles, Death, Server, ServerSpec, Ser
 from octavia_core.settings import Settings
 from octavia_local import processes
 from octavia_local.binary import check_haproxy, find_haproxy
+from octavia_local.form import form_of
 from octavia_local.home import PREFIX, Home, amphora_id_of, as_port_error, private_directory, write_private
+from octavia_local.places import Inside, Loopback
 from octavia_local.processes import Process
-from octavia_local.ranges import Ranges
 from octavia_local.watch import DeathWatch
 
 __all__ = ["LocalCompute"]
@@ -78,8 +78,10 @@ class LocalCompute:
             raise ConfigurationError("local amphorae need a state directory; give one with --state or state_directory=")
         self._settings = settings
         self._haproxy = _haproxy(settings.local.haproxy)
-        self._ranges = Ranges.of(settings)
-        self._homes = Path(settings.state_directory).resolve() / "amphorae"
+        self.form = form_of(settings)
+        state = Path(settings.state_directory).resolve()
+        self._homes = state / "amphorae"
+        self._place = Inside(settings, self._homes) if self.form.namespaces else Loopback(settings)
         self._watches: weakref.WeakSet[DeathWatch] = weakref.WeakSet()
 
     def boot(self, spec: ServerSpec, files: Callable[[], BootFiles]) -> Server:
@@ -122,6 +124,7 @@ class LocalCompute:
                 if exists:
                     write_private(home.path / "removing", b"")
                     _end_everything(home, deadline)
+                    self._place.clear(home.amphora_id)
                     removed = home.path.with_name(_REMOVED + home.amphora_id)
                     shutil.rmtree(removed, ignore_errors=True)  # of an earlier, interrupted call
                     home.path.rename(removed)
@@ -192,18 +195,14 @@ class LocalCompute:
                 private_directory(inside.parent)
                 write_private(inside, content.reveal())
             home.write("boot.json", {"boot_id": processes.boot_id()})
-        home.write(
-            "local.json",
-            {
-                "addresses": _rotated(self._ranges.agents, home.amphora_id),
-                "port": self._settings.haproxy_amphora.bind_port,
-                "haproxy": self._haproxy,
-                "orphan_after": self._settings.local.orphan_after,
-                "controller_names": list(self._controller_names),
-                "privileged_port_offset": self._settings.local.privileged_port_offset,
-            },
-        )
-        process = _launch(home)
+        facts = {
+            "port": self._settings.haproxy_amphora.bind_port,
+            "haproxy": self._haproxy,
+            "orphan_after": self._settings.local.orphan_after,
+            "controller_names": list(self._controller_names),
+            "privileged_port_offset": self._settings.local.privileged_port_offset,
+        }
+        process = self._place.start(home, facts, lambda: _launch(home))
         home.write("process.json", {"boot_id": process.boot_id, "pid": process.pid, "start_time": process.start_time})
 
     @cached_property
@@ -233,13 +232,6 @@ def _haproxy(configured: str) -> str:
             " and install one with: pip install 'octavia-core[local]'"
         )
     return check_haproxy(os.path.abspath(configured)).path
-
-
-def _rotated(network: ipaddress.IPv4Network, name: str) -> list[str]:
-    """Every host of the network, from one that the name decides on: agents seldom meet, and old ones not at all."""
-    hosts = [str(host) for host in network.hosts()]
-    first = int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % len(hosts)
-    return hosts[first:] + hosts[:first]
 
 
 def _launch(home: Home) -> Process:

@@ -1,39 +1,29 @@
 """Addresses without a network: VIPs are addresses of 127.0.0.0/8, which every process of the machine may bind.
 
-A reservation is a file named after the address, made in one step, so any number of processes may compete; the files of
-one state directory are changed under one lock, which ends with its holder. There is nothing to plug on loopback: a plug
-is a file that says which amphora serves which VIP, with made-up but stable ids, as an agent expects them.
+What is reserved stands in files (`octavia_local.reservations`). There is nothing to plug on loopback: a plug is a file
+that says which amphora serves which VIP, with made-up but stable ids, as an agent expects them.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
-import hashlib
 import ipaddress
-import json
-import os
 import socket
-import time
-import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import Topology
-from octavia_core.errors import ConfigurationError, PermanentError, TransientError
+from octavia_core.errors import ConfigurationError, PermanentError
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
 from octavia_core.settings import Settings
-from octavia_local.home import as_port_error, private_directory, write_private
 from octavia_local.ranges import LOOPBACK, Ranges
 from octavia_local.reach import reachable_port
+from octavia_local.reservations import Reservations, made_elsewhere, made_up, made_up_mac, place_of
 
 __all__ = ["LocalNetwork"]
-
-_NAMESPACE = uuid.UUID("5b0c3a54-6f6c-4f6e-9b1c-6c6f63616c21")
-"""Ours alone; made-up ids are uuid5 of it."""
 
 _LOOPBACK_MTU = 65536
 
@@ -57,9 +47,7 @@ class LocalNetwork:
             )
         self._ranges = Ranges.of(settings)
         self._offset = settings.local.privileged_port_offset
-        self._folder = Path(settings.state_directory).resolve() / "network"
-        self._vips = self._folder / "vips"
-        self._plugs = self._folder / "plugs"
+        self._kept = Reservations(Path(settings.state_directory).resolve() / "network", self.time_limit)
 
     def objection(self, topology: Topology) -> str | None:
         """See `NetworkPort.objection`: no VRRP is spoken on loopback."""
@@ -73,8 +61,8 @@ class LocalNetwork:
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         self._check_ids(request)
         wanted = None if request.ip_address is None else self._check_address(request.ip_address)
-        with self._alone(f"reserve a VIP for load balancer {request.load_balancer_id}"):
-            held = self._reservations()
+        with self._kept.alone(f"reserve a VIP for load balancer {request.load_balancer_id}"):
+            held = self._kept.vips()
             address = next((a for a, holder in held.items() if holder == request.load_balancer_id), None)
             if address is None:
                 address = self._choose(request.load_balancer_id, held) if wanted is None else wanted
@@ -83,41 +71,35 @@ class LocalNetwork:
                         f"VIP address {address} belongs to load balancer {held[address]}; choose another, or none to get one"
                     )
                 _probe(address)
-                content = {"load_balancer_id": request.load_balancer_id}
-                write_private(self._vips / address, json.dumps(content).encode())
-        given = _made_elsewhere(request)
+                self._kept.reserve(address, request.load_balancer_id)
+        given = made_elsewhere(request)
         return AddressPlan(
             vip=Vip(
                 ip_address=address,
-                port_id=request.port_id if given else _made_up("port", request.load_balancer_id, address),
+                port_id=request.port_id if given else made_up("port", request.load_balancer_id, address),
                 subnet_id=request.subnet_id if given else self._subnet_id,
                 network_id=request.network_id if given else self._network_id,
             )
         )
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
-        with self._alone(f"release the VIP of load balancer {load_balancer_id}"):
-            for address, holder in self._reservations().items():
-                if holder == load_balancer_id:
-                    (self._vips / address).unlink(missing_ok=True)
-            for amphora_id, plug in self._every_plug():
-                if plug["load_balancer_id"] == load_balancer_id:
-                    (self._plugs / amphora_id).unlink(missing_ok=True)
+        with self._kept.alone(f"release the VIP of load balancer {load_balancer_id}"):
+            self._kept.release(load_balancer_id)
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
         address = load_balancer.vip.ip_address
         if address is None:
             raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
-        with self._alone(f"plug VIP {address} into amphora {amphora.id}"):
-            holder = self._reservations().get(address)
+        with self._kept.alone(f"plug VIP {address} into amphora {amphora.id}"):
+            holder = self._kept.vips().get(address)
             if holder != load_balancer.id:
                 whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
                 raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
             plug = {"load_balancer_id": load_balancer.id, "vip": address}
-            write_private(self._plugs / _file_name(amphora.id), json.dumps(plug).encode())
+            self._kept.remember_plug(amphora.id, plug)
         return VipPlug(
-            port_id=_made_up("port", amphora.id, address),
-            mac_address=_mac(amphora.id, address),
+            port_id=made_up("port", amphora.id, address),
+            mac_address=made_up_mac(amphora.id, address),
             vip=address,
             subnet_cidr=str(self._subnet_of(address)),
             vrrp_ip=amphora.lb_network_ip,
@@ -125,19 +107,19 @@ class LocalNetwork:
         )
 
     def unplug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> None:
-        with self._alone(f"unplug the VIP from amphora {amphora.id}"):
-            (self._plugs / _file_name(amphora.id)).unlink(missing_ok=True)
+        with self._kept.alone(f"unplug the VIP from amphora {amphora.id}"):
+            self._kept.forget_plug(amphora.id)
 
     def plugged(self, amphora: Amphora) -> Sequence[PluggedNetwork]:
-        plug = _read(self._plugs / _file_name(amphora.id))
+        plug = self._kept.plug(amphora.id)
         if plug is None:
             return ()
         address = plug["vip"]
         return (
             PluggedNetwork(
                 network_id=self._network_id,
-                port_id=_made_up("port", amphora.id, address),
-                mac_address=_mac(amphora.id, address),
+                port_id=made_up("port", amphora.id, address),
+                mac_address=made_up_mac(amphora.id, address),
                 fixed_ips=({"ip_address": address, "subnet_cidr": str(self._subnet_of(address))},),
                 mtu=_LOOPBACK_MTU,
             ),
@@ -150,17 +132,17 @@ class LocalNetwork:
         return f"{address}:{reachable_port(port, offset=self._offset)}"
 
     def list(self) -> Sequence[tuple[str, str]]:
-        vips = [("vip", f"octavia-lb-{holder}") for holder in self._reservations().values()]
-        plugs = [("port", f"octavia-lb-vrrp-{amphora_id}") for amphora_id, _ in self._every_plug()]
+        vips = [("vip", f"octavia-lb-{holder}") for holder in self._kept.vips().values()]
+        plugs = [("port", f"octavia-lb-vrrp-{amphora_id}") for amphora_id, _ in self._kept.plugs()]
         return sorted(vips + plugs)
 
     @property
     def _network_id(self) -> str:
-        return _made_up("network", str(self._ranges.vips))
+        return made_up("network", str(self._ranges.vips))
 
     @property
     def _subnet_id(self) -> str:
-        return _made_up("subnet", str(self._ranges.vips))
+        return made_up("subnet", str(self._ranges.vips))
 
     def _subnet_of(self, address: str) -> ipaddress.IPv4Network:
         if ipaddress.IPv4Address(address) in self._ranges.vips:
@@ -168,7 +150,7 @@ class LocalNetwork:
         return ipaddress.IPv4Network(f"{address}/24", strict=False)
 
     def _check_ids(self, request: VipRequest) -> None:
-        if _made_elsewhere(request):
+        if made_elsewhere(request):
             return
         for what, given, ours in (
             ("subnet", request.subnet_id, self._subnet_id),
@@ -206,7 +188,7 @@ class LocalNetwork:
     def _choose(self, load_balancer_id: str, held: Mapping[str, str]) -> str:
         """A free address, beginning where the id decides, so that an address is seldom used again soon."""
         hosts = list(self._ranges.vips.hosts())
-        first = int.from_bytes(hashlib.sha256(load_balancer_id.encode()).digest()[:4], "big") % len(hosts)
+        first = place_of(load_balancer_id, len(hosts))
         foreign = _listening_addresses()
         for host in hosts[first:] + hosts[:first]:
             if str(host) not in held and host not in foreign:
@@ -214,52 +196,6 @@ class LocalNetwork:
         raise PermanentError(
             f"all {len(hosts)} VIP addresses of {self._ranges.vips} are taken; delete a load balancer, or use another state directory"
         )
-
-    def _reservations(self) -> dict[str, str]:
-        """Address -> load balancer, of all that is reserved here."""
-        found = {name: _read(self._vips / name) for name in _names(self._vips)}
-        return {address: content["load_balancer_id"] for address, content in found.items() if content is not None}
-
-    def _every_plug(self) -> Iterator[tuple[str, dict[str, str]]]:
-        for name in _names(self._plugs):
-            content = _read(self._plugs / name)
-            if content is not None:
-                yield name, content
-
-    @contextmanager
-    def _alone(self, doing: str) -> Iterator[None]:
-        """Hold the lock of this state directory's network; translates what the operating system refuses."""
-        try:
-            private_directory(self._vips)
-            private_directory(self._plugs)
-            fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-            try:
-                _wait_for(fd, self.time_limit, doing)
-                yield
-            finally:
-                os.close(fd)
-        except OSError as error:
-            raise as_port_error(error, doing) from error
-
-
-def _made_elsewhere(request: VipRequest) -> bool:
-    """Whether somebody else has made the port already, as upstream's API does: its ids are kept as they are."""
-    return request.port_id is not None and request.ip_address is not None
-
-
-def _wait_for(fd: int, within: float, doing: str) -> None:
-    deadline = time.monotonic() + within
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                raise TransientError(
-                    f"cannot {doing}: another process holds the lock of the network; try again"
-                ) from None
-            time.sleep(0.002)
-        else:
-            return
 
 
 def _probe(address: str) -> None:
@@ -294,32 +230,3 @@ def _listening_addresses() -> set[ipaddress.IPv4Address]:
 
 
 _LITTLE_ENDIAN = socket.ntohl(1) != 1
-
-
-def _made_up(*parts: str) -> str:
-    return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
-
-
-def _mac(amphora_id: str, address: str) -> str:
-    """fa:16:3e is Neutron's default prefix (a locally administered one)."""
-    return "fa:16:3e:" + hashlib.sha256(f"{amphora_id}/{address}".encode()).digest()[:3].hex(":")
-
-
-def _file_name(id: str) -> str:
-    if not id or "/" in id or id.startswith("."):
-        raise PermanentError(f"{id!r} is no amphora id")
-    return id
-
-
-def _names(folder: Path) -> list[str]:
-    with suppress(FileNotFoundError):
-        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
-    return []
-
-
-def _read(path: Path) -> dict[str, str] | None:
-    try:
-        content = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):
-        return None
-    return content if isinstance(content, dict) else None

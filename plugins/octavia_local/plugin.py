@@ -15,13 +15,13 @@ __all__ = ["octavia_compute_drivers", "octavia_network_drivers", "octavia_secret
 
 @hookimpl
 def octavia_compute_drivers() -> Mapping[str, Callable[[Settings], ComputePort]]:
-    """Amphorae as processes of this machine."""
+    """Amphorae as processes of this machine, on loopback or in network namespaces."""
     return {"local": _compute}
 
 
 @hookimpl
 def octavia_network_drivers() -> Mapping[str, Callable[[Settings], NetworkPort]]:
-    """VIPs on loopback."""
+    """VIPs on loopback, or on a bridge of this machine."""
     return {"local": _network}
 
 
@@ -38,6 +38,12 @@ def _compute(settings: Settings) -> ComputePort:
 
 
 def _network(settings: Settings) -> NetworkPort:
+    from octavia_local.form import form_of
+
+    if form_of(settings).namespaces:
+        from octavia_local.namespace_network import NamespaceNetwork
+
+        return NamespaceNetwork(settings)
     from octavia_local.network import LocalNetwork
 
     return LocalNetwork(settings)

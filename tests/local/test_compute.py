@@ -22,7 +22,9 @@ from octavia_core.ports.compute import ServerState
 from octavia_local import processes
 from octavia_local.compute import LocalCompute
 from octavia_local.home import private_directory
+from octavia_local.places import rotated
 from octavia_local.processes import Process
+from octavia_local.ranges import Ranges
 from tests.local.rig import LocalRig, eventually
 
 
@@ -84,9 +86,7 @@ def test_an_agent_moves_on_when_its_address_is_taken(rig):
     wanted = json.loads((rig.home(other).path / "local.json").read_text())["addresses"]
     compute = LocalCompute(rig.settings)
     with socket.socket() as squatter:
-        from octavia_local.compute import _rotated
-
-        first, second = _rotated(compute._ranges.agents, spec.amphora_id)[:2]
+        first, second = rotated(Ranges.of(rig.settings).agents, spec.amphora_id)[:2]
         squatter.bind((first, 9443))
         squatter.listen()
         compute.boot(spec, lambda: rig.files(spec.amphora_id))

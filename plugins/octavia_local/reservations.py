@@ -1,0 +1,149 @@
+"""What is reserved on a state directory's networks: files, so that any number of processes may compete.
+
+`network/vips/ADDRESS` says which load balancer has a VIP, `network/plugs/AMPHORA` what an amphora was plugged into. The
+files of one state directory are changed under one lock, which ends with its holder.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from octavia_core.errors import PermanentError, TransientError
+from octavia_core.ports.network import VipRequest
+from octavia_local.home import as_port_error, private_directory, write_private
+
+__all__ = ["Reservations", "made_elsewhere", "made_up", "made_up_mac", "place_of"]
+
+_NAMESPACE = uuid.UUID("5b0c3a54-6f6c-4f6e-9b1c-6c6f63616c21")
+"""Ours alone; made-up ids are uuid5 of it."""
+
+
+class Reservations:
+    """The files. Reading them needs no lock.
+
+    Args:
+        folder: `network` in the state directory; made when something is written.
+        time_limit: seconds that the lock is waited for.
+    """
+
+    def __init__(self, folder: Path, time_limit: float) -> None:
+        self._folder, self._time_limit = folder, time_limit
+        self._vips = folder / "vips"
+        self._plugs = folder / "plugs"
+
+    def vips(self) -> dict[str, str]:
+        """Address -> load balancer, of all that is reserved."""
+        found = {name: _read(self._vips / name) for name in _names(self._vips)}
+        return {address: content["load_balancer_id"] for address, content in found.items() if content is not None}
+
+    def plugs(self) -> Iterator[tuple[str, dict[str, str]]]:
+        """(amphora, what is known of its plug)."""
+        for name in _names(self._plugs):
+            content = _read(self._plugs / name)
+            if content is not None:
+                yield name, content
+
+    def plug(self, amphora_id: str) -> dict[str, str] | None:
+        """What is known of an amphora's plug; None when it has none."""
+        return _read(self._plugs / _file_name(amphora_id))
+
+    # -- with the lock held ----------------------------------------------------------------------------------------
+    def reserve(self, address: str, load_balancer_id: str) -> None:
+        """Note whose that VIP is now."""
+        write_private(self._vips / address, json.dumps({"load_balancer_id": load_balancer_id}).encode())
+
+    def release(self, load_balancer_id: str) -> list[str]:
+        """Forget the VIPs and plugs of a load balancer; returns the amphorae that were plugged."""
+        for address, holder in self.vips().items():
+            if holder == load_balancer_id:
+                (self._vips / address).unlink(missing_ok=True)
+        plugged = [amphora for amphora, plug in self.plugs() if plug["load_balancer_id"] == load_balancer_id]
+        for amphora_id in plugged:
+            self.forget_plug(amphora_id)
+        return plugged
+
+    def remember_plug(self, amphora_id: str, plug: Mapping[str, str]) -> None:
+        """Note what an amphora is plugged into."""
+        write_private(self._plugs / _file_name(amphora_id), json.dumps(plug).encode())
+
+    def forget_plug(self, amphora_id: str) -> None:
+        """Absent is fine."""
+        (self._plugs / _file_name(amphora_id)).unlink(missing_ok=True)
+
+    @contextmanager
+    def alone(self, doing: str) -> Iterator[None]:
+        """Hold the lock of this state directory's network; translates what the operating system refuses."""
+        try:
+            private_directory(self._vips)
+            private_directory(self._plugs)
+            fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                _wait_for(fd, self._time_limit, doing)
+                yield
+            finally:
+                os.close(fd)
+        except OSError as error:
+            raise as_port_error(error, doing) from error
+
+
+def made_elsewhere(request: VipRequest) -> bool:
+    """Whether somebody else has made the port already, as upstream's API does: its ids are kept as they are."""
+    return request.port_id is not None and request.ip_address is not None
+
+
+def made_up(*parts: str) -> str:
+    """A stable id for something that nobody else gives one."""
+    return str(uuid.uuid5(_NAMESPACE, "/".join(parts)))
+
+
+def made_up_mac(amphora_id: str, address: str) -> str:
+    """fa:16:3e is Neutron's default prefix (a locally administered one)."""
+    return "fa:16:3e:" + hashlib.sha256(f"{amphora_id}/{address}".encode()).digest()[:3].hex(":")
+
+
+def place_of(name: str, places: int) -> int:
+    """Where to begin looking for a free one of so many places: the name decides, so that one is seldom used again soon."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big") % places
+
+
+def _wait_for(fd: int, within: float, doing: str) -> None:
+    deadline = time.monotonic() + within
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"cannot {doing}: another process holds the lock of the network; try again"
+                ) from None
+            time.sleep(0.002)
+        else:
+            return
+
+
+def _file_name(id: str) -> str:
+    if not id or "/" in id or id.startswith("."):
+        raise PermanentError(f"{id!r} is no amphora id")
+    return id
+
+
+def _names(folder: Path) -> list[str]:
+    with suppress(FileNotFoundError):
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    return []
+
+
+def _read(path: Path) -> dict[str, str] | None:
+    try:
+        content = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return content if isinstance(content, dict) else None
