@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from octavia_core.cli.command import Json, State
-from octavia_core.cli.commands import amphora, balancer, below, demo, governor, look, machine, operation
+from octavia_core.cli.commands import amphora, balancer, below, demo, governor, health, look, machine, operation
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.session import Session
 
@@ -40,6 +40,7 @@ def build() -> typer.Typer:
     amphora.add(app)
     look.add(app)
     governor.add(app)
+    health.add(app)
     operation.add(app)
     return app
 

@@ -95,6 +95,9 @@ class Fleet(Protocol):
     def observers(self) -> Sequence[Observer]:
         """All rows of health managers, by name."""
 
+    def amphora_states(self) -> Mapping[str, int]:
+        """How many amphorae there are in each status; the DELETED ones are left out."""
+
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:
         """Amphorae that are in ERROR or declared dead, whose load balancer (ACTIVE or ERROR) has served before, is not
         one whose deletion failed, and that no open operation is about: the longest lost first.

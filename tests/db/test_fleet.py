@@ -12,7 +12,7 @@ from octavia_core.db import schema
 from octavia_core.db.engine import make_engine
 from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.operation import OperationState
+from octavia_core.domain.operation import Event, OperationState
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
@@ -132,3 +132,20 @@ def test_a_database_of_the_last_revision_is_upgraded_and_taken_back(database_url
             assert connection.scalar(text("SELECT COUNT(*) FROM oc_governor")) == 0
     finally:
         engine.dispose()
+
+
+def test_amphorae_are_counted_by_status_and_their_hosts_are_known(storage: SqlStorage) -> None:
+    box = served(storage, AmphoraStatus.ALLOCATED)
+    for status in (AmphoraStatus.ALLOCATED, AmphoraStatus.ERROR, AmphoraStatus.DELETED):
+        served(storage, status)
+    assert dict(storage.read(lambda tx: tx.amphora_states())) == {"ALLOCATED": 2, "ERROR": 1}
+    storage.transaction(lambda tx: tx.set_host(box.id, "rack-7-node-3"))
+    (heart,) = storage.read(lambda tx: tx.liveness([box.id]))
+    assert heart.host == "rack-7-node-3"
+
+
+def test_what_was_lost_lately_is_counted_by_the_rule(storage: SqlStorage) -> None:
+    for rule in ("proof", "silence", "proof"):
+        event = Event(name="amphora.lost", text="lost", data={"rule": rule})
+        storage.transaction(lambda tx, event=event: tx.emit(event))  # type: ignore[misc]
+    assert dict(storage.read(lambda tx: tx.lost_lately(600))) == {"proof": 2, "silence": 1}

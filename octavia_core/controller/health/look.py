@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 import attrs
 
@@ -13,6 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.figures import Figures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
@@ -49,6 +51,7 @@ class Lookout:
 
     Attributes:
         paused: why this process starts no failovers, None when it may; besides, an operator may have paused everybody's.
+        lag: asks how many seconds the rows are behind memory; None while nobody can say.
     """
 
     def __init__(
@@ -57,6 +60,7 @@ class Lookout:
         health, engine = settings.health_manager, settings.engine
         self._storage, self._clock, self._memory, self._wall = storage, clock, memory, wall
         self._ask, self._actor = ask, actor
+        self._figures = Figures(storage)
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
@@ -69,6 +73,7 @@ class Lookout:
         self._others: dict[str, int] = {}
         self._dropped_at, self._dropped = 0, 0
         self.paused: str | None = None
+        self.lag: Callable[[], float] | None = None
 
     def dropped(self, datagrams: int) -> None:
         """The kernel dropped so many since the last look."""
@@ -120,6 +125,8 @@ class Lookout:
             else:
                 self._actor.tell([], {})
             self._again.tick(mono)
+            told = self._memory.counters
+            self._figures.tick(mono, observer, told, lambda: self._figure(ear, mono, len(suspects)))
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
@@ -185,6 +192,29 @@ class Lookout:
             dropped=self._dropped,
             threshold=self._threshold,
         )
+
+    def _figure(self, ear: Ear, mono: float, silent: int) -> Mapping[str, Any]:
+        """What of this look goes into the row of this health manager."""
+        mine, never, oldest = 0, 0, (0, "")
+        for heart in self._hearts.values():
+            own = self._memory.heard_at(heart.amphora_id)
+            mine += own is not None and (mono - own) * _MICRO <= ear.timeout
+            newest = self._newest(heart, ear, mono)
+            if newest is None:
+                never += 1
+            else:
+                oldest = max(oldest, (ear.now - newest, heart.amphora_id))
+        return {
+            "listening_since": ear.listening_since,
+            "watched": len(self._hearts),
+            "hears": mine,
+            "never_heard": never,
+            "silent": silent,
+            "oldest": {"amphora_id": oldest[1], "seconds": round(oldest[0] / _MICRO, 3)} if oldest[1] else None,
+            "lag": None if self.lag is None else round(max(0.0, self.lag()), 3),
+            "held": {str(rule): many for rule, many in self._actor.held.items()},
+            "evidence": {str(rule): why for rule, why in self._actor.evidence.items()},
+        }
 
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
         """The others that worked until lately, by the rows they wrote."""

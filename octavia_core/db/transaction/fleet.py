@@ -88,6 +88,12 @@ class Fleet(Session):
             for row in self.rows(select(oc_observer).order_by(oc_observer.c.name))
         ]
 
+    def amphora_states(self) -> Mapping[str, int]:
+        """By status, without the DELETED."""
+        of = amphora.c
+        query = select(of.status, func.count().label("many")).where(of.status != str(AmphoraStatus.DELETED)).group_by(of.status)
+        return {row.status: int(row.many) for row in self.rows(query.order_by(of.status))}
+
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:
         """Two indexed queries for who it is, and one for what was tried last for each load balancer."""
         rows = {row.id: row for query in (_in_error(limit), _declared(limit)) for row in self.rows(query)}

@@ -1,0 +1,145 @@
+"""`octavia-admin health ...`: the fleet's hearts, and those who listen, by the rows that health managers write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from octavia_core.cli.command import command
+from octavia_core.cli.session import Session
+
+if TYPE_CHECKING:
+    from octavia_core.controller.fleet_health import Fleet, Manager
+
+__all__ = ["add"]
+
+_COLUMNS = (
+    "health manager",
+    "wrote",
+    "hears",
+    "per second",
+    "lag",
+    "silent",
+    "never heard",
+    "oldest",
+    "dropped",
+    "held",
+)
+
+
+def add(app: typer.Typer) -> None:
+    """Add `health`."""
+    group = typer.Typer(no_args_is_help=True, help="Health of the fleet: who is heard, and by whom.")
+    app.add_typer(group, name="health")
+    command(group, "show")(show)
+    command(group, "top")(top)
+
+
+def show(session: Session) -> None:
+    """Show amphorae by state, and of each health manager whom it hears, how fast, and what it dropped and why."""
+    from octavia_core.controller.fleet_health import fleet
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        found = fleet(controller.storage)
+    if session.json:
+        session.screen.data(to_json(found))
+        return
+    session.screen.say(*_summary(found))
+    session.screen.table(_COLUMNS, map(_row, found.managers), empty="no health manager has written lately")
+
+
+def top(
+    session: Session,
+    every: Annotated[float, typer.Option("--every", min=0.2, metavar="SECONDS", help="Pause between two looks.")] = 2.0,
+    count: Annotated[
+        int | None, typer.Option("--count", min=1, metavar="NUMBER", help="Looks; endless without.")
+    ] = None,
+) -> None:
+    """The same as a live table, until Ctrl-C; with --json one object on each line."""
+    from rich.live import Live
+
+    from octavia_core.controller.fleet_health import fleet
+    from octavia_core.domain.codec import to_json
+
+    with session.look() as controller:
+        looks = _looks(controller, fleet, every, count)
+        if session.json:
+            for found in looks:
+                session.screen.line(to_json(found))
+            return
+        with Live(console=session.screen.out, auto_refresh=False) as live:
+            for found in looks:
+                live.update(_picture(found), refresh=True)
+
+
+def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iterator[Fleet]:
+    done = 0
+    while True:
+        yield fleet(controller.storage)
+        done += 1
+        if count is not None and done >= count:
+            return
+        controller.clock.sleep(every)
+
+
+def _picture(found: Fleet) -> Any:
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*_COLUMNS, header_style="bold")
+    for manager in found.managers:
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in _row(manager)))
+    return Group(*(Text(line) if isinstance(line, str) else line for line in _summary(found)), table)
+
+
+def _summary(found: Fleet) -> list[Any]:
+    from rich.text import Text
+
+    from octavia_core.cli.output import status
+
+    states = Text("amphorae: ")
+    if not found.amphorae:
+        states.append("none")
+    for place, (name, many) in enumerate(found.amphorae.items()):
+        states.append(", " if place else "").append(f"{many} ").append_text(status(name))
+    lines: list[Any] = [states]
+    if found.paused:
+        lines.append(Text(f"failovers are {found.paused}", style="yellow"))
+    if found.waiting:
+        lines.append(f"failovers that failed and are tried again: {found.waiting}")
+    return lines
+
+
+def _row(manager: Manager) -> tuple[Any, ...]:
+    from rich.text import Text
+
+    from octavia_core.cli.output import ago
+
+    wrote = Text(f"{ago(manager.age)} ago", style="" if manager.alive else "bold red")
+    deaf = manager.alive and bool(manager.watched) and manager.hears == 0
+    hears = Text(f"{_plain(manager.hears)} of {_plain(manager.watched)}", style="bold red" if deaf else "")
+    oldest = "" if manager.oldest is None else f"{ago(manager.oldest)} ({manager.oldest_id})"
+    return (
+        manager.name,
+        wrote,
+        hears,
+        _plain(manager.per_second),
+        "" if manager.lag is None else ago(manager.lag),
+        _plain(manager.silent),
+        _plain(manager.never_heard),
+        oldest,
+        _counts(manager.dropped),
+        _counts(manager.held),
+    )
+
+
+def _plain(value: float | None) -> str:
+    return "" if value is None else f"{value:.10g}"
+
+
+def _counts(counts: Any) -> str:
+    return ", ".join(f"{name} {many}" for name, many in counts.items())

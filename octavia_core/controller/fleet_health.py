@@ -1,0 +1,106 @@
+"""The health of the fleet as the rows tell it: amphorae by state, and each health manager by its own figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import attrs
+
+from octavia_core.controller.governing import STALE, pause_words
+from octavia_core.ports.fleet import Observer
+from octavia_core.ports.storage import Storage, Transaction
+
+__all__ = ["Fleet", "Manager", "fleet"]
+
+
+@attrs.frozen(kw_only=True)
+class Manager:
+    """One health manager, by the row that it writes every few seconds. What its version did not write is None.
+
+    Attributes:
+        age: seconds since it wrote; `alive`: whether that is short enough to say something about now.
+        hears: amphorae that sent to this one within the timeout, of those `watched`: its reachability.
+        per_second: heartbeats lately; `heartbeats`: since it began.
+        lag: seconds that the rows are behind what it has heard.
+        oldest: the longest silence of an amphora that was ever heard, seconds; `oldest_id`: whose.
+        dropped: datagrams and reports that did not count, by reason, since it began.
+        held: failovers that its governor holds back, by rule.
+    """
+
+    name: str
+    age: float
+    alive: bool
+    watched: int | None
+    hears: int | None
+    never_heard: int | None
+    silent: int | None
+    heartbeats: int | None
+    per_second: float | None
+    lag: float | None
+    oldest: float | None
+    oldest_id: str | None
+    dropped: Mapping[str, int]
+    held: Mapping[str, int]
+
+
+@attrs.frozen(kw_only=True)
+class Fleet:
+    """Everything. `paused` is the pause in words; `waiting` counts failovers that come back."""
+
+    now: int
+    amphorae: Mapping[str, int]
+    paused: str | None
+    waiting: int
+    managers: tuple[Manager, ...]
+
+
+def fleet(storage: Storage) -> Fleet:
+    """As the rows say now."""
+    return storage.read(_fleet)
+
+
+def _fleet(tx: Transaction) -> Fleet:
+    found = tx.governing()
+    return Fleet(
+        now=found.now,
+        amphorae=tx.amphora_states(),
+        paused=pause_words(found),
+        waiting=len(tx.comebacks()),
+        managers=tuple(_manager(one, found.now) for one in tx.observers()),
+    )
+
+
+def _manager(row: Observer, now: int) -> Manager:
+    """Another version may have written it: what is not there, or is not what it should be, is None."""
+    age = max(0.0, (now - row.written_at) / 1_000_000)
+    oldest = row.figures.get("oldest")
+    oldest = oldest if isinstance(oldest, Mapping) else {}
+    return Manager(
+        name=row.name,
+        age=round(age, 3),
+        alive=age <= STALE,
+        watched=_whole(row.figures.get("watched")),
+        hears=_whole(row.figures.get("hears")),
+        never_heard=_whole(row.figures.get("never_heard")),
+        silent=_whole(row.figures.get("silent")),
+        heartbeats=_whole(row.figures.get("heartbeats")),
+        per_second=_number(row.figures.get("per_second")),
+        lag=_number(row.figures.get("lag")),
+        oldest=_number(oldest.get("seconds")),
+        oldest_id=str(oldest["amphora_id"]) if oldest.get("amphora_id") else None,
+        dropped=_counts(row.figures.get("dropped")),
+        held=_counts(row.figures.get("held")),
+    )
+
+
+def _number(value: Any) -> float | None:
+    return float(value) if isinstance(value, int | float) else None
+
+
+def _whole(value: Any) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _counts(value: Any) -> Mapping[str, int]:
+    return {str(k): v for k, v in value.items() if isinstance(v, int)} if isinstance(value, Mapping) else {}
