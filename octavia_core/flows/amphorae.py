@@ -11,7 +11,7 @@ from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphor
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
-from octavia_core.errors import NotFound, PermanentError, SecretMissing
+from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError, SecretMissing
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
 from octavia_core.flows.unserved import Unserved, asked_for, unserved
@@ -25,13 +25,17 @@ from octavia_core.ports.network import VipPlug
 from octavia_core.ports.storage import Transaction
 
 __all__ = [
+    "SERVING",
     "Booted",
+    "Manner",
     "PushKey",
     "Sent",
     "Site",
+    "alive",
     "allocate",
     "boot",
     "booted_row",
+    "declared_dead",
     "draft",
     "drop_amphora",
     "fail_amphora",
@@ -42,7 +46,11 @@ __all__ = [
     "push_all",
     "remove",
     "site",
+    "successor",
 ]
+
+SERVING = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED)
+"""Those that have a configuration and may run it, heard or not."""
 
 
 @attrs.frozen(kw_only=True)
@@ -185,7 +193,7 @@ def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:
     tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT, compute_id=booted.server.id)
 
 
-def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None:
+def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> VipPlug:
     """Give the amphora the VIP: the network's part, then the agent's. Of the tree, only what is recorded of its root."""
     plugged = run.step(
         "plug-vip",
@@ -203,6 +211,7 @@ def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None:
 
     run.step("agent-vip", key=amphora.id, do=tell, limit=world.amphora.time_limit)
     run.later("plugged", lambda tx: _plugged_row(tx, tree.vip, amphora.id, plugged))
+    return plugged
 
 
 def _plugged_row(tx: Transaction, vip: Vip, amphora_id: str, plugged: VipPlug) -> None:
@@ -262,11 +271,15 @@ def _refs(tree: LoadBalancer) -> tuple[set[str], set[str]]:
 
 @attrs.frozen(kw_only=True)
 class Sent:
-    """How a push ended: with what the amphora holds, or with the amphora gone (health has declared it dead)."""
+    """How a push ended: with what the amphora holds, or with the amphora gone (health has declared it dead).
+
+    `silent`: it did not answer, nobody has declared it dead, and the flow can do without it.
+    """
 
     amphora_id: str
     pushed: Pushed | None
     unserved: Unserved = attrs.field(factory=Unserved)
+    silent: bool = False
 
     @property
     def gone(self) -> bool:
@@ -274,10 +287,26 @@ class Sent:
         return self.pushed is None
 
 
-def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: bool, everything: bool = False) -> Sent:
-    """Make one amphora serve a revision. `put_back` restores the last good revision when the wish fails.
+@attrs.frozen(kw_only=True)
+class Manner:
+    """How a push is meant.
 
-    It fails when a listener that the wish is about cannot be served, with `everything` when any cannot. An amphora that health has declared dead is not asked; one that dies meanwhile is found dead by the next attempt.
+    Attributes:
+        put_back: restore the last good revision when the wish fails.
+        everything: fail when any listener cannot be served, not only one that the wish is about.
+        spare: another amphora serves too, so that one that does not answer fails nothing: it is `silent`.
+    """
+
+    put_back: bool = False
+    everything: bool = False
+    spare: bool = False
+
+
+def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -> Sent:
+    """Make one amphora serve a revision.
+
+    It fails when a listener that the wish is about cannot be served. An amphora that health has declared dead is not
+    asked; one that dies meanwhile is found dead by the next attempt.
     """
     load_balancer_id = amphora.load_balancer_id
     assert load_balancer_id is not None
@@ -286,9 +315,14 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: b
         alive, wanted, peers = run.read(lambda tx: _push_facts(tx, load_balancer_id, key))
         if not alive:
             return Sent(amphora_id=key.amphora_id, pushed=None)
-        pushed, secrets = _deliver(run, world, amphora, wanted, peers)
+        try:
+            pushed, secrets = _deliver(run, world, amphora, wanted, peers)
+        except AmphoraUnreachable:
+            if how.spare and run.last_try("push"):
+                return Sent(amphora_id=key.amphora_id, pushed=None, silent=True)
+            raise
         found = unserved(wanted, secrets, pushed)
-        reason = asked_for(run.operation, wanted, found, all_of_them=everything)
+        reason = asked_for(run.operation, wanted, found, all_of_them=how.everything)
         if reason is not None:
             raise PermanentError(reason)
         return Sent(amphora_id=key.amphora_id, pushed=pushed, unserved=found)
@@ -307,7 +341,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, *, put_back: b
         "push",
         key=PushKey(amphora.id, revision),
         do=do,
-        undo=undo if put_back else None,
+        undo=undo if how.put_back else None,
         result=Sent,
         limit=world.amphora.time_limit,
     )
@@ -317,19 +351,25 @@ def _push_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalan
     wanted = tx.revision(lb, key.revision)
     if wanted is None:
         raise NotFound("revision", f"{lb}/{key.revision}")
-    return _alive(tx, key.amphora_id), wanted.tree, _peers(tx, lb, key.amphora_id)
+    return alive(tx, key.amphora_id), wanted.tree, _peers(tx, lb, key.amphora_id)
 
 
 def _put_back_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer | None, tuple[Amphora, ...]]:
     good = tx.last_good(lb)
-    return _alive(tx, key.amphora_id), good.tree if good else None, _peers(tx, lb, key.amphora_id)
+    return alive(tx, key.amphora_id), good.tree if good else None, _peers(tx, lb, key.amphora_id)
 
 
-def _alive(tx: Transaction, amphora_id: str) -> bool:
+def alive(tx: Transaction, amphora_id: str) -> bool:
+    """Whether it is to stay, and health has not declared it dead."""
     row = tx.amphora(amphora_id)
     if row is None or row.status in (AmphoraStatus.DELETED, AmphoraStatus.PENDING_DELETE):
         return False
-    return not any(heart.declared_dead for heart in tx.liveness([amphora_id]))
+    return not declared_dead(tx, amphora_id)
+
+
+def declared_dead(tx: Transaction, amphora_id: str) -> bool:
+    """Whether health has declared it dead."""
+    return any(heart.declared_dead for heart in tx.liveness([amphora_id]))
 
 
 def _peers(tx: Transaction, lb: str, amphora_id: str) -> tuple[Amphora, ...]:
@@ -352,26 +392,33 @@ def first_push(run: Run, world: World, amphora: Amphora, revision: int, *, every
     """Give a new amphora its configuration. One that has died since it was asked for gets a failover of its own: its
     death was noticed while it was being built, when there was nobody to replace yet. That failover queues behind this.
     """
-    sent = push(run, world, amphora, revision, put_back=False, everything=everything)
+    sent = push(run, world, amphora, revision, Manner(everything=everything))
     if sent.gone:
-        successor = Operation(
-            id=derived_id(run.operation.id, f"failover/{amphora.id}"),
-            flow="failover",
-            load_balancer_id=amphora.load_balancer_id,
-            amphora_id=amphora.id,
-            subjects=(Subject(Kind.LOAD_BALANCER, amphora.load_balancer_id or ""),),
-            internal=True,
-            actor="health",
-        )
-        run.record("mourn", lambda tx: tx.add_operation(successor).id)
+        failover = successor(run.operation, amphora)
+        run.record("mourn", lambda tx: tx.add_operation(failover).id)
     return sent
 
 
-def push_all(run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int) -> tuple[Sent, ...]:
+def successor(operation: Operation, amphora: Amphora) -> Operation:
+    """The failover of an amphora that an operation could not use; it queues behind that one."""
+    return Operation(
+        id=derived_id(operation.id, f"failover/{amphora.id}"),
+        flow="failover",
+        load_balancer_id=amphora.load_balancer_id,
+        amphora_id=amphora.id,
+        subjects=(Subject(Kind.LOAD_BALANCER, amphora.load_balancer_id or ""),),
+        internal=True,
+        actor="health",
+    )
+
+
+def push_all(
+    run: Run, world: World, amphorae: tuple[Amphora, ...], revision: int, *, spare: bool = False
+) -> tuple[Sent, ...]:
     """Push a revision to every amphora side by side; when one fails, all get the last good one back."""
 
     def branch(amphora: Amphora) -> Callable[[Run], Sent]:
-        return lambda run: push(run, world, amphora, revision, put_back=True)
+        return lambda run: push(run, world, amphora, revision, Manner(put_back=True, spare=spare))
 
     return tuple(run.parallel({a.id: branch(a) for a in amphorae}).values())
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from types import MappingProxyType
 
+from octavia_core.flows.failovers import FAILOVER
 from octavia_core.flows.flow import Flow
-from octavia_core.flows.load_balancers import CONFIGURE, CREATE, DELETE, FAILOVER
+from octavia_core.flows.load_balancers import CONFIGURE, CREATE, DELETE
 from octavia_core.flows.single import CONFIGURE_AGENT, DELETE_AMPHORA
 
 __all__ = ["CLEANUP", "FLOWS", "claimable", "flow_of"]

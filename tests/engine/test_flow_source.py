@@ -8,10 +8,10 @@ from types import ModuleType
 
 import pytest
 
-from octavia_core.flows import amphorae, load_balancers
+from octavia_core.flows import amphorae, failovers, load_balancers, pairs
 from octavia_core.flows.catalogue import FLOWS
 
-FLOW_MODULES: tuple[ModuleType, ...] = (amphorae, load_balancers)
+FLOW_MODULES: tuple[ModuleType, ...] = (amphorae, failovers, load_balancers, pairs)
 STEPS = {"step", "record", "wait", "parallel", "finish"}
 CLOCKS = {"time", "datetime", "random", "uuid4"}
 
