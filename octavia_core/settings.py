@@ -21,6 +21,7 @@ from octavia_core.domain.secret import Secret
 from octavia_core.errors import ConfigurationError
 
 __all__ = [
+    "OF_A_PLUGIN",
     "AmphoraAgent",
     "Certificates",
     "Compute",
@@ -37,6 +38,10 @@ __all__ = [
 ]
 
 G = TypeVar("G")
+
+
+OF_A_PLUGIN = "a plugin"
+"""Origin of a value that a plugin gave where nobody set one."""
 
 
 def _option(default: Any, help: str) -> Any:
@@ -69,6 +74,9 @@ class HealthManager:
     heartbeat_timeout: float = _option(60.0, "seconds of silence after which an amphora counts as dead")
     health_check_interval: float = _option(3.0, "seconds between two looks for silent amphorae")
     failover_threads: int = _option(10, "failovers at the same time")
+    health_update_threads: int = _option(
+        1, "processes of the health manager's daemon that receive and verify heartbeats"
+    )
     failover_threshold: int | None = _option(None, "this many silent at once: no failover at all")
     controller_ip_port_list: tuple[str, ...] = _option((), "where amphorae send heartbeats; empty: this controller")
     sock_rlimit: int = _option(0, "receive buffer in bytes, 0 for the system's default")
@@ -219,7 +227,9 @@ class Local:
     amphora: str = _option(
         "process", "what an amphora is: process (on loopback), namespace (a network namespace each), auto (if allowed)"
     )
-    namespace_network: str = _option("", "for namespaces: VIPs (lower half) and agents; empty: a free /23 of 198.18.0.0/15")
+    namespace_network: str = _option(
+        "", "for namespaces: VIPs (lower half) and agents; empty: a free /23 of 198.18.0.0/15"
+    )
     namespace_network_ipv6: str = _option("", "for namespaces: the same for IPv6; empty: a unique local /48 of its own")
 
 

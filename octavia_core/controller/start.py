@@ -22,7 +22,7 @@ from octavia_core.errors import ConfigurationError, StateDirectoryError
 from octavia_core.flows.runner import Runner
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
-from octavia_core.settings import Settings
+from octavia_core.settings import OF_A_PLUGIN, Settings
 
 __all__ = ["Started", "start", "start_worker"]
 
@@ -91,6 +91,8 @@ def start(
             settings = state.settings()
             _check_complete(state)
             create_authorities(state.authority, passphrase=settings.certificates.ca_private_key_passphrase)
+        found = Plugins({"core": core_sources, **(plugins or {})})
+        settings = _where_amphorae_reach(settings, found)
         receiver: socket.socket | None = None
         moved = False
         if run:
@@ -102,7 +104,6 @@ def start(
             prepare(settings)
         storage = SqlStorage.open(settings)
         undo.append(storage.close)
-        found = Plugins({"core": core_sources, **(plugins or {})})
         found.hook.octavia_configured(settings=settings)
         world = build_world(settings, found)
     except BaseException:
@@ -132,6 +133,20 @@ def _check_complete(state: StateDirectory) -> None:
                 f"{state.path}/{what} is gone while amphorae of this state directory exist; restore it from a backup, or end"
                 f" the processes named in {amphorae}/*/agent.json, remove {amphorae}, and begin anew"
             )
+
+
+def _where_amphorae_reach(settings: Settings, plugins: Plugins) -> Settings:
+    """With the address that a plugin has its amphorae send heartbeats to, unless the settings name one."""
+    if settings.origin("health_manager.bind_ip") != "default":
+        return settings
+    address = plugins.hook.octavia_heartbeat_address(settings=settings)
+    if address is None:
+        return settings
+    return attrs.evolve(
+        settings,
+        health_manager=attrs.evolve(settings.health_manager, bind_ip=address),
+        origins={**settings.origins, "health_manager.bind_ip": OF_A_PLUGIN},
+    )
 
 
 def _receive(settings: Settings, state: StateDirectory | None) -> tuple[socket.socket, Settings, bool]:

@@ -23,6 +23,9 @@ __all__ = ["PROJECT", "hookimpl", "hookspec"]
 
 PROJECT = "octavia_core"
 
+Source = tuple[str, Mapping[str, Mapping[str, Any]]]
+"""Where values come from, in words, and the values: group -> option -> value."""
+
 hookspec = pluggy.HookspecMarker(PROJECT)
 hookimpl = pluggy.HookimplMarker(PROJECT)
 
@@ -53,13 +56,37 @@ def octavia_settings_sources() -> Mapping[str, Callable[[str], Mapping[str, Mapp
 
 
 @hookspec
-def octavia_settings_defaults() -> Mapping[str, Callable[[], Mapping[str, Mapping[str, Any]]]]:  # type: ignore[empty-body]
-    """Offer values that count where no file says otherwise (the environment's), for settings read from files of that name."""
+def octavia_settings_defaults() -> Mapping[str, Callable[[], Sequence[Source]]]:  # type: ignore[empty-body]
+    """Offer what counts where no file says otherwise: file name -> function to (origin, values) pairs, weakest first."""
+
+
+@hookspec
+def octavia_settings_overrides() -> Mapping[str, Callable[[], Sequence[Source]]]:  # type: ignore[empty-body]
+    """Offer what wins over files of that name (the environment's): as `octavia_settings_defaults`."""
+
+
+@hookspec
+def octavia_settings_files() -> Mapping[str, Callable[[], Sequence[str]]]:  # type: ignore[empty-body]
+    """Offer the files that are read when a program is told none: file name -> function to the paths that are there."""
+
+
+@hookspec
+def octavia_settings_remarks() -> Mapping[str, Callable[[str], Sequence[tuple[str, str, str]]]]:  # type: ignore[empty-body]
+    """Offer remarks on a settings file: file name -> function from path to (group, option, what is to be said of it)."""
 
 
 @hookspec
 def octavia_request_sources() -> Mapping[str, Callable[[Sequence[str], Accept], RequestSource]]:  # type: ignore[empty-body]
     """Offer listeners for requests: settings file name (`octavia.conf`) -> factory, given all settings files and who stores."""
+
+
+@hookspec(firstresult=True)
+def octavia_heartbeat_address(settings: Settings) -> str | None:
+    """Name the address of this machine that the drivers' amphorae send heartbeats to, or None where they do not care.
+
+    Asked once, before heartbeats are received, and only where `[health_manager] bind_ip` is not set. The address need not
+    be there yet: an interface that comes with the first amphora will do.
+    """
 
 
 @hookspec

@@ -10,7 +10,12 @@ from octavia_core.ports.network import NetworkPort
 from octavia_core.ports.secrets import SecretStorePort
 from octavia_core.settings import Settings
 
-__all__ = ["octavia_compute_drivers", "octavia_network_drivers", "octavia_secret_stores"]
+__all__ = [
+    "octavia_compute_drivers",
+    "octavia_heartbeat_address",
+    "octavia_network_drivers",
+    "octavia_secret_stores",
+]
 
 
 @hookimpl
@@ -29,6 +34,20 @@ def octavia_network_drivers() -> Mapping[str, Callable[[Settings], NetworkPort]]
 def octavia_secret_stores() -> Mapping[str, Callable[[Settings], SecretStorePort]]:
     """Secrets from files."""
     return {"local": _secrets}
+
+
+@hookimpl
+def octavia_heartbeat_address(settings: Settings) -> str | None:
+    """In network namespaces, this machine's address on the management network."""
+    if settings.controller_worker.compute_driver != "local" or settings.local.amphora == "process":
+        return None
+    from octavia_local.form import form_of
+
+    if not form_of(settings).namespaces:
+        return None
+    from octavia_local.namespaces import plan_of
+
+    return plan_of(settings).controller
 
 
 def _compute(settings: Settings) -> ComputePort:
