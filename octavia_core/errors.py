@@ -12,6 +12,7 @@ OctaviaError
  │       └─ StateDirectoryBusy
  ├─ TransientError        the outside did not do it this time; the same call may succeed later
  │   └─ AmphoraUnreachable
+ │       └─ AmphoraNotReady
  ├─ PermanentError        the outside will not do it, however often it is asked
  │   ├─ AmphoraRefused    the agent answered, and the answer was no
  │   ├─ SecretMissing
@@ -28,6 +29,7 @@ import reprlib
 from collections.abc import Iterable, Mapping
 
 __all__ = [
+    "AmphoraNotReady",
     "AmphoraRefused",
     "AmphoraUnreachable",
     "BadRequest",
@@ -142,6 +144,10 @@ class TransientError(OctaviaError):
 
 class AmphoraUnreachable(TransientError):
     """The agent of an amphora did not answer."""
+
+
+class AmphoraNotReady(AmphoraUnreachable):
+    """The agent answers, but its machine is not ready for the request: a network card that was plugged is not there yet."""
 
 
 class PermanentError(OctaviaError):

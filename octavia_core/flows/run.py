@@ -23,6 +23,7 @@ import attrs
 from octavia_core.domain.codec import from_json, to_json
 from octavia_core.domain.operation import CANCELLED_PATH, EntryKind, JournalEntry, Operation, OperationState, Outcome
 from octavia_core.errors import OctaviaError, PermanentError, StepTimeout, TransientError
+from octavia_core.flows.patience import Patience
 from octavia_core.flows.waits import Wait, check, wait_to_json
 from octavia_core.flows.world import World
 from octavia_core.policy.retry import RetryPolicy
@@ -95,7 +96,7 @@ class _Shared:
     operation: Operation
     world: World
     journal: dict[str, JournalEntry]
-    retry: RetryPolicy
+    patience: Patience
     probe: Probe
     undoing: bool
     lock: threading.Lock = attrs.field(factory=threading.Lock)
@@ -118,7 +119,6 @@ class Run:
         probe: Probe = _no_probe,
         undoing: bool | None = None,
     ) -> None:
-        engine = world.settings.engine
         first = claim.fence == 1 and claim.operation_id == operation.id and not operation.undoing
         # nobody ever held it, and who cancels it takes a fence too: so there is nothing to read
         known = [] if first else storage.read(lambda tx: tx.journal(operation.id))
@@ -129,9 +129,7 @@ class Run:
             operation=operation,
             world=world,
             journal=journal,
-            retry=RetryPolicy(
-                attempts=engine.step_attempts, first=engine.step_retry_first, longest=engine.step_retry_longest
-            ),
+            patience=Patience.of(world.settings),
             probe=probe,
             undoing=operation.undoing if undoing is None else undoing,
             next_sequence=1 + max((e.sequence for e in journal.values()), default=0),
@@ -357,9 +355,9 @@ class Run:
         return (self._shared.storage.now() - entry.started_at) / 1_000_000
 
     def last_try(self, name: str) -> bool:
-        """True inside the last attempt of the step of that name: what fails transiently now fails for good."""
+        """True from attempt number `[engine] step_attempts` of the step of that name on: who can do without it goes on now."""
         entry = self._shared.journal.get(self._prefix + name)
-        return entry is not None and entry.attempts + 1 >= self._shared.retry.attempts
+        return entry is not None and entry.attempts + 1 >= self._shared.patience.otherwise.attempts
 
     def keep(self) -> None:
         """What was done until now stays, whatever fails later: nothing of it is undone. Not for use inside a branch."""
@@ -452,7 +450,7 @@ class Run:
             attempts = entry.attempts + 1
             if isinstance(error, TransientError) and attempts < shared.world.settings.engine.undo_attempts:
                 raise Parked(
-                    shared.retry.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
+                    shared.patience.otherwise.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
                 ) from error
             kind, message = type(error).__name__, str(error)
 
@@ -589,13 +587,11 @@ class Run:
             shared.lease_until = began + lease
 
     def _again(self, entry: JournalEntry, error: TransientError) -> NoReturn:
-        attempts = entry.attempts + 1
-        if attempts >= self._shared.retry.attempts:
+        attempts, policy = entry.attempts + 1, self._shared.patience.after(error)
+        if attempts >= policy.attempts:
             self._fail(entry, PermanentError(f"{error} (after {attempts} attempts)"))
         self._flush()
-        raise Parked(
-            self._shared.retry.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
-        ) from error
+        raise Parked(policy.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)) from error
 
     def _fail(self, entry: JournalEntry, error: Exception) -> NoReturn:
         """Record the failure as the step's outcome, turn the operation to undoing, and unwind."""

@@ -13,7 +13,7 @@ import attrs
 
 from octavia_core.domain.amphora import AgentAddress
 from octavia_core.domain.secret import Secret
-from octavia_core.errors import AmphoraRefused, AmphoraUnreachable
+from octavia_core.errors import AmphoraNotReady, AmphoraRefused
 from octavia_core.ports.amphora import AgentInfo
 from octavia_haproxy.transport import Answer, HttpRequest, Transport
 
@@ -169,7 +169,7 @@ class AgentClient:
     def plug_vip(self, vip: str, body: dict[str, Any]) -> None:
         """Configure the VIP interface. Already configured is success; an interface that is not there yet is unreachable."""
         try:
-            self._call("POST", f"plug/vip/{_part(vip)}", body=_encoded(body))
+            self._call("POST", f"plug/vip/{_part(vip)}", json=body)
         except AmphoraRefused as refused:
             if refused.status != 409:
                 raise
@@ -177,7 +177,7 @@ class AgentClient:
     def plug_network(self, body: dict[str, Any]) -> None:
         """Configure a member interface; errors as `plug_vip`."""
         try:
-            self._call("POST", "plug/network", body=_encoded(body))
+            self._call("POST", "plug/network", json=body)
         except AmphoraRefused as refused:
             if refused.status != 409:
                 raise
@@ -204,8 +204,8 @@ class AgentClient:
         Returns:
             False when the agent is too old for this call, or has no such interface.
         """
-        body = json.dumps([attrs.asdict(rule) for rule in rules], separators=(",", ":")).encode()
-        return self._call("PUT", f"interface/{_part(ip)}/rules", body=body, absent=True).status != 404
+        body = [attrs.asdict(rule) for rule in rules]
+        return self._call("PUT", f"interface/{_part(ip)}/rules", json=body, absent=True).status != 404
 
     def udp_listener(self, id: str) -> str | None:
         """What keepalived was given for a UDP or SCTP listener, or None."""
@@ -230,11 +230,18 @@ class AgentClient:
         """Replace the agent's configuration file."""
         self._call("PUT", "config", body=content.reveal())
 
-    def _call(self, method: str, path: str, *, body: bytes | None = None, absent: bool = False) -> Answer:
-        return self._checked(self._send(method, f"/1.0/{path}", body), f"{method} /1.0/{path}", absent=absent)
+    def _call(
+        self, method: str, path: str, *, body: bytes | None = None, json: object = None, absent: bool = False
+    ) -> Answer:
+        if json is not None:
+            body = _encoded(json)
+        answer = self._send(method, f"/1.0/{path}", body, is_json=json is not None)
+        return self._checked(answer, f"{method} /1.0/{path}", absent=absent)
 
-    def _send(self, method: str, path: str, body: bytes | None = None) -> Answer:
+    def _send(self, method: str, path: str, body: bytes | None = None, *, is_json: bool = False) -> Answer:
         headers = {"User-Agent": "octavia-core", "Accept": "application/json, text/plain"}
+        if is_json:  # upstream's agent finds no JSON in what is not called so (400)
+            headers["Content-Type"] = "application/json"
         if self.fence is not None:
             headers[FENCE_HEADER] = f"{self.fence[0]}:{self.fence[1]}"
         request = HttpRequest(method=method, path=path, body=body, headers=headers)
@@ -245,7 +252,7 @@ class AgentClient:
             return answer
         details = _words(answer)
         if answer.status == 404 and (answer.content_type != "application/json" or _NO_NIC in details):
-            raise AmphoraUnreachable(
+            raise AmphoraNotReady(
                 f"the agent of amphora {self.at.amphora_id} is not ready for {asked}: {details or 404}"
             )
         if answer.status == 404 and absent:
@@ -268,7 +275,7 @@ def _pem(id: str, name: str) -> str:
     return f"loadbalancer/{_part(id)}/certificates/{_part(name)}"
 
 
-def _encoded(body: dict[str, Any]) -> bytes:
+def _encoded(body: object) -> bytes:
     return json.dumps(body, separators=(",", ":")).encode()
 
 

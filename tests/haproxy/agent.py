@@ -36,6 +36,10 @@ class Asked:
     def __str__(self):
         return f"{self.method} {self.path}"
 
+    @property
+    def is_json(self):
+        return self.headers.get("Content-Type") == "application/json"
+
 
 @attrs.frozen
 class Reply:
@@ -58,6 +62,8 @@ class Agent:
         loaded: load balancer id -> text that was last reloaded.
         files: (load balancer id, file name) -> content.
         details: what GET details says besides versions.
+        interfaces: address -> interface.
+        udp: listener id -> keepalived's configuration.
         keeps_alive: leave connections open after an answer.
         hangs_up: close them nevertheless, without a word.
         newest: TLS version.
@@ -76,6 +82,8 @@ class Agent:
     loaded: dict[str, str] = attrs.field(factory=dict)
     files: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
     details: dict = attrs.field(factory=dict)
+    interfaces: dict[str, str] = attrs.field(factory=dict)
+    udp: dict[str, str] = attrs.field(factory=dict)
     keeps_alive: bool = True
     hangs_up: bool = False
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
@@ -195,7 +203,27 @@ class Agent:
             case "DELETE", ["loadbalancer", id, "certificates", name]:
                 self.files.pop((id, name), None)
                 return Reply(200, {"message": "OK"})
+            case ("POST", ["plug", *_]) | ("PUT", ["interface", _, "rules"]) if not asked.is_json:
+                return Reply(400, {"error": "400 Bad Request: Invalid information", "http_code": 400})
             case ("POST", ["plug", *_]) | ("PUT", ["certificate" | "config"]):
+                return Reply(202, {"message": "OK"})
+            case _, ["interface" | "vrrp" | "listeners", *_] | ["loadbalancer", _, "start" | "stop"]:
+                return self.do_more(asked, parts)
+        return Reply(404, {"error": "404 Not Found: no such route", "http_code": 404})
+
+    def do_more(self, asked, parts):
+        """What few tests need."""
+        match asked.method, parts:
+            case ("PUT", ["interface", address, "rules"]) | ("GET", ["interface", address]):
+                if address not in self.interfaces:
+                    return Reply(404, {"message": f"Error interface not found for IP address: {address}"})
+                return Reply(200, {"message": "OK", "interface": self.interfaces[address]})
+            case "PUT", ["listeners", _, id, "udp_listener"]:
+                self.udp[id] = asked.body.decode()
+                return Reply(200, {"message": "OK"}, md5(asked.body))
+            case "GET", ["listeners", id, "udp_listener"]:
+                return Reply(200, self.udp[id]) if id in self.udp else Reply(404, {"message": "UDP Listener Not Found"})
+            case "PUT", ["vrrp", _] | ["loadbalancer", _, "start" | "stop"]:
                 return Reply(202, {"message": "OK"})
         return Reply(404, {"error": "404 Not Found: no such route", "http_code": 404})
 

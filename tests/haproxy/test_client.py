@@ -13,8 +13,9 @@ import trustme
 
 from octavia_core.domain.amphora import AgentAddress
 from octavia_core.domain.secret import Secret
-from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, ConfigurationError
+from octavia_core.errors import AmphoraNotReady, AmphoraRefused, AmphoraUnreachable, ConfigurationError
 from octavia_core.ports.network import HostRoute, PluggedNetwork, VipPlug
+from octavia_haproxy.client import AgentListener, InterfaceRule
 from octavia_haproxy.driver import HaproxyDriver
 from tests.haproxy.agent import AMPHORA_ID, Agent, Reply, controller_settings, pem
 
@@ -44,6 +45,12 @@ def driver_of(tmp_path):
 @pytest.fixture
 def driver(agent, driver_of):
     return driver_of(agent)
+
+
+@pytest.fixture
+def client(agent, driver):
+    """The calls of one agent that the driver itself has no use for."""
+    return driver._agent(agent.at)
 
 
 _REFUSED = """[NOTICE]   (7) : haproxy version is 2.8.25-5cf5d0683
@@ -252,7 +259,7 @@ def test_refusals_carry_the_status_and_the_agent_s_own_words(status, content, ag
 )
 def test_a_404_of_what_is_not_ready_is_unreachable(reply, agent, driver):
     agent.answers["POST /1.0/plug/network"] = reply
-    with pytest.raises(AmphoraUnreachable, match="is not ready"):
+    with pytest.raises(AmphoraNotReady, match="is not ready"):
         driver.plug_network(agent.at, PluggedNetwork(network_id="n", port_id="p", mac_address="fa:16:3e:00:00:01"))
 
 
@@ -305,6 +312,47 @@ def test_a_member_network_is_plugged(agent, driver):
         b'"host_routes":[],"gateway":"10.0.0.1"}],"mtu":1500}'
     )
     assert second.body == b'{"mac_address":"fa:16:3e:00:00:03"}'
+
+
+def test_an_interface_is_found_by_its_address_or_not_there(agent, driver):
+    agent.interfaces["10.0.0.7"] = "eth1"
+    assert driver.interface(agent.at, "10.0.0.7") == "eth1"
+    assert driver.interface(agent.at, "2001:db8::7") is None
+    assert agent.requests() == ["GET /1.0/interface/10.0.0.7", "GET /1.0/interface/2001:db8::7"]
+
+
+def test_rules_replace_what_an_interface_lets_in_and_old_agents_are_told_apart(agent, client):
+    agent.interfaces["10.0.0.7"] = "eth1"
+    rules = [InterfaceRule(protocol="TCP", port=80, cidr="10.0.0.0/8"), InterfaceRule(protocol="vrrp", port=112)]
+    assert client.upload_rules("10.0.0.7", rules)
+    assert agent.asked[-1].body == (
+        b'[{"protocol":"TCP","port":80,"cidr":"10.0.0.0/8"},{"protocol":"vrrp","port":112,"cidr":null}]'
+    )
+    assert not client.upload_rules("10.0.0.8", rules)
+
+
+def test_udp_listeners_keepalived_and_processes_have_their_requests(agent, client):
+    assert client.udp_listener("lis") is None
+    client.upload_udp_listener("lis", "virtual_server")
+    assert client.udp_listener("lis") == "virtual_server"
+    agent.requests()
+    client.start("lis")
+    client.stop("lis")
+    client.upload_vrrp("vrrp_instance")
+    client.vrrp("start")
+    assert agent.requests() == [
+        "PUT /1.0/loadbalancer/lis/start",
+        "PUT /1.0/loadbalancer/lis/stop",
+        "PUT /1.0/vrrp/upload",
+        "PUT /1.0/vrrp/start",
+    ]
+
+
+def test_listeners_are_listed_as_the_agent_says_and_rubbish_is_none(agent, client):
+    agent.answers["GET /1.0/listeners"] = Reply(200, '[{"uuid": "a", "status": "ACTIVE", "type": "HTTP"}, 1]')
+    assert client.listeners() == (AgentListener(uuid="a", status="ACTIVE", type="HTTP"),)
+    agent.answers["GET /1.0/listeners"] = Reply(200, "rubbish")
+    assert client.listeners() == ()
 
 
 def test_one_request_at_a_time_reaches_an_amphora(driver_of):

@@ -7,7 +7,6 @@ fixed file there). The peers are installed from PyPI into `.nox/peer-octavia`, o
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import shutil
 import subprocess
@@ -22,35 +21,13 @@ from typing import Any
 
 from octavia_core.certs.authority import create_authorities
 from octavia_core.testing.outside import SimulatedCloud
+from tests.peers.environment import peer
 from tests.peers.octavia_api.programs import Broker, Database, Process, free_port, until
-from tests.support import system
 
-__all__ = ["PEER", "PROJECT", "Stage", "peer", "stage"]
+__all__ = ["PROJECT", "Stage", "stage"]
 
 ROOT = Path(__file__).parents[3]
-PEER = ("octavia==19.0.0", "pymysql", "python-octaviaclient")
-"""What the peers' environment holds."""
 PROJECT = "11111111222233334444555555555555"
-
-
-def peer() -> Path:
-    """The `bin` folder of an environment with upstream's programs, made when there is none."""
-    home = ROOT / ".nox" / "peer-octavia"
-    home.parent.mkdir(exist_ok=True)
-    stamp = home / "installed"
-    with (home.parent / "peer-octavia.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_text(encoding="ascii") != " ".join(PEER):
-            shutil.rmtree(home, ignore_errors=True)
-            made = subprocess.run([sys.executable, "-m", "venv", str(home)], check=False, capture_output=True)
-            if made.returncode:  # Debian's Python without its venv package
-                subprocess.run([sys.executable, "-m", "virtualenv", "--quiet", str(home)], check=True)
-            pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
-            done = subprocess.run([*pip, *PEER], check=False, capture_output=True, text=True)
-            if done.returncode:
-                system.unavailable(f"upstream Octavia cannot be installed: {done.stderr[-500:]}")
-            stamp.write_text(" ".join(PEER), encoding="ascii")
-    return home / "bin"
 
 
 class Stage:
