@@ -26,18 +26,32 @@ from octavia_core.domain.wishes import (
     NewMember,
     NewPool,
 )
-from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound, Refused
+from octavia_core.errors import BadRequest, ConfigurationError, LoadBalancerBusy, NotFound, Refused
 from octavia_core.lifecycle.provisioning import Event, allowed
 from octavia_core.lifecycle.refusal import TransitionRefused
 from octavia_core.policy import changes, validity
 from octavia_core.policy.apply import Change, Delete, Edit, Insert, Plan, applied
 from octavia_core.policy.apply import plan as plan_edits
 from octavia_core.ports.storage import Storage, Transaction
+from octavia_core.settings import Settings
 
-__all__ = ["CONFIGURE", "CREATE", "DELETE", "FAILOVER", "Acceptor", "Asked"]
+__all__ = ["CONFIGURE", "CREATE", "DELETE", "FAILOVER", "Acceptor", "Asked", "default_topology"]
 
 CREATE, CONFIGURE, DELETE, FAILOVER = "create", "configure", "delete", "failover"
 """The flows that wishes are carried out by; a request id is one request per flow."""
+
+
+def default_topology(settings: Settings) -> Topology:
+    """The topology of load balancers that name none.
+
+    Raises:
+        ConfigurationError: `[controller_worker] loadbalancer_topology` is none.
+    """
+    said = settings.controller_worker.loadbalancer_topology
+    if said not in set(Topology):
+        known = " or ".join(Topology)
+        raise ConfigurationError(f"[controller_worker] loadbalancer_topology must be {known}, not {said!r}")
+    return Topology(said)
 
 
 @attrs.frozen(kw_only=True)
@@ -61,10 +75,17 @@ Planner = Callable[[Transaction, LoadBalancer], _Edit]
 
 @attrs.frozen
 class Acceptor:
-    """Accepts wishes. `topology` is that of load balancers that name none."""
+    """Accepts wishes.
+
+    Attributes:
+        topology: of load balancers that name none.
+        objection: why the drivers in use cannot carry a topology, as `NetworkPort.objection`; they have the last word
+            all the same, when a load balancer is created.
+    """
 
     storage: Storage
     topology: Topology
+    objection: Callable[[Topology], str | None] = lambda _: None
 
     def known(self, flow: str, asked: Asked) -> Operation | None:
         """The operation of a request that was accepted before; None for a new one, and for one without an id."""
@@ -76,8 +97,9 @@ class Acceptor:
         """Store the whole tree PENDING_CREATE and the operation that builds it."""
         tree = changes.tidy(wish).build(_new_id, topology=self.topology)
         validity.check(tree)
-        if tree.topology is Topology.ACTIVE_STANDBY:
-            raise BadRequest("topology ACTIVE_STANDBY is not offered yet by this release; leave it out, or say SINGLE")
+        objection = self.objection(tree.topology)
+        if objection is not None:
+            raise BadRequest(objection)
         if tree.additional_vips:
             raise BadRequest("additional VIPs are not offered yet by this release; leave them out")
         operation = self._operation(CREATE, tree.id, (Subject(Kind.LOAD_BALANCER, tree.id),), asked)

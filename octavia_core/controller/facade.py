@@ -12,7 +12,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from octavia_core.controller.accept import CONFIGURE, CREATE, DELETE, FAILOVER, Acceptor, Asked
+from octavia_core.controller.accept import CONFIGURE, CREATE, DELETE, FAILOVER, Acceptor, Asked, default_topology
 from octavia_core.controller.adopt import Orphan, orphans
 from octavia_core.controller.bell import ring
 from octavia_core.controller.explain import Explanation, why
@@ -26,7 +26,7 @@ from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event
 from octavia_core.domain.operation import Operation as Row
 from octavia_core.domain.tree import Listener, LoadBalancer
-from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
+from octavia_core.domain.vocabulary import Kind, Provisioning
 from octavia_core.domain.wishes import (
     NewHealthMonitor,
     NewL7Policy,
@@ -60,7 +60,11 @@ class Controller:
         self.storage: Storage = started.storage
         self.clock = started.world.clock
         self.world = started.world
-        self._acceptor = Acceptor(self.storage, Topology(self.settings.controller_worker.loadbalancer_topology))
+        self._acceptor = Acceptor(
+            self.storage,
+            default_topology(self.settings),
+            self.world.network.objection,
+        )
         self._ended = threading.Condition()
         self._ends = 0
         self.services: Services | None = None

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import re
 import signal
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,18 +17,21 @@ from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.waiter import Waiter
 from octavia_core.controller.wiring import build_world
 from octavia_core.db.storage import SqlStorage, prepare
-from octavia_core.domain.operation import Operation
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning, Topology
 from octavia_core.domain.wishes import NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.flows.catalogue import claimable
 from octavia_core.flows.run import Probe
 from octavia_core.flows.runner import Ending, Runner
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
+from octavia_core.ports.storage import Transaction
 from octavia_core.settings import Settings
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
+from octavia_core.testing.simulator import SimulatedAmphorae
 
 __all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared", "stop_at"]
 
@@ -141,6 +145,29 @@ class Engine:
         orphans = [name for name in kept if not any(id in name for id in wanted)]
         return sorted(servers ^ serving) + orphans
 
+    def unpaired(self) -> list[str]:
+        """What is wrong with the amphorae of a pair; nothing when each shares the VIP with all others, as its row says."""
+        amphorae = SimulatedAmphorae(self.cloud)
+        wrong = [f"split brain of {id}" for id in amphorae.split_brains()]
+        lb = self.load_balancer()
+        if lb.topology is Topology.SINGLE or lb.provisioning_status is not Provisioning.ACTIVE:
+            return wrong
+        rows = [a for a in self.storage.read(lambda tx: tx.amphorae(lb.id)) if a.status is AmphoraStatus.ALLOCATED]
+        if sorted((str(a.role), a.vrrp_priority) for a in rows) != [("BACKUP", 90), ("MASTER", 100)]:
+            wrong.append(f"roles {[(a.role, a.vrrp_priority) for a in rows]}")
+        for row in rows:
+            share, others = amphorae.shares(row.id) or {}, [a.vrrp_ip for a in rows if a is not row]
+            expected = (others, row.vrrp_priority, "eth1", "eth1", 1, lb.id.replace("-", ""), True)
+            found = tuple(share.get(name) for name in ("peers", "priority", "interface"))
+            given = (*found, row.vrrp_interface, row.vrrp_id, share.get("group"), share.get("secret"))
+            if given != expected:
+                wrong.append(f"amphora {row.id} shares {share}, its row has {row}")
+            if amphorae.configuration(row.id) != amphorae.configuration(rows[0].id):
+                wrong.append(f"amphora {row.id} serves something else than {rows[0].id}")
+        if amphorae.vip_holder(str(lb.vip.ip_address)) not in {row.id for row in rows}:
+            wrong.append("nobody holds the VIP")
+        return wrong
+
 
 Act = Callable[[Engine], object]
 
@@ -168,6 +195,10 @@ def _create(engine: Engine) -> None:
     engine.acceptor.create_load_balancer(WISH, Asked())
 
 
+def _create_pair(engine: Engine) -> None:
+    engine.acceptor.create_load_balancer(attrs.evolve(WISH, topology=Topology.ACTIVE_STANDBY), Asked())
+
+
 def _add_member(engine: Engine) -> None:
     engine.acceptor.create_member(engine.load_balancer().pools[0].id, NewMember("192.0.2.2", 80), Asked())
 
@@ -188,6 +219,53 @@ def _amphora_dies(engine: Engine) -> None:
     (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
     engine.world.compute.destroy(f"amphora-{amphora.id}")
     engine.storage.transaction(lambda tx: tx.declare_dead(amphora.id))
+
+
+def _one_dies(engine: Engine) -> None:
+    """The one that holds the VIP, and health asks for its failover as it does."""
+    pair, vip = _pair(engine)
+    (lost,) = [a for a in pair if a.id == vip]
+    engine.world.compute.destroy(f"amphora-{lost.id}")
+    _declared_dead(engine, lost)
+
+
+def _both_die(engine: Engine) -> None:
+    for amphora in _pair(engine)[0]:
+        engine.world.compute.destroy(f"amphora-{amphora.id}")
+        _declared_dead(engine, amphora)
+
+
+def _pair(engine: Engine) -> tuple[Sequence[Amphora], str | None]:
+    """The amphorae of the pair, and which of them holds the VIP."""
+    lb = engine.load_balancer()
+    holder = SimulatedAmphorae(engine.cloud).vip_holder(str(lb.vip.ip_address))
+    return engine.storage.read(lambda tx: tx.amphorae(lb.id)), holder
+
+
+def _declared_dead(engine: Engine, amphora: Amphora) -> None:
+    lb = str(amphora.load_balancer_id)
+    failover = Operation(
+        id=str(uuid.uuid4()),
+        flow="failover",
+        load_balancer_id=lb,
+        amphora_id=amphora.id,
+        subjects=(Subject(Kind.LOAD_BALANCER, lb),),
+        internal=True,
+        actor="health",
+    )
+
+    def declare(tx: Transaction) -> None:
+        tx.declare_dead(amphora.id)
+        tx.add_operation(failover)
+
+    engine.storage.transaction(declare)
+
+
+def _replace_holder(engine: Engine) -> None:
+    """Somebody wants a healthy amphora replaced, and it is the one that holds the VIP."""
+    holder = _pair(engine)[1]
+    assert holder is not None
+    engine.acceptor.failover_amphora(holder, Asked())
 
 
 def _refuse_pushes(engine: Engine) -> None:
@@ -212,6 +290,16 @@ SCENARIOS = (
     Scenario("configure-refused", (_create,), _both(_add_member, _refuse_pushes), "ACTIVE", 1),
     Scenario("configure-amphora-dead", (_create,), _both(_add_member, _amphora_dies), "ACTIVE", 1),
     Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 0),
+    Scenario("pair-create", (), _create_pair, "ACTIVE", 2),
+    Scenario("pair-configure", (_create_pair,), _add_member, "ACTIVE", 2),
+    Scenario("pair-delete", (_create_pair,), _delete, "DELETED", 0),
+    Scenario("pair-failover", (_create_pair,), _failover, "ACTIVE", 2),
+    Scenario("pair-replace-holder", (_create_pair,), _replace_holder, "ACTIVE", 2),
+    Scenario("pair-configure-one-dead", (_create_pair,), _both(_add_member, _one_dies), "ACTIVE", 2),
+    Scenario("pair-configure-both-dead", (_create_pair,), _both(_add_member, _both_die), "ACTIVE", 2),
+    Scenario("pair-create-refused", (), _both(_create_pair, _refuse_pushes), "ERROR", 0),
+    Scenario("pair-configure-refused", (_create_pair,), _both(_add_member, _refuse_pushes), "ACTIVE", 2),
+    Scenario("pair-failover-refused", (_create_pair,), _both(_failover, _refuse_pushes), "ERROR", 2),
 )
 
 

@@ -85,6 +85,7 @@ def check(engine: Engine, scenario: Scenario) -> None:
     failed = [operation for operation in operations if operation.state is OperationState.FAILED]
     assert bool(failed) == scenario.name.endswith("-refused"), shown
     assert all(operation.error for operation in failed)
+    assert engine.unpaired() == [], shown
     rows = engine.storage.read(lambda tx: tx.amphorae())
     assert len([a for a in rows if a.status is AmphoraStatus.ALLOCATED]) == scenario.servers, shown
 
