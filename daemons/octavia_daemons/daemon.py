@@ -10,11 +10,13 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
-from octavia_core.controller.sources import load_settings
+from octavia_core.controller.sources import load_settings, settings_files
 from octavia_core.errors import ConfigurationError, OctaviaError
 from octavia_core.settings import Settings
 
 __all__ = ["BAD_USAGE", "CONFIGURATION", "FAILED", "OK", "run"]
+
+log = logging.getLogger("octavia_daemons")
 
 OK, FAILED, BAD_USAGE, CONFIGURATION = 0, 1, 2, 5
 """Exit codes, as those of octavia-admin."""
@@ -28,21 +30,24 @@ def run(
     *,
     again: Callable[[Callable[[], Settings]], None] | None = None,
 ) -> int:
-    """Run a daemon until SIGTERM or SIGINT; a second one ends it at once.
+    """Run a daemon until SIGTERM or SIGINT; a second one ends it at once. SIGHUP has it begin anew, with settings read again.
 
     Args:
         name: of the program.
         about: what it does, for --help.
         serve: does the work until the event is set; it gives back what it took.
         argv: the command line; None for the process's own.
-        again: called first with what reads the settings anew, for a daemon that does so on SIGHUP.
+        again: called first with what reads the settings anew, for a daemon that sees to SIGHUP itself.
 
     Returns:
         The exit code.
     """
     parser = argparse.ArgumentParser(prog=name, description=about)
     parser.add_argument(
-        "--config-file", action="append", required=True, metavar="FILE", help="settings; the last one wins"
+        "--config-file", action="append", default=[], metavar="FILE", help="settings; the last one wins"
+    )
+    parser.add_argument(
+        "--config-dir", action="append", default=[], metavar="DIR", help="settings: every *.conf in it, after the files"
     )
     parser.add_argument(
         "--state-directory", default="", metavar="DIR", help="for drivers that keep files on this machine"
@@ -55,22 +60,34 @@ def run(
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     )
-    stop = threading.Event()
+    stop, reload = threading.Event(), threading.Event()
+    current = [stop]  # what ends the work that is done now
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)
         stop.set()
+        current[0].set()
 
-    before = {number: signal.signal(number, end) for number in (signal.SIGTERM, signal.SIGINT)}
+    def read_anew(*_: object) -> None:
+        reload.set()
+        current[0].set()
+
+    handlers: dict[int, Callable[[int, object], None]] = {signal.SIGTERM: end, signal.SIGINT: end}
+    if again is None:
+        handlers[signal.SIGHUP] = read_anew
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         state = os.path.abspath(options.state_directory) if options.state_directory else ""
 
         def read() -> Settings:
-            return load_settings(options.config_file, state_directory=state)
+            files = settings_files(options.config_file, options.config_dir)
+            return load_settings(files, state_directory=state)
 
         if again is not None:
             again(read)
-        serve(read(), stop)
+            serve(read(), stop)
+        else:
+            _serve(serve, read, stop, reload, current)
     except OctaviaError as error:
         print(f"{name}: {error}", file=sys.stderr)
         return CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
@@ -78,3 +95,28 @@ def run(
         for number, handler in before.items():
             signal.signal(number, handler)
     return OK
+
+
+def _serve(
+    serve: Callable[[Settings, threading.Event], None],
+    read: Callable[[], Settings],
+    stop: threading.Event,
+    reload: threading.Event,
+    current: list[threading.Event],
+) -> None:
+    """Serve until `stop`; at each `reload` begin anew with the settings read again, if they are as they should be."""
+    settings = read()
+    while True:
+        current[0] = threading.Event()
+        if reload.is_set():
+            reload.clear()
+            try:
+                settings = read()
+                log.info("settings are read anew")
+            except OctaviaError as error:
+                log.error("the settings are not read anew, it goes on with those it has: %s", error)
+        if stop.is_set():
+            return
+        serve(settings, current[0])
+        if not reload.is_set():
+            return  # told to end, or at the end by itself

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +12,11 @@ import attrs
 from octavia_core.controller.state import read_toml
 from octavia_core.errors import ConfigurationError
 from octavia_core.hooks.plugins import Plugins
+from octavia_core.hooks.specs import Source
 from octavia_core.ports.requests import Accept, RequestSource
 from octavia_core.settings import Settings
 
-__all__ = ["load_settings", "request_source"]
+__all__ = ["beside_an_api", "load_settings", "remarks", "request_source", "settings_files"]
 
 Reader = Callable[[str], Mapping[str, Mapping[str, Any]]]
 
@@ -34,16 +35,50 @@ def load_settings(files: Sequence[str], *, state_directory: str = "") -> Setting
         readers.update(offered)
     chosen = [(file, readers[_known(file, readers)]) for file in files]
     used = {_known(file, readers) for file in files}
-    defaults = [
-        ("environment", values())
-        for offered in plugins.hook.octavia_settings_defaults()
-        for name, values in offered.items()
-        if name in used
-    ]
     sources = [(file, reader(file)) for file, reader in chosen]
+    before = _offered(plugins.hook.octavia_settings_defaults(), used)
+    after = _offered(plugins.hook.octavia_settings_overrides(), used)
     return attrs.evolve(
-        Settings.load(*defaults, *sources, state_directory=state_directory), files=tuple(map(os.path.abspath, files))
+        Settings.load(*before, *sources, *after, state_directory=state_directory),
+        files=tuple(map(os.path.abspath, files)),
     )
+
+
+def settings_files(files: Sequence[str], folders: Sequence[str]) -> list[str]:
+    """The settings files of a program: those it is told, then every `*.conf` of the folders; told none, the usual ones.
+
+    Raises:
+        ConfigurationError: a folder is none, or there is no file at all.
+    """
+    found = list(files)
+    for folder in folders:
+        if not os.path.isdir(folder):
+            raise ConfigurationError(f"{folder} is no directory; --config-dir takes one with *.conf files in it")
+        found += sorted(str(path) for path in Path(folder).glob("*.conf"))
+    if not files and not folders:
+        for offered in Plugins().hook.octavia_settings_files():
+            for usual in offered.values():
+                found += usual()
+    if not found:
+        raise ConfigurationError("there is no settings file in the usual places; name one with --config-file")
+    return found
+
+
+def remarks(settings: Settings) -> list[tuple[str, str, str, str]]:
+    """(file, group, option, words) for everything in the settings files that is worth a word: what has no effect here."""
+    found = []
+    for offered in Plugins().hook.octavia_settings_remarks():
+        for name, look in offered.items():
+            for file in settings.files:
+                if _alike(file, name):
+                    found += [(file, *remark) for remark in look(file)]
+    return found
+
+
+def beside_an_api(settings: Settings, plugins: Plugins) -> bool:
+    """Whether these settings come with a listener for requests: then an API of somebody else's works on our rows."""
+    offered = [name for names in plugins.hook.octavia_request_sources() for name in names]
+    return any(_alike(file, name) for file in settings.files for name in offered)
 
 
 def request_source(settings: Settings, accept: Accept) -> RequestSource | None:
@@ -59,6 +94,10 @@ def request_source(settings: Settings, accept: Accept) -> RequestSource | None:
                 source: RequestSource = factory(files, accept)
                 return source
     return None
+
+
+def _offered(hooks: Iterable[Mapping[str, Callable[[], Sequence[Source]]]], used: Collection[str]) -> list[Source]:
+    return [source for hook in hooks for name, sources in hook.items() if name in used for source in sources()]
 
 
 def _known(file: str, readers: Mapping[str, Reader]) -> str:

@@ -6,6 +6,7 @@ import attrs
 
 from octavia_core.certs.authority import Authority
 from octavia_core.certs.cache import Certificates
+from octavia_core.controller.sources import beside_an_api
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.ports.clock import Clock, SystemClock
@@ -30,7 +31,7 @@ def build_world(settings: Settings, plugins: Plugins, clock: Clock | None = None
         network=plugins.driver("network", chosen.network_driver, settings),
         amphora=plugins.driver("amphora", chosen.amphora_driver, settings),
         certificates=Certificates(store, seconds=settings.certificates.cache_seconds, clock=clock),
-        issuer=Authority.from_settings(settings, clock),
+        issuer=Authority.from_settings(settings, clock, drop_in=beside_an_api(settings, plugins)),
         settings=settings,
         clock=clock,
     )

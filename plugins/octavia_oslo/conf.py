@@ -14,9 +14,9 @@ from oslo_config import cfg, types
 
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
-from octavia_oslo.options import ENVIRONMENT, LIBRARY_GROUPS, REMOVED, lines, register
+from octavia_oslo.options import ENVIRONMENT, LIBRARY_GROUPS, READ_HERE, REMOVED, lines, register
 
-__all__ = ["environment", "open_conf", "read", "unknown_options"]
+__all__ = ["defaults", "open_conf", "overrides", "read", "remarks", "unknown_options", "usual_files"]
 
 log = logging.getLogger("octavia_oslo.conf")
 
@@ -63,46 +63,104 @@ def read(path: str) -> Values:
     conf = open_conf([path])
     found: dict[str, dict[str, Any]] = {}
     for group, name in _OURS:
-        try:
-            place = conf.get_location(name, group)
-            if place is None or place.location is not cfg.Locations.user:
-                continue
-            value = conf[group][name]
-        except cfg.ConfigFileValueError as error:
-            cause = "it is a secret, so its value is not shown" if _secret(group, name) else str(error)
-            raise ConfigurationError(f"{path}: [{group}] {name} is not as it should be: {cause}") from None
-        found.setdefault(group, {})[name] = str(value) if isinstance(value, types.IPAddress) else value
+        if _place(conf, group, name, path) is cfg.Locations.user:
+            found.setdefault(group, {})[name] = _value(conf, group, name, path)
     for complaint in unknown_options(path):
         log.warning("%s: %s", path, complaint)
     return found
 
 
-def environment() -> Values:
-    """The defaults that upstream takes from the environment; weaker than any file."""
+def defaults() -> list[tuple[str, Values]]:
+    """What is weaker than any file: upstream's built-in passphrase, and the defaults that it takes from the environment.
+
+    Of upstream's own defaults only that one is said: whoever leaves the passphrase out uses it, and it is refused later.
+    """
     found: dict[str, dict[str, Any]] = {}
     for variable, (group, name) in ENVIRONMENT.items():
         value = os.environ.get(variable)
         if value is not None and (group, name) in _OURS:
             found.setdefault(group, {})[name] = value
-    return found
+    group, name = "certificates", "server_certs_key_passphrase"
+    built_in = next(line.default for line in lines() if (line.group, line.name) == (group, name))
+    return [("left out of octavia.conf", {group: {name: built_in}}), ("environment", found)]
+
+
+def overrides() -> list[tuple[str, Values]]:
+    """What is stronger than any file: oslo.config's own environment variables, OS_GROUP__OPTION."""
+    conf = open_conf([])
+    found: dict[str, dict[str, Any]] = {}
+    for group, name in _OURS:
+        if _place(conf, group, name, "environment") is cfg.Locations.environment:
+            found.setdefault(group, {})[name] = _value(conf, group, name, "environment")
+    return [("environment", found)]
+
+
+def usual_files() -> list[str]:
+    """The files that oslo.config finds for project octavia when it is told none."""
+    files = list(cfg.find_config_files(project="octavia"))
+    for folder in cfg.find_config_dirs(project="octavia"):
+        files += sorted(str(path) for path in Path(folder).glob("*.conf"))
+    return files
+
+
+def remarks(path: str) -> list[tuple[str, str, str]]:
+    """(group, option, words) for everything in the file that upstream reads, or once did, and that does nothing here."""
+    found: list[tuple[str, str, str]] = []
+    for group, options in _sections(path).items():
+        for name in options:
+            if (group, name) in REMOVED:
+                found.append((group, name, "is of an older release of upstream and has no effect"))
+            elif (group, name) in _table() and (group, name) not in _OURS and (group, name) not in READ_HERE:
+                found.append((group, name, "has no effect here"))
+    return found + [(group, name, words) for group, name, words in _unknown(path)]
 
 
 def unknown_options(path: str) -> list[str]:
     """One sentence for each name in the file that neither upstream nor we know."""
-    sections: dict[str, Any] = {}
-    cfg.ConfigParser(str(Path(path)), sections).parse()
+    return [f"[{group}] {name} {words}" if name else f"[{group}] {words}" for group, name, words in _unknown(path)]
+
+
+def _unknown(path: str) -> list[tuple[str, str, str]]:
     known = _table() | set(_OURS) | REMOVED
     groups = sorted({group for group, _ in known} | LIBRARY_GROUPS)
-    complaints: list[str] = []
-    for group, options in sections.items():
+    found: list[tuple[str, str, str]] = []
+    for group, options in _sections(path).items():
         if group in LIBRARY_GROUPS:
             continue
         if group not in groups:
-            complaints.append(f"nobody knows the group [{group}]{_near(group, groups)}")
+            found.append((group, "", f"is a group that nobody knows{_near(group, groups)}"))
             continue
         names = [name for each, name in known if each == group]
-        complaints += [f"nobody knows [{group}] {name}{_near(name, names)}" for name in options if name not in names]
-    return complaints
+        found += [(group, name, f"is known to nobody{_near(name, names)}") for name in options if name not in names]
+    return found
+
+
+def _sections(path: str) -> dict[str, Any]:
+    sections: dict[str, Any] = {}
+    cfg.ConfigParser(str(Path(path)), sections).parse()
+    return sections
+
+
+def _place(conf: cfg.ConfigOpts, group: str, name: str, origin: str) -> Any:
+    """Where the value stands, one of `cfg.Locations`; None for nowhere."""
+    try:
+        place = conf.get_location(name, group)
+    except (cfg.Error, ValueError) as error:
+        raise _refused(group, name, origin, error) from None
+    return None if place is None else place.location
+
+
+def _value(conf: cfg.ConfigOpts, group: str, name: str, origin: str) -> Any:
+    try:
+        value = conf[group][name]
+    except (cfg.Error, ValueError) as error:
+        raise _refused(group, name, origin, error) from None
+    return str(value) if isinstance(value, types.IPAddress) else value
+
+
+def _refused(group: str, name: str, origin: str, error: Exception) -> ConfigurationError:
+    cause = "it is a secret, so its value is not shown" if _secret(group, name) else str(error)
+    return ConfigurationError(f"{origin}: [{group}] {name} is not as it should be: {cause}")
 
 
 def _secret(group: str, name: str) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 import attrs
 from oslo_config import cfg, types
 
-__all__ = ["ENVIRONMENT", "LIBRARY_GROUPS", "REMOVED", "Line", "lines", "register"]
+__all__ = ["ENVIRONMENT", "LIBRARY_GROUPS", "READ_HERE", "REMOVED", "Line", "lines", "register"]
 
 ENVIRONMENT = {
     "OS_OCTAVIA_TLS_CA_CERT": ("certificates", "ca_certificate"),
@@ -24,6 +24,9 @@ ENVIRONMENT = {
     "OS_OCTAVIA_TLS_STORAGE": ("certificates", "storage_path"),
 }
 """Variables that upstream takes defaults from: a value in a file wins."""
+
+READ_HERE = frozenset({("DEFAULT", "host"), ("controller_worker", "event_notifications")})
+"""What this plugin reads itself; the core's settings do not have it."""
 
 REMOVED = frozenset(
     {

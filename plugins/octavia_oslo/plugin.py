@@ -7,7 +7,7 @@ from typing import Any
 
 from octavia_core.domain.operation import Event
 from octavia_core.errors import DriverUnavailable
-from octavia_core.hooks.specs import hookimpl
+from octavia_core.hooks.specs import Source, hookimpl
 from octavia_core.ports.requests import Accept, RequestSource
 from octavia_core.settings import Settings
 
@@ -29,9 +29,24 @@ class Oslo:
         return {"octavia.conf": _read}
 
     @hookimpl
-    def octavia_settings_defaults(self) -> Mapping[str, Callable[[], Mapping[str, Mapping[str, Any]]]]:
-        """Upstream's environment variables."""
-        return {"octavia.conf": _environment}
+    def octavia_settings_defaults(self) -> Mapping[str, Callable[[], Sequence[Source]]]:
+        """Upstream's environment variables, and the defaults that must not be passed over."""
+        return {"octavia.conf": lambda: _conf().defaults()}
+
+    @hookimpl
+    def octavia_settings_overrides(self) -> Mapping[str, Callable[[], Sequence[Source]]]:
+        """oslo.config's environment variables, OS_GROUP__OPTION."""
+        return {"octavia.conf": lambda: _conf().overrides()}
+
+    @hookimpl
+    def octavia_settings_files(self) -> Mapping[str, Callable[[], Sequence[str]]]:
+        """Where oslo.config looks for the files of project octavia."""
+        return {"octavia.conf": lambda: _conf().usual_files()}
+
+    @hookimpl
+    def octavia_settings_remarks(self) -> Mapping[str, Callable[[str], Sequence[tuple[str, str, str]]]]:
+        """What upstream knows and we do not use."""
+        return {"octavia.conf": lambda path: _conf().remarks(path)}
 
     @hookimpl
     def octavia_request_sources(self) -> Mapping[str, Callable[[Sequence[str], Accept], RequestSource]]:
@@ -60,19 +75,16 @@ plugin = Oslo()
 
 
 def _read(path: str) -> Mapping[str, Mapping[str, Any]]:
+    values: Mapping[str, Mapping[str, Any]] = _conf().read(path)
+    return values
+
+
+def _conf() -> Any:
     try:
         from octavia_oslo import conf
     except ModuleNotFoundError as error:
         raise DriverUnavailable(_MISSING) from error
-    return conf.read(path)
-
-
-def _environment() -> Mapping[str, Mapping[str, Any]]:
-    try:
-        from octavia_oslo import conf
-    except ModuleNotFoundError as error:
-        raise DriverUnavailable(_MISSING) from error
-    return conf.environment()
+    return conf
 
 
 def _consumer(files: Sequence[str], accept: Accept) -> RequestSource:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from octavia_core.controller.sources import load_settings
+from octavia_core.certs.authority import check_passphrases
+from octavia_core.controller.sources import load_settings, remarks, settings_files
 from octavia_core.errors import ConfigurationError
 from octavia_oslo import conf, options
 
@@ -50,6 +51,67 @@ def test_the_environment_gives_defaults_that_files_win_over(tmp_path: Path, monk
     assert (certificates.ca_certificate, certificates.ca_private_key) == ("/from/file.pem", "/from/environment.key")
 
 
+def test_oslos_own_environment_variables_win_over_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OS_CONTROLLER_WORKER__WORKERS", "7")
+    monkeypatch.setenv("OS_DATABASE__CONNECTION", "sqlite:////from/environment")
+    settings = load_settings([written(tmp_path, "[controller_worker]\nworkers = 3\namp_active_retries = 5\n")])
+    assert (settings.controller_worker.workers, settings.controller_worker.amp_active_retries) == (7, 5)
+    assert settings.database.connection.reveal() == b"sqlite:////from/environment"
+    assert settings.origin("controller_worker.workers") == "environment"
+    monkeypatch.setenv("OS_CONTROLLER_WORKER__WORKERS", "many")
+    with pytest.raises(ConfigurationError, match=r"\[controller_worker\] workers.*OS_CONTROLLER_WORKER__WORKERS"):
+        load_settings([written(tmp_path, "")])
+
+
+def test_files_of_a_folder_come_after_the_files_in_order_of_name(tmp_path: Path) -> None:
+    file = written(tmp_path, "[controller_worker]\nworkers = 1\n")
+    folder = tmp_path / "more"
+    folder.mkdir()
+    second = written(folder, "", "2.conf")
+    first = written(folder, "[controller_worker]\nworkers = 2\n", "1.conf")
+    written(folder, "this is not read", "3.txt")
+    assert settings_files([file], [str(folder)]) == [file, first, second]
+    assert load_settings(settings_files([file], [str(folder)])).controller_worker.workers == 2
+    with pytest.raises(ConfigurationError, match="no directory"):
+        settings_files([file], [file])
+
+
+def test_told_no_file_the_usual_ones_of_oslo_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / ".octavia").mkdir()
+    file = written(tmp_path / ".octavia", "[controller_worker]\nworkers = 4\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert settings_files([], []) == [file]
+    Path(file).unlink()
+    if not Path("/etc/octavia").exists():
+        with pytest.raises(ConfigurationError, match="name one with --config-file"):
+            settings_files([], [])
+
+
+def test_a_passphrase_that_is_left_out_is_upstreams_and_is_refused(tmp_path: Path) -> None:
+    left_out = load_settings([written(tmp_path, "")])
+    with pytest.raises(ConfigurationError, match=r"left out of octavia\.conf.*set 32 random characters"):
+        check_passphrases(left_out)
+    check_passphrases(load_settings([written(tmp_path, f"[certificates]\nserver_certs_key_passphrase = {'x' * 32}\n")]))
+
+
+def test_what_has_no_effect_here_is_said(tmp_path: Path) -> None:
+    file = written(
+        tmp_path,
+        "[DEFAULT]\nhost = here\n[task_flow]\nengine = serial\n[house_keeping]\nspare_check_interval = 1\n[controller_worker]\n"
+        "workers = 1\nwokers = 2\n",
+    )
+    said = {(group, name): words for _, group, name, words in remarks(load_settings([file]))}
+    assert said[("task_flow", "engine")] == "has no effect here"
+    assert "older release" in said[("house_keeping", "spare_check_interval")]
+    assert "did you mean workers?" in said[("controller_worker", "wokers")]
+    assert len(said) == 3
+
+
+def test_a_value_that_refers_to_nothing_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="storage_path"):
+        load_settings([written(tmp_path, "[certificates]\nstorage_path = $nowhere/certs\n")])
+
+
 def test_names_that_nobody_knows_are_warned_about_with_the_nearest(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -61,8 +123,8 @@ def test_names_that_nobody_knows_are_warned_about_with_the_nearest(
         load_settings([file])
     said = [record.getMessage() for record in caplog.records]
     assert len(said) == 2
-    assert any("[controller_worker] wokers; did you mean workers?" in each for each in said)
-    assert any("group [kepalived]" in each for each in said)
+    assert any("[controller_worker] wokers is known to nobody; did you mean workers?" in each for each in said)
+    assert any("[kepalived] is a group that nobody knows; did you mean keepalived_vrrp?" in each for each in said)
 
 
 @pytest.mark.parametrize(
