@@ -388,6 +388,16 @@ def test_a_udp_listener_is_stored_read_back_and_deleted(machine, driver):
     assert agent.udp_listener("0f2a1c1e-9d0b-4a53-8f4e-2b7f1d7c0a01") is None
 
 
+def test_without_listeners_nothing_is_left_and_deleting_again_is_success(machine, driver, push, tree):
+    pushed, _ = push(attrs.evolve(tree, listeners=(), pools=()))
+    assert pushed.changed
+    driver.remove(machine.at, tree.id)
+    assert driver._agent(machine.at).configuration(tree.id) is None
+    assert driver._agent(machine.at).listeners() == ()
+    with pytest.raises(OSError, match="refused"):
+        ask(VIP, 80)
+
+
 def test_keepalived_is_configured_started_and_stopped(machine, driver, tree):
     here = Amphora(
         id=AMPHORA_ID, status=AmphoraStatus.ALLOCATED, vrrp_ip=VRRP, ha_ip=VIP, vrrp_interface="eth1", vrrp_id=1,
@@ -409,16 +419,6 @@ def test_keepalived_is_configured_started_and_stopped(machine, driver, tree):
     assert not [words for words in machine.requests()[before:] if words.endswith("upload")]
     assert machine.inside("ps", "-C", "keepalived", "-o", "comm=", namespace=False).split()
     driver.stop_vrrp(machine.at)
-
-
-def test_without_listeners_nothing_is_left_and_deleting_again_is_success(machine, driver, push, tree):
-    pushed, _ = push(attrs.evolve(tree, listeners=(), pools=()))
-    assert pushed.changed
-    driver.remove(machine.at, tree.id)
-    assert driver._agent(machine.at).configuration(tree.id) is None
-    assert driver._agent(machine.at).listeners() == ()
-    with pytest.raises(OSError, match="refused"):
-        ask(VIP, 80)
 
 
 def test_firewall_rules_close_what_is_not_named(machine, driver):
