@@ -56,6 +56,16 @@ RequestId = Annotated[
     ),
 ]
 
+ConfigFiles = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--config-file",
+        metavar="FILE",
+        help="Settings of a cloud, whose database is asked, instead of a state directory; the last one wins.",
+        rich_help_panel=_EVERYWHERE,
+    ),
+]
+
 COMMON: Mapping[str, Any] = {"state": State, "as_json": Json}
 _CHANGING: Mapping[str, tuple[Any, Any]] = {
     "wait": (Wait, True),
@@ -65,7 +75,13 @@ _CHANGING: Mapping[str, tuple[Any, Any]] = {
 
 
 def command(
-    group: typer.Typer, name: str, *, fields: Sequence[Field] = (), changes: bool = False, hidden: bool = False
+    group: typer.Typer,
+    name: str,
+    *,
+    fields: Sequence[Field] = (),
+    changes: bool = False,
+    cloud: bool = False,
+    hidden: bool = False,
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Register a function as a command.
 
@@ -74,6 +90,7 @@ def command(
         name: how it is called there.
         fields: options made from a wish; what was typed arrives as `values`.
         changes: it starts an operation, so it gets --wait, --timeout and --request-id.
+        cloud: it asks a database only, so it takes the --config-file of a cloud, too.
         hidden: not shown in help.
     """
 
@@ -88,6 +105,7 @@ def command(
                 wait=given.pop("wait", True),
                 timeout=given.pop("timeout", None),
                 request_id=given.pop("request_id", None),
+                config_files=tuple(given.pop("config_files", None) or ()) if cloud else (),
             )
             with guarded(session):
                 if fields:
@@ -105,6 +123,8 @@ def command(
         ]
         if changes:
             parameters += [_keyword(n, hint, default) for n, (hint, default) in _CHANGING.items()]
+        if cloud:
+            parameters.append(_keyword("config_files", ConfigFiles, None))
         entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
         entry.__annotations__ = {p.name: p.annotation for p in parameters}
         entry.__name__, entry.__doc__, entry.__module__ = function.__name__, function.__doc__, function.__module__

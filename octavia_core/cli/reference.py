@@ -12,7 +12,7 @@ from octavia_core.cli.program import build
 
 __all__ = ["every_command", "page"]
 
-_COMMON = frozenset({"state", "as_json", "wait", "timeout", "request_id"})
+_COMMON = frozenset({"state", "as_json", "wait", "timeout", "request_id", "config_files"})
 _MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "the operation was carried out and failed, or something outside did not answer",
@@ -40,7 +40,9 @@ def page() -> str:
         "",
         "Every command takes `--state DIR` (otherwise `$OCTAVIA_STATE`, `$XDG_STATE_HOME/octavia` or",
         "`~/.local/state/octavia`) and `--json`, before the command or after it. Commands that change something also take",
-        "`--wait/--no-wait`, `--timeout SECONDS` and `--request-id ID`.",
+        "`--wait/--no-wait`, `--timeout SECONDS` and `--request-id ID`. Those that ask a database only, to look or to store",
+        "a wish, take `--config-file FILE` instead of a state directory: `why`, `timeline`, `events`, `operation ...`,",
+        "`amphora list|show|failover` and `lb list|failover|delete`.",
         "",
         "| exit code | meaning |",
         "|---|---|",

@@ -47,9 +47,11 @@ class Session:
     Attributes:
         state: the state directory as it was typed; None for the default.
         timeout: seconds, None for as long as it takes.
+        config_files: settings of a cloud; none for a state directory.
     """
 
     state: str | None = None
+    config_files: tuple[str, ...] = ()
     json: bool = False
     wait: bool = True
     timeout: float | None = None
@@ -92,16 +94,25 @@ class Session:
     @contextlib.contextmanager
     def look(self) -> Iterator[Controller]:
         """A controller to ask, which does nothing by itself."""
-        self.existing()
+        with self.client() as controller:
+            yield controller
+
+    def client(self) -> Controller:
+        """The same, for who closes it; on a cloud's settings it asks that cloud's database."""
         from octavia_core.controller.facade import Controller
 
-        with Controller.open(self.path, run=False) as controller:
-            yield controller
+        if not self.config_files:
+            self.existing()
+            return Controller.open(self.path, run=False)
+        from octavia_core.controller.sources import load_settings
+
+        settings = load_settings(self.config_files, state_directory=self.path if self.state else "")
+        return Controller.open(settings=settings, run=False)
 
     @contextlib.contextmanager
     def work(self, *, make: bool = False) -> Iterator[Hand]:
         """Something to carry operations out with. `make` makes a state directory where there is none."""
-        if not make:
+        if not make and not self.config_files:
             self.existing()
         hand = Hand(self)
         try:
@@ -130,6 +141,8 @@ class Hand:
     def _open(self) -> tuple[Controller, bool]:
         from octavia_core.controller.facade import Controller
 
+        if self._session.config_files:
+            return self._session.client(), False
         path = self._session.path
         if self._session.wait:
             try:

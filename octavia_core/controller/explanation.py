@@ -53,7 +53,7 @@ class Explanation:
         step: where it is, in words.
         age: seconds since it was asked for, or since it ended.
         cause: the error that led here.
-        next_attempt: seconds until it is looked at again, at most; 0 when that is due.
+        next_attempt: seconds until it is looked at again, at most; 0 when that is due; None when nobody is there to.
         next: what happens next.
         problems: what is in ERROR below it, with the reason.
         advice: what you can do.

@@ -173,7 +173,8 @@ def test_nobody_has_taken_it(scene: Scene) -> None:
     said = scene.why(running=False)
     assert said.advice == ("start one: octavia-admin up",)
     assert said.next is not None
-    assert said.next.startswith("no controller runs on this state directory")
+    assert said.next.startswith("nothing until that is mended: no controller runs on this state directory")
+    assert said.next_attempt is None
     assert said.next.endswith("then a worker takes it")
 
 

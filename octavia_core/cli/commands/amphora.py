@@ -18,9 +18,9 @@ def add(app: typer.Typer) -> None:
     """Add `amphora`."""
     group = typer.Typer(no_args_is_help=True, help="Amphorae: the machines (or processes) that balance.")
     app.add_typer(group, name="amphora")
-    command(group, "list")(list_)
-    command(group, "show")(show)
-    command(group, "failover", changes=True)(failover)
+    command(group, "list", cloud=True)(list_)
+    command(group, "show", cloud=True)(show)
+    command(group, "failover", changes=True, cloud=True)(failover)
 
 
 def list_(

@@ -9,6 +9,7 @@ import typer
 
 from octavia_core.cli.command import command
 from octavia_core.cli.session import Session
+from octavia_core.errors import TransientError
 
 if TYPE_CHECKING:
     from octavia_core.controller.timeline import Moment
@@ -21,9 +22,9 @@ FOLLOW_PAUSE = 0.25
 
 def add(app: typer.Typer) -> None:
     """Add the commands."""
-    command(app, "why")(why)
-    command(app, "timeline")(timeline)
-    command(app, "events")(events)
+    command(app, "why", cloud=True)(why)
+    command(app, "timeline", cloud=True)(timeline)
+    command(app, "events", cloud=True)(events)
 
 
 def why(
@@ -36,8 +37,13 @@ def why(
     from octavia_core.cli.output import ago, status
     from octavia_core.domain.codec import to_json
 
-    with session.look() as controller:
-        found = controller.why(id)
+    try:
+        with session.look() as controller:
+            found = controller.why(id)
+    except TransientError as error:
+        raise TransientError(
+            f"{error}; nothing can be looked up now, and operations stand still: they go on by themselves when it answers"
+        ) from error
     if session.json:
         session.screen.data(to_json(found))
         return
@@ -51,7 +57,7 @@ def why(
         ("step", found.step),
         ("for", ago(found.age) if found.age is not None else None),
         ("cause", found.cause),
-        ("next attempt", f"in {ago(found.next_attempt)}" if found.next_attempt is not None else None),
+        ("next attempt", None if found.next_attempt is None else _soon(found.next_attempt)),
         ("next", found.next),
         *(("in ERROR", problem) for problem in found.problems),
         *(("you can", advice) for advice in found.advice),
@@ -103,6 +109,12 @@ def events(
             if not follow:
                 return
             controller.clock.sleep(FOLLOW_PAUSE)
+
+
+def _soon(seconds: float) -> str:
+    from octavia_core.cli.output import ago
+
+    return f"in {ago(seconds)}" if seconds > 0 else "now"
 
 
 def draw_timeline(session: Session, entries: Sequence[Moment]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Annotated
 
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.exits import Exit
 from octavia_core.cli.session import Session
 from octavia_core.errors import Refused
 
@@ -19,11 +21,11 @@ def add(app: typer.Typer) -> None:
     """Add `operation`."""
     group = typer.Typer(no_args_is_help=True, help="Operations: what was asked for, and how far it is.")
     app.add_typer(group, name="operation")
-    command(group, "list")(list_)
-    command(group, "show")(show)
-    command(group, "cancel")(cancel)
-    command(group, "retry")(retry)
-    command(group, "release")(release)
+    command(group, "list", cloud=True)(list_)
+    command(group, "show", cloud=True)(show)
+    command(group, "cancel", cloud=True)(cancel)
+    command(group, "retry", cloud=True)(retry)
+    command(group, "release", cloud=True)(release)
 
 
 def list_(
@@ -118,23 +120,36 @@ def retry(session: Session, operation: Id) -> None:
 def release(
     session: Session,
     operation: Id,
-    yes: Annotated[bool, typer.Option("--yes", help="Do it; without this it is only said what would be done.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do it without asking.")] = False,
 ) -> None:
-    """Give up an operation that cannot go on, and have what its load balancer needs built anew."""
+    """Give up an operation that cannot go on, and have what its load balancer needs built anew.
+
+    It says first what it will do. On a terminal it then asks; elsewhere, without --yes, it does nothing and ends with 2.
+    """
     from octavia_core.controller import release as ways
 
     with session.look() as controller:
-        if yes:
-            done = ways.release(controller.storage, operation, actor=session.actor)
-            controller.nudge()
-        else:
-            done = ways.plan_release(controller.storage, operation)
+        planned = ways.plan_release(controller.storage, operation)
+        if not session.json:
+            for sentence in planned.words:
+                session.screen.say(sentence)
+        if not yes and not _agreed(session):
+            if session.json:
+                session.screen.data({"id": operation, "released": False, "words": list(planned.words), "stored": None})
+            session.screen.note("nothing was done; do it with --yes")
+            raise typer.Exit(Exit.BAD_REQUEST)
+        done = ways.release(controller.storage, operation, actor=session.actor)
+        controller.nudge()
     if session.json:
-        session.screen.data({"id": operation, "released": yes, "words": list(done.words), "stored": done.stored})
-        return
-    for sentence in done.words:
-        session.screen.say(sentence)
-    if not yes:
-        session.screen.note("nothing was done yet; do it with --yes")
+        session.screen.data({"id": operation, "released": True, "words": list(done.words), "stored": done.stored})
     elif done.stored:
-        session.screen.say(f"what goes on: octavia-admin why {done.stored}")
+        session.screen.say(f"done; what goes on: octavia-admin why {done.stored}")
+    else:
+        session.screen.say("done")
+
+
+def _agreed(session: Session) -> bool:
+    """Ask, where there is somebody to ask."""
+    if session.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
+        return False
+    return typer.confirm("Do it?", err=True)

@@ -90,7 +90,10 @@ class Facts:
         if self.unserved is not None:
             why, advice = self.unserved
             return attrs.evolve(
-                said, next=f"{why}: nothing happens until that is mended; then a worker {does}", advice=(advice,)
+                said,
+                next=f"nothing until that is mended: {why}; then a worker {does}",
+                next_attempt=None,
+                advice=(advice,),
             )
         who = "the controller" if self.running else "the next worker that looks"
         return attrs.evolve(said, next=f"{who} {does}")

@@ -1,0 +1,165 @@
+"""A cloud of simulated drivers with a real worker daemon, and both ways to ask it why: the library and the command."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from octavia_core import Controller
+from octavia_core.certs.authority import create_authorities
+from octavia_core.cli.program import run
+from octavia_core.controller.explain import Explanation
+from octavia_core.controller.sources import load_settings
+from octavia_core.db.storage import prepare
+from octavia_core.domain.codec import to_json
+from octavia_core.domain.operation import Operation
+from octavia_core.settings import Settings
+from octavia_core.testing.outside import SimulatedCloud
+
+PATIENCE = 60.0
+LEASE = 1.0
+MOVING = ("age", "next_attempt", "next", "summary")
+"""What differs between two questions although nothing happened: it holds seconds."""
+
+
+@attrs.frozen
+class Said:
+    """What the command gave."""
+
+    code: int
+    out: str
+    err: str
+
+
+@attrs.define(eq=False)
+class Stage:
+    """A folder with settings, a simulated cloud, and a client of its database."""
+
+    folder: Path
+    url: str
+    engine: str = ""
+    text: str = ""
+
+    @property
+    def config(self) -> Path:
+        return self.folder / "octavia.toml"
+
+    @property
+    def settings(self) -> Settings:
+        return load_settings([str(self.config)], state_directory=str(self.folder))
+
+    @property
+    def cloud(self) -> SimulatedCloud:
+        return SimulatedCloud(self.folder / "simulator.db")
+
+    def write(self, **groups: str) -> None:
+        """The settings; more of them by group."""
+        authority = self.folder / "authority"
+        create_authorities(str(authority))
+        self.config.write_text(f"""
+[controller_worker]
+compute_driver = "noop"
+network_driver = "noop"
+amphora_driver = "noop"
+workers = 1
+client_ca = "{authority}/controllers.pem"
+[certificates]
+cert_manager = "noop"
+ca_certificate = "{authority}/agents.pem"
+ca_private_key = "{authority}/agents.key"
+[haproxy_amphora]
+client_cert = "{authority}/controller.pem"
+server_ca = "{authority}/agents.pem"
+[engine]
+poll_interval = 0.1
+lease = {LEASE}
+{groups.get("engine", "")}
+[database]
+connection = "{self.url}"
+{groups.get("database", "")}
+[health_manager]
+heartbeat_key = "only for tests"
+{groups.get("health", "")}
+""")
+
+    def make(self, **groups: str) -> None:
+        """The settings and the tables."""
+        self.write(**groups)
+        prepare(self.settings)
+
+    @contextlib.contextmanager
+    def client(self) -> Iterator[Controller]:
+        with Controller.open(settings=self.settings, run=False) as opened:
+            yield opened
+
+    @contextlib.contextmanager
+    def worker(self, **more: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The worker daemon; `OCTAVIA_WORKER_NUMBER="0"` makes it one process without anybody to replace it."""
+        program = [sys.executable, "-m", "octavia_daemons.worker"]
+        options = ["--config-file", str(self.config), "--state-directory", str(self.folder)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)} | more
+        with (self.folder / "worker.log").open("ab") as log:
+            process = subprocess.Popen(
+                [*program, *options], stdin=subprocess.PIPE, stderr=log, env=environment, start_new_session=True
+            )
+        try:
+            yield process
+        finally:
+            assert process.stdin is not None
+            process.stdin.close()  # a lone process ends by that; a supervisor's children end with it
+            process.kill()
+            process.wait()
+
+    def admin(self, *words: str) -> Said:
+        """The command, on the cloud's settings."""
+        out, err = io.StringIO(), io.StringIO()
+        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            code = run([*words, "--config-file", str(self.config), "--state", str(self.folder)])
+        assert "Traceback" not in out.getvalue() + err.getvalue()
+        return Said(code, out.getvalue(), err.getvalue())
+
+    def why(self, client: Controller, id: str) -> Explanation:
+        """The library's answer; the command's table and JSON must be the same one."""
+        said = client.why(id)
+        answered = self.admin("why", id, "--json")
+        assert (answered.code, answered.err) == (0, "")
+        found, wanted = json.loads(answered.out), to_json(said)
+        assert {k: v for k, v in found.items() if k not in MOVING} == {
+            k: v for k, v in wanted.items() if k not in MOVING
+        }
+        assert {k for k, v in found.items() if v is not None} == {k for k, v in wanted.items() if v is not None}
+        table = self.admin("why", id)
+        assert (table.code, table.err) == (0, "")
+        first, *rest = table.out.splitlines()
+        assert first.startswith(f"{said.kind} ")
+        assert said.status in first
+        for fact in (said.holder, said.step, said.cause, *said.problems, *said.advice):
+            assert fact is None or fact in table.out
+        labels = {line[2:15].strip() for line in rest}
+        for label, value in (("held by", said.holder), ("for", said.age), ("next attempt", said.next_attempt)):
+            assert (label in labels) == (value is not None), table.out
+        return said
+
+    def rows(self, client: Controller) -> list[Operation]:
+        return list(client.storage.read(lambda tx: tx.operations()))
+
+
+def until(true: Callable[[], Any], what: str = "") -> Any:
+    """Wait for something that stays true once it is."""
+    deadline = time.monotonic() + PATIENCE
+    pause = threading.Event()
+    while not (found := true()):
+        assert time.monotonic() < deadline, f"it did not come true in time: {what}"
+        pause.wait(0.02)
+    return found
