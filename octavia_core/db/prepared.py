@@ -123,7 +123,8 @@ class _Plan:
 
     def read(self, description: Sequence[Sequence[Any]], dialect: Dialect) -> Callable[[Any], Any]:
         """How a row of the driver becomes ours, known from the first result on."""
-        row: Any = namedtuple("row", [column[0] for column in description])  # type: ignore[misc]  # noqa: PYI024
+        named: Any = namedtuple  # noqa: PYI024 - the names come from the database
+        row = named("row", [column[0] for column in description])
         row._mapping = property(row._asdict)
         processors = [
             type_.dialect_impl(dialect).result_processor(dialect, column[1])

@@ -7,15 +7,18 @@ Only the database's clock says what is due.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Row, Select, and_, bindparam, case, exists, func, or_, select, union_all, update
+import attrs
+from sqlalchemy import BigInteger, Row, and_, bindparam, case, exists, func, or_, select, union_all, update
 from sqlalchemy.exc import IntegrityError
 
 from octavia_core.db.clock import db_now, db_statement_now
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.own import oc_meta, oc_operation
 from octavia_core.db.transaction import SqlTransaction
 from octavia_core.db.transaction.operations import operation_of
@@ -43,7 +46,7 @@ def microseconds(seconds: float) -> int:
 
 
 @functools.lru_cache(maxsize=32)
-def _candidates(flows: frozenset[tuple[str, int]]) -> Select[Any]:
+def _candidates(flows: frozenset[tuple[str, int]]) -> Prepared:
     """What may be claimed by a worker that knows these flows and versions, which are the same for its whole life."""
     known = or_(*(and_(_OF.flow == flow, _OF.flow_version == version) for flow, version in sorted(flows)))
     columns = [_OF[name] for name in _CHOSEN] + [_KEY.label("lock_on")]
@@ -61,10 +64,10 @@ def _candidates(flows: frozenset[tuple[str, int]]) -> Select[Any]:
         .order_by(_OF.lease_until)
         .limit(limit)
     )
-    return select(union_all(*(select(each.subquery()) for each in (left, woken, queued))).subquery("due"))
+    return Prepared(select(union_all(*(select(each.subquery()) for each in (left, woken, queued))).subquery("due")))
 
 
-_TAKE = (
+_TAKE = Prepared(
     update(oc_operation)
     .where(
         _OF.id == bindparam("b_id"),
@@ -86,15 +89,24 @@ _TAKE = (
     )
 )
 
-_DUE = select(
-    db_statement_now().label("now"),
-    select(func.min(_OF.wake_at)).where(_OF.state == _WAITING).scalar_subquery().label("wake"),
-    select(func.min(_OF.lease_until)).where(_OF.state.in_(_HELD)).scalar_subquery().label("lease"),
-    select(func.count())
-    .where(exists(select(_OF.id).where(_OF.state == _QUEUED, _FREE)))
-    .scalar_subquery()
-    .label("queued"),
+_DUE = Prepared(
+    select(
+        db_statement_now().label("now"),
+        select(func.min(_OF.wake_at)).where(_OF.state == _WAITING).scalar_subquery().label("wake"),
+        select(func.min(_OF.lease_until)).where(_OF.state.in_(_HELD)).scalar_subquery().label("lease"),
+        select(func.count())
+        .where(exists(select(_OF.id).where(_OF.state == _QUEUED, _FREE)))
+        .scalar_subquery()
+        .label("queued"),
+    )
 )
+
+
+@functools.lru_cache(maxsize=64)
+def _taken(count: int) -> Prepared:
+    """So many operations of one holder, by parameters `id_0` and on, and `holder`."""
+    ids = [bindparam(f"id_{place}", type_=_OF.id.type) for place in range(count)]
+    return Prepared(select(oc_operation).where(_OF.id.in_(ids), _OF.holder == bindparam("holder")))
 
 
 class Queue(ABC):
@@ -118,7 +130,8 @@ class Queue(ABC):
         candidates = self.look(lambda tx: tx.rows(_candidates(known), many=4 * limit))
         if not candidates:
             return []
-        taken = self.write(lambda tx: _take(tx, candidates, holder, microseconds(lease), limit))
+        order = _Order(holder=holder, lease=microseconds(lease), limit=limit)
+        taken = self.write(lambda tx: _take(tx, candidates, order))
         return [
             (operation, Claim(operation_id=operation.id, holder=holder, fence=operation.fence, lease=lease))
             for operation in taken
@@ -226,29 +239,40 @@ def _nothing(_: SqlTransaction) -> None:
     pass
 
 
-def _take(
-    tx: SqlTransaction, candidates: Sequence[Row[Any]], holder: str, lease: int, limit: int
-) -> Sequence[Operation]:
+@attrs.define
+class _Order:
+    """A claim, over all attempts at its transaction. The first hopes that nobody takes the same lock at the same time."""
+
+    holder: str
+    lease: int
+    limit: int
+    careful: bool = False
+
+
+def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> Sequence[Operation]:
     fences: dict[str, int] = {}
     locks: set[str] = set()
     for row in sorted(candidates, key=lambda row: (row.state == _QUEUED, row.created_at, row.id)):
-        if len(fences) == limit:
+        if len(fences) == order.limit:
             break
         if row.lock_on is not None and row.lock_on in locks:
             continue
-        values = {"b_id": row.id, "b_fence": row.fence, "b_state": row.state, "b_holder": holder, "b_lease": lease}
+        values = {"b_id": row.id, "b_fence": row.fence, "b_state": row.state, "b_lock": row.lock_on}
         try:
-            with tx.savepoint():
-                won = tx.write(_TAKE, {**values, "b_lock": row.lock_on})
-        except IntegrityError:
-            continue  # somebody else took the lock of that load balancer first
+            with tx.savepoint() if order.careful else contextlib.nullcontext():
+                won = tx.write(_TAKE, {**values, "b_holder": order.holder, "b_lease": order.lease})
+        except IntegrityError:  # somebody else took the lock of that load balancer first
+            if tx.dialect != "postgresql" or order.careful:
+                continue
+            order.careful = True  # PostgreSQL gives up the whole transaction, which is run again, with savepoints
+            raise
         if won:
             fences[row.id] = row.fence + 1
             locks.add(row.lock_on)
     if not fences:
         return []
-    mine = tx.rows(select(oc_operation).where(and_(_OF.id.in_(list(fences)), _OF.holder == holder)))
-    order = list(fences)
+    ids = list(fences)
+    mine = tx.rows(_taken(len(ids)), holder=order.holder, **{f"id_{place}": id for place, id in enumerate(ids)})
     return sorted(
-        (operation_of(row) for row in mine if row.fence == fences[row.id]), key=lambda each: order.index(each.id)
+        (operation_of(row) for row in mine if row.fence == fences[row.id]), key=lambda each: ids.index(each.id)
     )

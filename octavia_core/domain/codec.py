@@ -30,7 +30,7 @@ def to_json(value: Any) -> Any:
     Raises:
         TypeError: something in it is a secret, bytes, not finite, or has no JSON form; the message names the type only.
     """
-    return _plain(_converter().unstructure(value))
+    return value if type(value) in _ATOMS else _plain(_converter().unstructure(value))
 
 
 @overload
@@ -106,9 +106,16 @@ def _number(value: Any, _: Any) -> float:
     raise ValueError(f"expected a number, found {type(value).__name__}")
 
 
+_ATOMS = frozenset({type(None), bool, str, int})
+"""Types whose values are JSON already; a subclass, such as an enum of words, is not."""
+
+
 def _plain(value: Any) -> Any:
-    if value is None or isinstance(value, bool):
+    kind = type(value)
+    if kind in _ATOMS:
         return value
+    if kind is dict:
+        return {key if type(key) is str else _key(key): _plain(item) for key, item in value.items()}
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from types import MappingProxyType
 from typing import Any
 
 import attrs
-from sqlalchemy import Row, Select, delete, func, select, update
+from sqlalchemy import Row, Select, bindparam, delete, func, select, update
 
 from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.own import oc_amphora, oc_liveness
 from octavia_core.db.transaction.session import Session, fit
@@ -55,30 +57,25 @@ class Amphorae(Session):
 
     def insert_amphora(self, value: Amphora) -> None:
         """Store it; the same id with the same values is success. From now it counts as never heard from."""
-        stored = self.amphora(value.id)
-        if stored is not None:
-            if attrs.evolve(stored, status=value.status) == value:
-                return
-            raise BadRequest(f"amphora {value.id} exists already, with other values")
         row = {name: getattr(value, name) for name in _SAME}
         row |= {"role": value.role, "cert_expiration": naive_utc(value.cert_expiration), "status": value.status}
-        self.add_rows(amphora, [row], created_at=db_utcnow())
+        if not self.add_row(amphora, row, created_at=db_utcnow()):
+            stored = self.amphora(value.id)
+            if stored is None or attrs.evolve(stored, status=value.status) != value:
+                raise BadRequest(f"amphora {value.id} exists already, with other values")
+            return
         self.add_rows(oc_liveness, [{"amphora_id": value.id}], since=db_now())
         self._set_port(value.id, value.agent_port, known_absent=True)
 
     def amphora(self, amphora_id: str) -> Amphora | None:
         """The row as a value, or None."""
-        found = self.row(_query().where(amphora.c.id == amphora_id))
+        found = self.row(_BY_ID, id=amphora_id)
         return None if found is None else _value(found)
 
     def amphorae(self, load_balancer_id: str | None = None, *, with_deleted: bool = False) -> Sequence[Amphora]:
         """Those of one load balancer, or all, by creation."""
-        query = _query().order_by(amphora.c.created_at, amphora.c.id)
-        if load_balancer_id is not None:
-            query = query.where(amphora.c.load_balancer_id == load_balancer_id)
-        if not with_deleted:
-            query = query.where(amphora.c.status != str(AmphoraStatus.DELETED))
-        return [_value(row) for row in self.rows(query)]
+        query = _several(load_balancer_id is not None, with_deleted)
+        return [_value(row) for row in self.rows(query, lb=load_balancer_id)]
 
     def change_amphora(self, amphora_id: str, **values: Any) -> None:
         """Set attributes and `updated_at`.
@@ -89,7 +86,7 @@ class Amphorae(Session):
         """
         port = values.pop("agent_port", None)
         changes = amphora_changes(amphora_id, values)
-        if self.write(update(amphora).where(amphora.c.id == amphora_id).values(changes)) == 0:
+        if self.write(update(amphora).where(amphora.c.id == amphora_id).values(**changes, updated_at=db_utcnow())) == 0:
             raise NotFound(Kind.AMPHORA.words, amphora_id)
         if port is not None:
             self._set_port(amphora_id, port)
@@ -102,7 +99,7 @@ class Amphorae(Session):
 
 
 def amphora_changes(amphora_id: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The columns to set for these attributes, and `updated_at`.
+    """The columns to set for these attributes.
 
     Raises:
         BadRequest: an attribute that is not there, or the status.
@@ -113,13 +110,25 @@ def amphora_changes(amphora_id: str, values: Mapping[str, Any]) -> dict[str, Any
     columns = dict(values)
     if "cert_expiration" in columns:
         columns["cert_expiration"] = naive_utc(columns["cert_expiration"])
-    return {**fit(amphora, columns), "updated_at": db_utcnow()}
+    return fit(amphora, columns)
 
 
 def _query() -> Select[Any]:
     columns = [amphora.c[name] for name in (*_SAME, "role", "status", "cert_expiration")]
     port = func.coalesce(oc_amphora.c.agent_port, DEFAULT_AGENT_PORT).label("agent_port")
     return select(*columns, port).outerjoin(oc_amphora, oc_amphora.c.amphora_id == amphora.c.id)
+
+
+_BY_ID = Prepared(_query().where(amphora.c.id == bindparam("id")))
+
+
+@functools.cache
+def _several(of_one: bool, with_deleted: bool) -> Prepared:
+    """All, by creation; by parameter `lb` when of one load balancer."""
+    query = _query().order_by(amphora.c.created_at, amphora.c.id)
+    if of_one:
+        query = query.where(amphora.c.load_balancer_id == bindparam("lb"))
+    return Prepared(query if with_deleted else query.where(amphora.c.status != str(AmphoraStatus.DELETED)))
 
 
 def _value(row: Row[Any]) -> Amphora:

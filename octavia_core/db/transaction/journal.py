@@ -28,7 +28,7 @@ from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
 from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
-from octavia_core.domain.codec import from_json, to_json
+from octavia_core.domain.codec import from_json
 from octavia_core.domain.operation import EntryKind, Event, JournalEntry, Outcome
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.errors import NotFound
@@ -72,9 +72,9 @@ def _journal_row(entry: JournalEntry) -> dict[str, Any]:
             "path": entry.path,
             "kind": entry.kind,
             "outcome": entry.outcome,
-            "entry_key": to_text(to_json(entry.key)),
-            "result": to_text(to_json(entry.result)),
-            "error": to_text(to_json(entry.error)),
+            "entry_key": to_text(entry.key),
+            "result": to_text(entry.result),
+            "error": to_text(entry.error),
             "attempts": entry.attempts,
         },
     )
@@ -149,7 +149,7 @@ class Revisions(Session):
         row = {
             "load_balancer_id": load_balancer_id,
             "number": number,
-            "tree": to_text(to_json(tree)),
+            "tree": to_text(tree),
             "good": False,
             "operation_id": operation_id,
         }
@@ -254,7 +254,7 @@ class Events(Session):
                 "load_balancer_id": event.load_balancer_id,
                 "amphora_id": event.amphora_id,
                 "operation_id": event.operation_id,
-                "data": to_text(to_json(event.data)),
+                "data": to_text(event.data),
             }
             for event in events
         ]

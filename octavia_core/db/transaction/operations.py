@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
 import attrs
-from sqlalchemy import ColumnElement, Row, and_, case, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Row, String, and_, bindparam, case, exists, func, or_, select, update
 
 from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import oc_operation
 from octavia_core.db.transaction.journal import Journal
 from octavia_core.db.transaction.session import from_text, to_text
-from octavia_core.domain.codec import from_json, to_json
+from octavia_core.domain.codec import from_json
 from octavia_core.domain.operation import Operation, OperationState, Subject, cancelled_entry
 from octavia_core.domain.vocabulary import Provisioning
 from octavia_core.errors import LoadBalancerBusy, NotFound, Refused
@@ -44,6 +46,37 @@ _SAME = (
     "updated_at",
     "finished_at",
 )
+
+
+_BY_ID = Prepared(select(oc_operation).where(oc_operation.c.id == bindparam("id")))
+_OPEN_ID = and_(oc_operation.c.id == bindparam("b_id"), oc_operation.c.state.in_(OPEN))
+
+
+@functools.cache
+def _close(with_error: bool) -> Prepared:
+    """The end of an open operation: a state, and a reason."""
+    changes: dict[str, Any] = {"state": bindparam("b_state"), "updated_at": db_now(), "finished_at": db_now()}
+    changes |= {"lock_key": None, "holder": None, "lease_until": 0, "wake_at": 0, "wait": None, "wait_kind": None}
+    if with_error:
+        changes["error"] = bindparam("b_error")
+    return Prepared(update(oc_operation).where(_OPEN_ID).values(changes))
+
+
+@functools.cache
+def _in_the_way(requested: bool, keyed: bool, balancer: bool) -> Prepared:
+    """The database's time beside each operation with that id, that request or that key; a row of NULL when there is none."""
+    of, key = oc_operation.c, bindparam("key", type_=String())
+    which: list[ColumnElement[bool]] = [of.id == bindparam("id")]
+    if requested:
+        which.append(and_(of.flow == bindparam("flow"), of.request_id == bindparam("request_id")))
+    if keyed:
+        mine = of.load_balancer_id == key
+        if not balancer:
+            mine = and_(of.amphora_id == key, of.load_balancer_id.is_(None))
+        which += [of.lock_key == key, and_(of.state.in_(OPEN), mine)]
+    one = select(db_now().label("database_now")).subquery()
+    columns = (one.c.database_now, of.id, of.flow, of.request_id, of.state)
+    return Prepared(select(*columns).outerjoin_from(one, oc_operation, or_(*which)))
 
 
 def lock_key(operation: Operation) -> str | None:
@@ -76,8 +109,8 @@ class Operations(Journal):
         row |= {
             "state": operation.state,
             "lock_key": None if operation.internal else key,
-            "arguments": to_text(to_json(operation.arguments)),
-            "subjects": to_text(to_json(operation.subjects)),
+            "arguments": to_text(operation.arguments),
+            "subjects": to_text(operation.subjects),
             "wait": None,
             "wake_at": operation.wake_at,
         }
@@ -90,34 +123,24 @@ class Operations(Journal):
 
         One query for both: between two, the same request of another caller could arrive and look like a stranger's.
         """
-        of = oc_operation.c
-        same = [of.id == operation.id]
-        if operation.request_id is not None:
-            same.append(and_(of.flow == operation.flow, of.request_id == operation.request_id))
-        others: list[ColumnElement[bool]] = []
-        if key is not None:
-            mine = of.load_balancer_id == key
-            if not operation.load_balancer_id:
-                mine = and_(of.amphora_id == key, of.load_balancer_id.is_(None))
-            others = [of.lock_key == key, and_(of.state.in_(OPEN), mine)]
-        one = select(db_now().label("database_now")).subquery()
-        query = select(one.c.database_now, oc_operation).outerjoin_from(one, oc_operation, or_(*same, *others))
-        rows = self.rows(query)
+        query = _in_the_way(operation.request_id is not None, key is not None, operation.load_balancer_id is not None)
+        asked = {"id": operation.id, "flow": operation.flow, "request_id": operation.request_id, "key": key}
+        rows = self.rows(query, **asked)
         now = int(rows[0].database_now)  # there is always a time
-        found = [operation_of(row) for row in rows if row.id is not None]
+        found = [row for row in rows if row.id is not None]
         for each in found:
             asked_for = operation.request_id is not None and each.request_id == operation.request_id
             if each.id == operation.id or (asked_for and each.flow == operation.flow):
-                return each, now
+                return self.operation(each.id), now
         if not found:
             return None, now
         if operation.load_balancer_id:
-            raise LoadBalancerBusy(operation.load_balancer_id, found[0].state, found[0].id)
+            raise LoadBalancerBusy(operation.load_balancer_id, OperationState(found[0].state), found[0].id)
         raise Refused(f"amphora {key} is held by operation {found[0].id}; wait, or run: octavia-admin why {key}")
 
     def operation(self, operation_id: str) -> Operation | None:
         """The row, or None."""
-        found = self.row(select(oc_operation).where(oc_operation.c.id == operation_id))
+        found = self.row(_BY_ID, id=operation_id)
         return None if found is None else operation_of(found)
 
     def requested(self, flow: str, request_id: str) -> Operation | None:
@@ -140,17 +163,13 @@ class Operations(Journal):
     def set_undoing(self, operation_id: str, error: str) -> None:
         """From now on the operation only undoes."""
         changes = {"state": str(OperationState.UNDOING), "undoing": True, "error": error, "updated_at": db_now()}
-        self._change_open(operation_id, changes)
+        self._change_open(operation_id, update(oc_operation).where(_OPEN_ID).values(changes))
 
     def close_operation(self, operation_id: str, state: OperationState, error: str | None = None) -> None:
         """Give it a final state and let go of everything; the same state twice is success."""
         if not state.final:
             raise ValueError(f"{state} is not final")
-        changes: dict[str, Any] = {"state": str(state), "updated_at": db_now(), "finished_at": db_now()}
-        changes |= {"lock_key": None, "holder": None, "lease_until": 0, "wake_at": 0, "wait": None, "wait_kind": None}
-        if error is not None:
-            changes["error"] = error
-        self._change_open(operation_id, changes, unless=state)
+        self._change_open(operation_id, _close(error is not None), unless=state, state=str(state), error=error)
 
     def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
         """Turn it to undoing; see the port. A lease that runs is left to end, since a call may be under way.
@@ -233,9 +252,10 @@ class Operations(Journal):
         )
         return [row.id for row in self.rows(query)]
 
-    def _change_open(self, operation_id: str, changes: dict[str, Any], unless: OperationState | None = None) -> None:
-        which = (oc_operation.c.id == operation_id, oc_operation.c.state.in_(OPEN))
-        if self.write(update(oc_operation).where(*which).values(changes)):
+    def _change_open(
+        self, operation_id: str, statement: Any, unless: OperationState | None = None, **values: Any
+    ) -> None:
+        if self.write(statement, {"b_id": operation_id, **{f"b_{name}": value for name, value in values.items()}}):
             return
         found = self.value(select(oc_operation.c.state).where(oc_operation.c.id == operation_id))
         if found is None:

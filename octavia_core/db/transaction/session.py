@@ -8,11 +8,12 @@ import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
-from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table
+from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table, bindparam, exists, select
 from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.expression import FunctionElement
 
 from octavia_core.db.prepared import Prepared, Wire
+from octavia_core.domain.codec import to_json
 from octavia_core.errors import BadRequest
 
 __all__ = ["Session", "chunks", "fit", "from_text", "to_text"]
@@ -79,30 +80,50 @@ class Session:
         """Insert rows; `every` are times of the database's clock that all of them get, or one moment given as a value."""
         if len(rows) == 1:
             row = fit(table, rows[0])
-            clocks = {name: type(value) for name, value in every.items() if isinstance(value, FunctionElement)}
-            row |= {name: value for name, value in every.items() if name not in clocks}
-            self.write(_insert(table, tuple(row), tuple(clocks.items())), row)
+            clocks = _clocks(every)
+            row |= {name: value for name, value in every.items() if name not in dict(clocks)}
+            self.write(_insert(table, tuple(row), clocks), row)
             return
         self.write_many(table.insert().values(every) if every else table.insert(), [fit(table, row) for row in rows])
 
+    def add_row(self, table: Table, row: Mapping[str, Any], **every: Any) -> bool:
+        """Insert a row unless there is one with its id, in one statement; True when it was inserted."""
+        columns = fit(table, row)
+        given = {f"b_{name}": value for name, value in columns.items()}
+        return self.write(_insert_new(table, tuple(columns), _clocks(every)), given) == 1
+
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
-        """What fails inside is taken back alone. (SQLite takes back single statements by itself.)"""
-        if self.dialect == "sqlite":
-            yield
-        else:
+        """What fails inside is taken back alone. (SQLite and MariaDB take back single statements by themselves.)"""
+        if self.dialect == "postgresql":
             with self._connection.begin_nested():
                 yield
+        else:
+            yield
 
     def _may_write(self) -> None:
         if not self._writes:
             raise RuntimeError("a read must not change anything: use Storage.transaction")
 
 
+Clocks = tuple[tuple[str, type[FunctionElement[Any]]], ...]
+
+
+def _clocks(every: Mapping[str, Any]) -> Clocks:
+    """Those that are times which the database knows."""
+    return tuple((name, type(value)) for name, value in every.items() if isinstance(value, FunctionElement))
+
+
+@functools.lru_cache(maxsize=64)
+def _insert_new(table: Table, columns: tuple[str, ...], clocks: Clocks) -> Prepared:
+    given = [bindparam(f"b_{name}", type_=table.c[name].type) for name in columns]
+    there = exists(select(table.c.id).where(table.c.id == bindparam("b_id", type_=table.c.id.type)))
+    source = select(*given, *(clock() for _, clock in clocks)).where(~there)
+    return Prepared(table.insert().from_select([*columns, *(name for name, _ in clocks)], source))
+
+
 @functools.lru_cache(maxsize=256)
-def _insert(
-    table: Table, columns: tuple[str, ...], clocks: tuple[tuple[str, type[FunctionElement[Any]]], ...]
-) -> Prepared:
+def _insert(table: Table, columns: tuple[str, ...], clocks: Clocks) -> Prepared:
     """One row with these columns; building it takes longer than running it."""
     statement = table.insert()
     return Prepared(statement.values({name: clock() for name, clock in clocks}) if clocks else statement, columns)
@@ -122,27 +143,37 @@ def fit(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
         BadRequest: text that is too long or holds characters that cannot be stored, a number out of range, or nothing
             where something is needed.
     """
-    columns = table.c
-    return {name: _fit(table.name, columns[name], value) for name, value in row.items()}
+    limits = _limits(table)
+    return {name: _fit(table.name, name, limits[name], value) for name, value in row.items()}
 
 
-def _fit(table: str, column: Any, value: Any) -> Any:
+@functools.cache
+def _limits(table: Table) -> Mapping[str, tuple[bool, int | None, int | None]]:
+    """Of each column: may it be NULL, how many characters it holds, how many bits its number has."""
+    limits: dict[str, tuple[bool, int | None, int | None]] = {}
+    for column in table.c:
+        kind = column.type
+        length = kind.length if isinstance(kind, String) else None
+        bits = 63 if isinstance(kind, BigInteger) else 31 if isinstance(kind, Integer) else None
+        limits[column.name] = (bool(column.nullable), length, bits)
+    return limits
+
+
+def _fit(table: str, name: str, limits: tuple[bool, int | None, int | None], value: Any) -> Any:
+    nullable, length, bits = limits
     if value is None or isinstance(value, bool):
-        if value is None and not column.nullable:
-            raise BadRequest(f"{table}.{column.name} must not be empty")
+        if value is None and not nullable:
+            raise BadRequest(f"{table}.{name} must not be empty")
         return value
-    kind = column.type
     if isinstance(value, str):
         text = str(value)  # an enum of words becomes its word
-        if isinstance(kind, String) and kind.length is not None and len(text) > kind.length:
-            raise BadRequest(f"{table}.{column.name} holds {kind.length} characters at most, not {len(text)}")
+        if length is not None and len(text) > length:
+            raise BadRequest(f"{table}.{name} holds {length} characters at most, not {len(text)}")
         if not text.isascii() or "\0" in text:
-            _storable(table, column.name, text)
+            _storable(table, name, text)
         return text
-    if isinstance(value, int) and isinstance(kind, Integer):
-        bits = 63 if isinstance(kind, BigInteger) else 31
-        if not -(1 << bits) <= value < 1 << bits:
-            raise BadRequest(f"{table}.{column.name} cannot hold {value}")
+    if bits is not None and isinstance(value, int) and not -(1 << bits) <= value < 1 << bits:
+        raise BadRequest(f"{table}.{name} cannot hold {value}")
     return value
 
 
@@ -156,8 +187,15 @@ def _storable(table: str, name: str, text: str) -> None:
 
 
 def to_text(value: Any) -> str | None:
-    """JSON as it is stored: ASCII, so that no database refuses a character; None as NULL."""
-    return None if value is None else json.dumps(value, separators=(",", ":"), allow_nan=False)
+    """JSON as it is stored: ASCII, so that no database refuses a character; None as NULL. Values become JSON on the way.
+
+    Raises:
+        TypeError: something in it is a secret, or has no JSON form.
+    """
+    return None if value is None else _ENCODER.encode(value)
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=to_json)
 
 
 def from_text(text: str | None) -> Any:

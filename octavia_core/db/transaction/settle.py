@@ -6,9 +6,21 @@ import functools
 from collections.abc import Collection, Mapping
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, case, literal, select, union_all, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Table,
+    Update,
+    bindparam,
+    case,
+    literal,
+    select,
+    union_all,
+    update,
+)
 
 from octavia_core.db.clock import db_now, db_utcnow
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables import TABLE_OF
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
@@ -42,7 +54,7 @@ class Settle(Change):
         """Move one provisioning status; see the port."""
         table = TABLE_OF[kind]
         for _ in range(_ROUNDS):
-            found = self.value(select(table.c.provisioning_status).where(table.c.id == id))
+            found = self.value(_status(table, "provisioning_status"), id=id)
             if found is None:
                 raise NotFound(kind.words, id)
             status = Provisioning(found)
@@ -72,14 +84,12 @@ class Settle(Change):
         return {Subject(Kind(row.kind), row.id): Provisioning(row.provisioning_status) for row in found}
 
     def _move(self, kind: Kind, ids: Collection[str], status: Provisioning, target: Provisioning) -> int:
+        if len(ids) == 1:
+            return self.write(_move_one(kind, status, target), {"b_id": next(iter(ids))})
         table = TABLE_OF[kind]
-        changes: dict[str, Any] = {"provisioning_status": str(target), "updated_at": db_utcnow()}
-        if target is Provisioning.ACTIVE and kind in _SHOWN:
-            changes["operating_status"] = case((table.c.enabled, str(Operating.ONLINE)), else_=str(Operating.OFFLINE))
         moved = 0
         for some in chunks(ids):
-            which = (table.c.id.in_(some), table.c.provisioning_status == str(status))
-            moved += self.write(update(table).where(*which).values(changes))
+            moved += self.write(_moving(kind, status, target).where(table.c.id.in_(some)))
         return moved
 
     def settle_tree(self, load_balancer_id: str, *, failed: Collection[Subject] = (), succeeded: bool) -> None:
@@ -139,7 +149,7 @@ class Settle(Change):
             if self._move_amphora(id, allowed, target, event, changes):
                 return target
         for _ in range(_ROUNDS):
-            found = self.value(select(amphora.c.status).where(amphora.c.id == id))
+            found = self.value(_status(amphora, "status"), id=id)
             if found is None:
                 raise NotFound(Kind.AMPHORA.words, id)
             status = AmphoraStatus(found)
@@ -156,11 +166,11 @@ class Settle(Change):
         event: amphora_life.AmphoraEvent,
         changes: Mapping[str, Any],
     ) -> bool:
-        which = (amphora.c.id == id, amphora.c.status.in_(sorted(sources)))
-        if not self.write(update(amphora).where(*which).values({**changes, "status": str(target)})):
+        given = {"b_id": id, "b_status": str(target), **{f"b_{name}": value for name, value in changes.items()}}
+        if not self.write(_move_amphora(tuple(changes), tuple(sorted(sources))), given):
             return False
         if event is amphora_life.AmphoraEvent.BOOT:
-            self.write(update(oc_liveness).where(oc_liveness.c.amphora_id == id).values(since=db_now()))
+            self.write(_SINCE_NOW, {"b_id": id})
         return True
 
     def set_operating(self, statuses: Mapping[tuple[Kind, str], Operating]) -> int:
@@ -179,8 +189,39 @@ class Settle(Change):
         return changed
 
 
+def _moving(kind: Kind, status: Provisioning, target: Provisioning) -> Update:
+    """From one status to another, and what is seen of it at once."""
+    table = TABLE_OF[kind]
+    changes: dict[str, Any] = {"provisioning_status": str(target), "updated_at": db_utcnow()}
+    if target is Provisioning.ACTIVE and kind in _SHOWN:
+        changes["operating_status"] = case((table.c.enabled, str(Operating.ONLINE)), else_=str(Operating.OFFLINE))
+    return update(table).where(table.c.provisioning_status == str(status)).values(changes)
+
+
 @functools.cache
-def _pending_query() -> Any:
+def _move_one(kind: Kind, status: Provisioning, target: Provisioning) -> Prepared:
+    return Prepared(_moving(kind, status, target).where(TABLE_OF[kind].c.id == bindparam("b_id")))
+
+
+@functools.cache
+def _status(table: Table, column: str) -> Prepared:
+    return Prepared(select(table.c[column]).where(table.c.id == bindparam("id")))
+
+
+@functools.lru_cache(maxsize=256)
+def _move_amphora(columns: tuple[str, ...], sources: tuple[str, ...]) -> Prepared:
+    """An amphora to `b_status` from one of these, with new values of these columns."""
+    of = amphora.c
+    changes: dict[str, Any] = {name: bindparam(f"b_{name}", type_=of[name].type) for name in columns}
+    changes |= {"status": bindparam("b_status"), "updated_at": db_utcnow()}
+    return Prepared(update(amphora).where(of.id == bindparam("b_id"), of.status.in_(sources)).values(changes))
+
+
+_SINCE_NOW = Prepared(update(oc_liveness).where(oc_liveness.c.amphora_id == bindparam("b_id")).values(since=db_now()))
+
+
+@functools.cache
+def _pending_query() -> Prepared:
     """The load balancer by parameter `lb`, and what is pending below it; building it takes longer than running it."""
     root: BindParameter[str] = bindparam("lb")
     listeners = select(listener.c.id).where(listener.c.load_balancer_id == root)
@@ -201,7 +242,7 @@ def _pending_query() -> Any:
         return select(literal(str(kind)).label("kind"), table.c.id, table.c.provisioning_status).where(*which)
 
     children = [of(kind, TABLE_OF[kind].c.provisioning_status.in_(pending), below[kind]) for kind in _CHILDREN]
-    return union_all(*children, of(Kind.LOAD_BALANCER, load_balancer.c.id == root))
+    return Prepared(union_all(*children, of(Kind.LOAD_BALANCER, load_balancer.c.id == root)))
 
 
 _DEPTH: Mapping[Kind, int] = {kind: place for place, kind in enumerate((*_CHILDREN, Kind.LOAD_BALANCER, Kind.AMPHORA))}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,6 +11,7 @@ import attrs
 from sqlalchemy import BindParameter, Select, Table, bindparam, exists, or_, select
 
 from octavia_core.db.clock import db_utcnow
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables import TABLE_OF
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import additional_vip, load_balancer, vip, vip_security_group
@@ -47,7 +49,7 @@ def _selected(kind: Kind) -> list[Any]:
 _LB: BindParameter[str] = bindparam("lb")
 _OF_LB = listener.c.load_balancer_id == _LB
 
-_QUERIES: Mapping[str, Select[Any]] = {
+_SELECTS: Mapping[str, Select[Any]] = {
     "balancer": select(
         *_selected(Kind.LOAD_BALANCER),
         vip.c.load_balancer_id.label("has_vip"),
@@ -100,11 +102,17 @@ _QUERIES: Mapping[str, Select[Any]] = {
     .where(pool.c.load_balancer_id == _LB)
     .order_by(member.c.created_at, member.c.id),
 }
+_QUERIES: Mapping[str, Prepared] = {name: Prepared(query) for name, query in _SELECTS.items()}
 """All of one tree, whatever its size. Children come by creation, then id; policies by position."""
 
 
-def _owner_query(kind: Kind) -> Select[Any]:
+@functools.cache
+def _owner_query(kind: Kind) -> Prepared:
     """The load balancer of one row, by parameter `id`."""
+    return Prepared(_owner_select(kind))
+
+
+def _owner_select(kind: Kind) -> Select[Any]:
     wanted = TABLE_OF[kind].c.id == bindparam("id")
     match kind:
         case Kind.LOAD_BALANCER:
@@ -152,9 +160,7 @@ class TreeReading(Session):
         )
 
     def _mappings(self, query: str, load_balancer_id: str) -> Rows:
-        result = self._connection.execute(_QUERIES[query], {"lb": load_balancer_id})
-        names = tuple(result.keys())
-        return [dict(zip(names, row, strict=True)) for row in result]  # ten thousand plain dicts, not row mappings
+        return [row._asdict() for row in self.rows(_QUERIES[query], lb=load_balancer_id)]
 
     def _read_listeners(self, load_balancer_id: str) -> tuple[Listener, ...]:
         snis = _by(self._mappings("sni", load_balancer_id), "listener_id", lambda row: row["tls_container_id"])
@@ -250,23 +256,26 @@ class TreeStoring(TreeReading, Quotas):
         """
         kind = rows.KIND_OF[type(node)]
         table = TABLE_OF[kind]
-        stored = self.row(select(*_selected(kind)).where(table.c.id == node.id))
-        if stored is not None:
-            if _same(node, rows.row_of(node), dict(stored._mapping), kind):
-                return
-            raise BadRequest(f"{kind.words} {node.id} exists already, with other values")
         bundle = _Bundle()
         bundle.add(node)
         dated = sum(len(several) for stored_in, several in bundle.rows.items() if "created_at" in stored_in.c)
         # one moment for all rows, which are read back in the order of it
-        now = db_utcnow() if dated < 2 else self.value(select(db_utcnow()))
+        now = db_utcnow() if dated < 2 else self.value(_UTCNOW)
+        if not self.add_row(table, bundle.rows[table][0], created_at=now):
+            stored = self.row(select(*_selected(kind)).where(table.c.id == node.id))
+            if stored is None or not _same(node, rows.row_of(node), dict(stored._mapping), kind):
+                raise BadRequest(f"{kind.words} {node.id} exists already, with other values")
+            return
         for stored_in, several in bundle.rows.items():
             born = {"created_at": now} if "created_at" in stored_in.c else {}
-            if several:
+            if several and stored_in is not table:
                 self.add_rows(stored_in, several, **born)
         if isinstance(node, L7Policy):
             place(self, node.listener_id, node.id, node.position)
         self.count_up(node.id if isinstance(node, LoadBalancer) else self.owner(kind, node.id), bundle.counts())
+
+
+_UTCNOW = Prepared(select(db_utcnow().label("now")))
 
 
 def _same(node: Any, row: Mapping[str, Any], stored: Mapping[str, Any], kind: Kind) -> bool:
