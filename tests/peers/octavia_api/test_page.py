@@ -14,8 +14,9 @@ import pytest
 
 from octavia_core.settings import Local, Settings
 from octavia_local.compute import LocalCompute
+from tests.peers.environment import peer
 from tests.peers.octavia_api.programs import Broker, Database, Process, free_port
-from tests.peers.octavia_api.stage import ROOT, peer
+from tests.peers.octavia_api.stage import ROOT
 from tests.support import system
 
 PAGE = ROOT / "docs" / "how-to" / "drop-in-on-one-machine.md"
