@@ -37,6 +37,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             started.world,
             started.receiver,
             on_failover=lambda: None,
+            processes=max(1, started.settings.health_manager.health_update_threads),
         )
         health.start()
         try:

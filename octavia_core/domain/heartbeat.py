@@ -24,8 +24,11 @@ import attrs
 from octavia_core.errors import OctaviaError
 
 __all__ = [
+    "DECODER",
     "DELTAS_SINCE",
     "FLAT_POOLS_SINCE",
+    "LARGEST_COUNTER",
+    "LARGEST_GAUGE",
     "MAX_INFLATED",
     "BadPacket",
     "Heartbeat",
@@ -34,6 +37,8 @@ __all__ = [
     "Reason",
     "decode",
     "encode",
+    "inflate",
+    "parsed",
     "pool_id",
 ]
 
@@ -49,8 +54,10 @@ FLAT_POOLS_SINCE = 2
 _HEX, _BINARY = 64, 32
 _LONGEST_ID = 255
 _AN_ID = f"1 to {_LONGEST_ID} printable ASCII characters"
-_LARGEST = 2**63  # counters end in BIGINT columns
-_LARGEST_GAUGE = 2**31  # listener_statistics.active_connections is an INT
+LARGEST_COUNTER = 2**63
+"""Counters stay below it: they end in BIGINT columns."""
+LARGEST_GAUGE = 2**31
+"""Connections that are open stay below it: listener_statistics.active_connections is an INT."""
 
 
 class Reason(StrEnum):
@@ -166,7 +173,12 @@ def decode(packet: bytes, keys: Sequence[str | bytes]) -> Heartbeat:
     Raises:
         BadPacket: it is not a heartbeat signed with one of the keys. No other exception, whatever the bytes.
     """
-    return _heartbeat(_parse(_inflate(_verified(packet, keys))))
+    return parsed(inflate(_verified(packet, keys)))
+
+
+def parsed(data: bytes) -> Heartbeat:
+    """The heartbeat that an inflated body holds. Raises BadPacket, and nothing else."""
+    return _heartbeat(_parse(data))
 
 
 def _bytes(key: str | bytes) -> bytes:
@@ -188,7 +200,8 @@ def _verified(packet: bytes, keys: Sequence[str | bytes]) -> bytes:
     raise BadPacket(Reason.BAD_DIGEST, f"{len(packet)} bytes, signed with none of the {len(secrets)} heartbeat keys")
 
 
-def _inflate(body: bytes) -> bytes:
+def inflate(body: bytes) -> bytes:
+    """A verified body, inflated within `MAX_INFLATED` bytes. Raises BadPacket, and nothing else."""
     stream = zlib.decompressobj()
     try:
         data = stream.decompress(body, MAX_INFLATED + 1)
@@ -205,7 +218,7 @@ def _inflate(body: bytes) -> bytes:
 
 def _parse(data: bytes) -> Any:
     try:
-        return _DECODER.decode(data.decode())
+        return DECODER.decode(data.decode())
     except (UnicodeDecodeError, json.JSONDecodeError) as error:
         raise BadPacket(Reason.NOT_JSON, str(error)[:200]) from None
     except RecursionError:
@@ -218,7 +231,8 @@ def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a number")
 
 
-_DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+DECODER = json.JSONDecoder(parse_constant=_refuse_constant)
+"""JSON without the numbers that it does not have."""
 
 
 def _heartbeat(document: Any) -> Heartbeat:
@@ -258,7 +272,7 @@ def _listener(document: dict[str, Any]) -> ListenerReport:
         _word(document),
         _number(stats, "rx"),
         _number(stats, "tx"),
-        _number(stats, "conns", _LARGEST_GAUGE),
+        _number(stats, "conns", LARGEST_GAUGE),
         _number(stats, "totconns"),
         _number(stats, "ereq"),
     )
@@ -287,7 +301,7 @@ def _object(document: dict[str, Any], field: str) -> dict[str, Any] | None:
     return value
 
 
-def _number(document: dict[str, Any], field: str, limit: int = _LARGEST) -> int:
+def _number(document: dict[str, Any], field: str, limit: int = LARGEST_COUNTER) -> int:
     value = document.get(field, 0)
     if type(value) is not int or not 0 <= value < limit:  # type(), because True is an int
         raise _malformed(field, f"a whole number below {limit}")

@@ -237,6 +237,16 @@ class Transaction(Fleet, Protocol):
         fixed number of queries; None for one that is not ALLOCATED to any, unknown amphorae are left out.
         """
 
+    def changed_under(self, since: int) -> Collection[str]:
+        """ALLOCATED amphorae whose load balancer, or a listener, pool or member of it, was written at `since` (microseconds)
+        or later, by whoever keeps `updated_at` and `created_at`: in one query.
+        """
+
+    def silent(self, before: int) -> Sequence[Liveness]:
+        """What is known of the hearts of those that were last heard before then (microseconds), are not declared dead and not
+        DELETED: costs with their number, not with that of all. Those that were never heard are not among them.
+        """
+
     def declare_dead(self, amphora_id: str) -> bool:
         """Compare-and-set: True for exactly one caller, who starts the failover; marks the health row busy."""
 

@@ -56,8 +56,8 @@ def beat(seq: int, status: str = "OPEN", ver: int = 3, **stats: int) -> Heartbea
 
 
 def applied(memory: Memory, now: float) -> None:
-    batch = memory.take(now, traffic=True)
-    memory.written(batch, {id: True for id, each in batch.beats.items() if each.due}, now)
+    batch = memory.take(now, traffic=0.0)
+    memory.written(batch, dict.fromkeys(batch.beats, True), now)
 
 
 def test_only_a_changed_report_is_held_against_the_rows_until_it_is_time_again() -> None:
@@ -65,45 +65,45 @@ def test_only_a_changed_report_is_held_against_the_rows_until_it_is_time_again()
     assert memory.keep([beat(1)], 100.0)
     applied(memory, 100.0)
     assert not memory.keep([beat(2)], 101.0)
-    assert not memory.take(101.0, traffic=True).beats["a"].due
+    assert set(memory.take(101.0, traffic=0.0).steady) == {"a"}
     assert memory.keep([beat(3, "FULL")], 102.0)
-    assert memory.take(102.0, traffic=True).beats["a"].due
+    assert memory.take(102.0, traffic=0.0).beats["a"].heartbeat.listeners["l"].status == "FULL"
     memory.keep([beat(4)], 111.0)
-    assert memory.take(111.0, traffic=True).beats["a"].due
+    assert set(memory.take(111.0, traffic=0.0).beats) == {"a"}
 
 
 def test_an_exact_repeat_counts_once_and_a_restarted_sequence_counts() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(7, rx=5), beat(7, rx=5), beat(0, rx=1)], 1.0)
     assert memory.counters == {"accepted": 2, "repeated": 1}
-    assert [delta.bytes_in for delta in memory.take(1.0, traffic=True).traffic] == [6]
+    assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [6]
 
 
 def test_deltas_are_added_gauges_and_totals_replace() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1, rx=5, tx=1, conns=4, totconns=2), beat(2, rx=6, conns=3, ereq=1)], 1.0)
-    (delta,) = memory.take(1.0, traffic=True).traffic
+    (delta,) = memory.take(1.0, traffic=0.0).traffic
     assert (delta.bytes_in, delta.bytes_out, delta.active_connections) == (11, 1, 3)
     assert (delta.total_connections, delta.request_errors, delta.absolute) == (2, 1, False)
     memory.keep([beat(3, ver=2, rx=50), beat(4, ver=2, rx=70)], 2.0)
-    (total,) = memory.take(2.0, traffic=True).traffic
+    (total,) = memory.take(2.0, traffic=0.0).traffic
     assert (total.bytes_in, total.absolute) == (70, True)
 
 
 def test_an_idle_listener_costs_no_statement() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1)], 1.0)
-    assert len(memory.take(1.0, traffic=True).traffic) == 1, "its row is made"
+    assert len(memory.take(1.0, traffic=0.0).traffic) == 1, "its row is made"
     memory.keep([beat(2)], 2.0)
-    assert memory.take(2.0, traffic=True).traffic == ()
+    assert memory.take(2.0, traffic=0.0).traffic == ()
 
 
 def test_what_could_not_be_written_is_added_to_what_came_since() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1, rx=5, conns=9)], 1.0)
-    lost = memory.take(1.0, traffic=True)
+    lost = memory.take(1.0, traffic=0.0)
     memory.keep([beat(2, rx=6, conns=2)], 2.0)
     memory.give_back(lost)
-    again = memory.take(2.0, traffic=True)
+    again = memory.take(2.0, traffic=0.0)
     assert [(d.bytes_in, d.active_connections) for d in again.traffic] == [(11, 2)]
     assert set(again.beats) == {"a"}

@@ -1,13 +1,29 @@
 """Health: heartbeats in, statuses and failovers out.
 
-`receive` reads datagrams, `memory` keeps the newest of each amphora, `write` puts them into the database in batches,
-`look` finds the silent, `ask` looks at their agents and servers, `act` does what the governor decided; `manager` runs
-them on three threads.
+`receive` reads datagrams, `hear` turns them into reports (in this process, or in `front` processes), `memory` keeps the
+newest of each amphora, `write` puts them into the database in batches, `look` finds the silent, `ask` looks at their agents
+and servers, `act` does what the governor decided; `manager` runs them.
 """
 
 from __future__ import annotations
 
-from octavia_core.controller.health.manager import HealthManager
-from octavia_core.controller.health.receive import bind_receiver
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from octavia_core.controller.health.manager import HealthManager
+    from octavia_core.controller.health.receive import bind_receiver
 
 __all__ = ["HealthManager", "bind_receiver"]
+
+_HOME = {
+    "HealthManager": "octavia_core.controller.health.manager",
+    "bind_receiver": "octavia_core.controller.health.receive",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A front process needs little of this room, and is small and quick to start for it."""
+    if name in _HOME:
+        return getattr(importlib.import_module(_HOME[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,4 +1,4 @@
-"""The three threads of health: one receives, one writes, one judges silence.
+"""The parts of health at work: somebody hears, one thread writes, one judges silence.
 
 Deaths that the compute driver has proof of are acted on at once. An observed death is claimed by a compare-and-set, so
 that any number of controllers start one failover.
@@ -14,14 +14,13 @@ from collections.abc import Callable
 
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Lookout
 from octavia_core.controller.health.memory import Memory
-from octavia_core.controller.health.receive import Receiver, bind_receiver
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Writer
 from octavia_core.controller.worker import holder_name
-from octavia_core.domain.heartbeat import BadPacket, Heartbeat, decode
-from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
+from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.flows.world import World
 from octavia_core.ports.compute import Death, Watch
 from octavia_core.ports.storage import Storage
@@ -38,8 +37,10 @@ WRITE_EVERY = 1.0
 REAPPLY = 2.0
 """Seconds after which an unchanged report is held against the rows again, at least three heartbeats: a row may have
 changed meanwhile."""
-REBIND_EVERY = 1.0
-"""Seconds between two attempts to have the port again."""
+REREAD = 1.0
+"""Seconds after which it is asked which rows somebody else has changed, at least a heartbeat."""
+LATE = 1.0
+"""Seconds from a heartbeat's arrival until it is known here that are told about: the machine is too slow."""
 TRAFFIC_EVERY = 30.0
 """Seconds over which traffic is summed at most; a third of the timeout where that is shorter."""
 
@@ -50,10 +51,12 @@ class HealthManager:
     Args:
         receiver: a bound UDP socket; closed by `stop`.
         on_failover: called when a failover was stored, so that a worker of this process starts it at once.
+        processes: how many processes receive; 0: a thread of this one.
 
     Attributes:
         counters: datagrams by what became of them: "accepted", "repeated", a reason of `BadPacket`, "dropped" (by the
             kernel), and reports: "unknown amphora", "listener count differs".
+        lag: seconds from the arrival of a datagram until its report was known here, the longest between the last two looks.
     """
 
     def __init__(
@@ -63,27 +66,41 @@ class HealthManager:
         world: World,
         receiver: socket.socket,
         on_failover: Callable[[], None],
+        *,
+        processes: int = 0,
     ) -> None:
         health = settings.health_manager
-        self._settings = settings
         self._compute, self._clock = world.compute, world.clock
-        self._receiver = Receiver(receiver)
-        self._keys = [health.heartbeat_key.reveal()] if health.heartbeat_key else []
         self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
         self._write_every = min(WRITE_EVERY, self._timeout / 2)
         self._observer = holder_name()
         self._wall = Wall(storage, world.clock)
         self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval))
-        self._writer = Writer(storage, self._memory, self._wall, self._observer, min(TRAFFIC_EVERY, self._timeout / 3))
+        self._writer = Writer(
+            storage,
+            self._memory,
+            self._wall,
+            self._observer,
+            min(TRAFFIC_EVERY, self._timeout / 3),
+            timeout=self._timeout,
+            reread_every=max(REREAD, health.heartbeat_interval),
+        )
         self._ask = Inquiry(storage, world, self._timeout)
         self._lookout = Lookout(
             storage, settings, world.clock, self._memory, self._wall, self._ask, Actor(storage, world, on_failover)
         )
         self._stop, self._pending = threading.Event(), threading.Event()
+        told = Told(self._pending.set, self._deafness)
+        self._hearing: Hearing = (
+            Fronts(settings, receiver, self._memory, told, processes)
+            if processes
+            else Here(settings, receiver, self._memory, told)
+        )
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
         self._listening_since, self._deaf = 0, False
         self._last_check = 0.0
+        self.lag = 0.0
 
     @property
     def counters(self) -> Counter[str]:
@@ -93,7 +110,8 @@ class HealthManager:
     def start(self) -> None:
         """Start the threads and, where the compute driver offers it, the watch over its servers."""
         self._listening_since = self._wall.now()
-        for name, target in (("receive", self._receive), ("write", self._write), ("check", self._check)):
+        self._hearing.start()
+        for name, target in (("write", self._write), ("check", self._check)):
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -101,6 +119,7 @@ class HealthManager:
 
     def stop(self) -> None:
         """End all of it; what was heard is written first."""
+        self._hearing.stop()
         self._stop.set()
         self._pending.set()
         if self._watch is not None:
@@ -108,7 +127,11 @@ class HealthManager:
         for thread in self._threads:
             thread.join(5)
         self._ask.close()
-        self._receiver.close()
+
+    @property
+    def pids(self) -> list[int]:
+        """The processes that receive for this one."""
+        return self._hearing.pids
 
     def pause(self, who: str | None) -> None:
         """Hold all failovers of this process back, for the reason that is given; None lets them go again."""
@@ -121,42 +144,10 @@ class HealthManager:
         except TransientError as error:
             log.warning("the death of server %s is judged later, by its silence: %s", death.server_id, error)
 
-    def _receive(self) -> None:
-        while not self._stop.is_set():
-            try:
-                packets = self._receiver.batch()
-            except OSError as error:
-                self._hear_again(error)
-                continue
-            if packets and self._memory.keep(self._decoded(packets), self._clock.monotonic()):
-                self._pending.set()
-
-    def _hear_again(self, error: OSError) -> None:
-        """Bind anew until it succeeds; nobody is judged meanwhile."""
-        if self._stop.is_set():
-            return
-        self._deaf, self._listening_since = True, 0
-        log.error("the heartbeat socket failed: %s; nobody is judged until it is back", error)
-        self._receiver.close()
-        while not self._stop.is_set():
-            try:
-                self._receiver = Receiver(bind_receiver(self._settings))
-            except ConfigurationError as taken:
-                log.error("%s", taken)
-                self._stop.wait(REBIND_EVERY)
-                continue
-            self._deaf = False
-            log.warning("heartbeats are received again")
-            return
-
-    def _decoded(self, packets: list[bytes]) -> list[Heartbeat]:
-        found = []
-        for packet in packets:
-            try:
-                found.append(decode(packet, self._keys))
-            except BadPacket as bad:
-                self.counters[str(bad.reason)] += 1
-        return found
+    def _deafness(self, deaf: bool) -> None:
+        self._deaf = deaf
+        if deaf:
+            self._listening_since = 0  # the writer sets it when something can be heard and written again
 
     def _write(self) -> None:
         while not self._stop.is_set():
@@ -198,9 +189,12 @@ class HealthManager:
                 log.exception("amphorae cannot be judged now")
 
     def _look(self, since: int) -> None:
-        dropped = self._receiver.dropped()
+        dropped, lag = self._hearing.dropped(), self._hearing.lag()
         if dropped:
             self.counters["dropped"] += dropped
             log.warning("%s datagrams were dropped by the kernel; nobody is judged by absence now", dropped)
+        self.lag = lag
+        if lag > LATE:
+            log.warning("heartbeats were read up to %.1f s after they came", lag)
         self._lookout.dropped(dropped)
         self._lookout.look(since, self._observer)

@@ -6,9 +6,10 @@ import contextlib
 import select
 import socket
 import struct
+import time
 
 from octavia_core.errors import ConfigurationError
-from octavia_core.settings import Settings
+from octavia_core.settings import OF_A_PLUGIN, Settings
 
 __all__ = ["Receiver", "bind_receiver"]
 
@@ -20,10 +21,18 @@ PATIENCE = 0.5
 """Seconds until a receiver that hears nothing looks whether it should end."""
 SO_MEMINFO = 55
 """Linux, asm-generic/socket.h; not in the socket module. Nine 32-bit counters, the last is sk_drops."""
+IP_FREEBIND = 15
+"""Linux, linux/in.h; not in the socket module. Covers IPv6 sockets too."""
+SO_TIMESTAMPNS = 35
+"""Linux, asm-generic/socket.h: each message comes with the time of its arrival, two longs (seconds, nanoseconds)."""
 
 
-def bind_receiver(settings: Settings) -> socket.socket:
+def bind_receiver(settings: Settings, *, beside: bool = False) -> socket.socket:
     """The socket that heartbeats come to.
+
+    Args:
+        settings: address, port, receive buffer, and whether others will share the port.
+        beside: whether it shares the port with a socket of ours that is bound already.
 
     Raises:
         ConfigurationError: address or port cannot be had; the sentence names them.
@@ -33,7 +42,11 @@ def bind_receiver(settings: Settings) -> socket.socket:
     receiver = socket.socket(family, socket.SOCK_DGRAM)
     if health.sock_rlimit:
         receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, health.sock_rlimit)
+    if settings.origin("health_manager.bind_ip") == OF_A_PLUGIN:
+        receiver.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # the address may come with the first amphora
     try:
+        if beside or (health.health_update_threads > 1 and _free(family, health.bind_ip, health.bind_port)):
+            receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         receiver.bind((health.bind_ip, health.bind_port))
     except OSError as error:
         receiver.close()
@@ -45,28 +58,66 @@ def bind_receiver(settings: Settings) -> socket.socket:
     return receiver
 
 
-class Receiver:
-    """Reads a bound socket."""
+def _free(family: int, address: str, port: int) -> bool:
+    """Whether nobody has the port, not even somebody who would share it. Raises OSError when somebody has."""
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        probe.bind((address, port))
+    return True
 
-    def __init__(self, bound: socket.socket) -> None:
+
+class Receiver:
+    """Reads a bound socket.
+
+    Args:
+        bound: the socket.
+        wake: a descriptor that ends the waiting when it can be read, too.
+    """
+
+    def __init__(self, bound: socket.socket, *, wake: int | None = None) -> None:
         bound.setblocking(False)  # with a time limit, Python would wait before each read of a batch
         self._socket = bound
         self._poll = select.poll()
         self._poll.register(bound, select.POLLIN)
+        if wake is not None:
+            self._poll.register(wake, select.POLLIN)
         self._dropped = 0
+        self._stamped = True
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+        except OSError:
+            self._stamped = False
+        self.oldest = 0.0
+        """When the first datagram of the last batch reached this machine, seconds since the epoch."""
 
-    def batch(self) -> list[bytes]:
-        """All datagrams that are there, up to `BATCH`; waits for the first. Empty after `PATIENCE` seconds of silence.
+    def batch(self, patience: float | None = None) -> list[bytes]:
+        """All datagrams that are there, up to `BATCH`; waits for the first. Empty after so many seconds of silence.
+
+        Args:
+            patience: seconds; None: `PATIENCE`.
 
         Raises:
             OSError: the socket is closed or broken.
         """
         packets: list[bytes] = []
-        if self._poll.poll(PATIENCE * 1000):
+        if self._poll.poll(PATIENCE * 1000 if patience is None else patience * 1000):
+            receive = self._socket.recv
             with contextlib.suppress(BlockingIOError):
-                while len(packets) < BATCH:
-                    packets.append(self._socket.recv(LARGEST_DATAGRAM))
+                packets.append(self._first())
+                for _ in range(BATCH - 1):
+                    packets.append(receive(LARGEST_DATAGRAM))  # noqa: PERF401 - those before an error count
         return packets
+
+    def _first(self) -> bytes:
+        """One datagram, and when it came."""
+        self.oldest = time.time()
+        if not self._stamped:
+            return self._socket.recv(LARGEST_DATAGRAM)
+        packet, notes, *_ = self._socket.recvmsg(LARGEST_DATAGRAM, 64)
+        for level, kind, note in notes:
+            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(note) == 2 * struct.calcsize("l"):
+                seconds, nanoseconds = struct.unpack("2l", note)
+                self.oldest = seconds + nanoseconds / 1e9
+        return packet
 
     def dropped(self) -> int:
         """Datagrams that the kernel dropped since the last call, because nobody read in time; 0 where it does not say."""

@@ -6,26 +6,60 @@ step, so that upstream's health manager can take over, and is looked at beside o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Sequence
+import functools
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import case, delete, or_, select, update
+import attrs
+from sqlalchemy import BigInteger, Dialect, Table, bindparam, case, delete, or_, select, update
 
 from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.tables.amphora import amphora, amphora_health
-from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.tables.own import oc_liveness
 from octavia_core.db.transaction.amphorae import naive_utc, seconds
 from octavia_core.db.transaction.session import Session, chunks, fit
+from octavia_core.domain.heartbeat import LARGEST_COUNTER, LARGEST_GAUGE
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.storage import Heard, Liveness, TrafficDelta
 
-__all__ = ["Health"]
+__all__ = ["SILENT", "Health"]
 
 _MICRO = 1_000_000
 _DELETED = str(AmphoraStatus.DELETED)
 _COUNTERS = ("bytes_in", "bytes_out", "total_connections", "request_errors")
+_SHARE = 1000
+"""Amphorae that one UPDATE moves; each statement has as many parameters, so that one text serves all."""
+_WORTH_IT = 20
+"""Less than that heard at one time are cheaper together with those of other times, each row with its own."""
+_TRAFFIC_SHARE = 1000
+"""Rows of one INSERT."""
+
+_HEARTS = (
+    select(
+        amphora.c.id,
+        amphora.c.load_balancer_id,
+        amphora.c.status,
+        amphora.c.compute_id,
+        amphora.c.created_at,
+        oc_liveness.c.last_heard,
+        oc_liveness.c.since,
+        oc_liveness.c.declared_dead,
+        oc_liveness.c.observer,
+        oc_liveness.c.host,
+        amphora.c.cached_zone,
+        amphora.c.lb_network_ip,
+        amphora_health.c.last_update,
+        amphora_health.c.busy,
+    )
+    .outerjoin(oc_liveness, oc_liveness.c.amphora_id == amphora.c.id)
+    .outerjoin(amphora_health, amphora_health.c.amphora_id == amphora.c.id)
+    .where(amphora.c.status != _DELETED)
+)
+SILENT = select(oc_liveness.c.amphora_id).where(
+    oc_liveness.c.last_heard < bindparam("before", type_=BigInteger()), oc_liveness.c.declared_dead.is_(None)
+)
+"""Those last heard before a time: what an index answers, whatever the number of the others."""
 
 
 class Health(Session):
@@ -33,46 +67,72 @@ class Health(Session):
 
     def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
         """What is known of the hearts of all amphorae that are not DELETED, or of the given ones that are not."""
-        query = (
-            select(
-                amphora.c.id,
-                amphora.c.load_balancer_id,
-                amphora.c.status,
-                amphora.c.compute_id,
-                amphora.c.created_at,
-                oc_liveness.c.last_heard,
-                oc_liveness.c.since,
-                oc_liveness.c.declared_dead,
-                oc_liveness.c.observer,
-                oc_liveness.c.host,
-                amphora.c.cached_zone,
-                amphora.c.lb_network_ip,
-                amphora_health.c.last_update,
-                amphora_health.c.busy,
-            )
-            .outerjoin(oc_liveness, oc_liveness.c.amphora_id == amphora.c.id)
-            .outerjoin(amphora_health, amphora_health.c.amphora_id == amphora.c.id)
-            .where(amphora.c.status != _DELETED)
-            .order_by(amphora.c.id)
-        )
         if amphora_ids is None:
-            return [_liveness(row) for row in self.rows(query)]
+            return [_liveness(row) for row in self.rows(_HEARTS.order_by(amphora.c.id))]
         return [
             _liveness(row)
             for ids in chunks(sorted(set(amphora_ids)))
-            for row in self.rows(query.where(amphora.c.id.in_(ids)))
+            for row in self.rows(_HEARTS.where(amphora.c.id.in_(ids)).order_by(amphora.c.id))
         ]
 
+    def silent(self, before: int) -> Sequence[Liveness]:
+        """See `octavia_core.ports.storage.Transaction.silent`; the index on `last_heard` finds them."""
+        ids = [row.amphora_id for row in self.rows(SILENT, before=before)]
+        return self.liveness(ids) if ids else []
+
     def heard(self, batch: Sequence[Heard]) -> None:
-        """Move last_heard forward. Amphorae that are unknown or DELETED are passed over: their rows must not come back."""
+        """Move last_heard forward. Amphorae that are unknown or DELETED are passed over: their rows must not come back.
+
+        Those that were heard at the same time share a statement per thousand; whose row is not there yet gets one.
+        """
         latest: dict[str, Heard] = {}
         for each in batch:
             if each.amphora_id not in latest or latest[each.amphora_id].at < each.at:
                 latest[each.amphora_id] = each
-        known = self._not_deleted(latest)
+        grains: dict[tuple[int, str], list[str]] = {}
+        rest: list[Heard] = []
+        for each in latest.values():
+            if each.sequence is None:
+                grains.setdefault((each.at, each.observer), []).append(each.amphora_id)
+            else:
+                rest.append(each)
+        for (at, observer), ids in sorted(grains.items()):
+            if len(ids) < _WORTH_IT:
+                rest += [latest[id] for id in ids]
+                continue
+            for some in chunks(sorted(ids), _SHARE):
+                rest += [latest[id] for id in self._move_together(some, at, observer)]
+        known = self._not_deleted([each.amphora_id for each in rest]) if rest else set()
         news = [latest[id] for id in sorted(known)]
         self._move_ours(news)
         self._move_upstreams(news)
+
+    def _move_together(self, ids: list[str], at: int, observer: str) -> Collection[str]:
+        """Move the rows of all of them to the same time; those that have no rows yet."""
+        words = _words(self._connection.dialect)
+        missing: set[str] = set()
+        ours = self._update(words.liveness, (at, observer, *self._several(ids), at))
+        if ours < len(ids):
+            missing |= self._without_row(oc_liveness, ids)
+        mirrored = naive_utc(at / _MICRO)
+        upstreams = self._update(words.health, (mirrored, *self._several(ids), mirrored))
+        if upstreams < len(ids):
+            missing |= self._without_row(amphora_health, ids)
+        return missing
+
+    def _without_row(self, table: Table, ids: Sequence[str]) -> set[str]:
+        query = select(table.c.amphora_id).where(table.c.amphora_id.in_(bindparam("ids", expanding=True)))
+        return set(ids) - {row.amphora_id for row in self.rows(query, ids=list(ids))}
+
+    def _several(self, ids: list[str]) -> Sequence[Any]:
+        """As the one parameter or the `_SHARE` parameters that the statement has; the last id again where there are less."""
+        return (ids,) if self.dialect == "postgresql" else (*ids, *[ids[-1]] * (_SHARE - len(ids)))
+
+    def _update(self, statement: str, values: tuple[Any, ...]) -> int:
+        self._may_write()
+        matched = int(self._connection.exec_driver_sql(statement, values).rowcount)
+        self.changed = self.changed or matched != 0
+        return matched
 
     def _not_deleted(self, ids: Iterable[str]) -> set[str]:
         query = select(amphora.c.id).where(amphora.c.status != _DELETED)
@@ -137,31 +197,88 @@ class Health(Session):
     def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
         """Add to listener_statistics; deltas of one listener on one amphora are added up first."""
         for absolute in (False, True):
-            rows: dict[tuple[str, str], dict[str, Any]] = {}
+            rows: dict[tuple[str, str], list[Any]] = {}
             for each in batch:
                 if each.absolute is absolute:
                     _gather(rows, each)
-            self._store_traffic([rows[key] for key in sorted(rows)], absolute=absolute)
+            if rows:
+                self._store_traffic([rows[key] for key in sorted(rows)], absolute=absolute)
 
-    def _store_traffic(self, rows: Sequence[dict[str, Any]], *, absolute: bool) -> None:
-        statement = insert_into(self.dialect, listener_statistics)
-        new, old = incoming(self.dialect, statement), listener_statistics.c
-        changes = {name: new[name] if absolute else old[name] + new[name] for name in _COUNTERS}
-        changes["active_connections"] = new.active_connections
-        keys = ["listener_id", "amphora_id"]
-        self.write_many(
-            on_conflict(self.dialect, statement, keys, changes), [fit(listener_statistics, row) for row in rows]
-        )
+    def _store_traffic(self, rows: Sequence[list[Any]], *, absolute: bool) -> None:
+        self._may_write()
+        self.changed = True
+        statement = _words(self._connection.dialect).traffic[absolute]
+        if self.dialect == "sqlite":
+            self._connection.exec_driver_sql(statement, [tuple(row) for row in rows])
+            return
+        for some in chunks(rows, _TRAFFIC_SHARE):
+            if self.dialect == "postgresql":
+                self._connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*some, strict=True)))
+            else:
+                marks = ",".join(["(%s,%s,%s,%s,%s,%s,%s)"] * len(some))
+                self._connection.exec_driver_sql(
+                    statement.replace("(?)", marks), tuple(value for row in some for value in row)
+                )
 
 
-def _gather(rows: dict[tuple[str, str], dict[str, Any]], delta: TrafficDelta) -> None:
-    row = rows.setdefault(
-        (delta.listener_id, delta.amphora_id),
-        {"listener_id": delta.listener_id, "amphora_id": delta.amphora_id, **dict.fromkeys(_COUNTERS, 0)},
+def _gather(rows: dict[tuple[str, str], list[Any]], delta: TrafficDelta) -> None:
+    new = (delta.bytes_in, delta.bytes_out, delta.total_connections, delta.request_errors)
+    row = rows.get((delta.listener_id, delta.amphora_id))
+    if row is None or delta.absolute:
+        sums = [min(number, LARGEST_COUNTER - 1) for number in new]
+    else:
+        sums = [min(number + more, LARGEST_COUNTER - 1) for number, more in zip(row[2:6], new, strict=True)]
+    rows[delta.listener_id, delta.amphora_id] = [
+        delta.listener_id, delta.amphora_id, *sums, min(delta.active_connections, LARGEST_GAUGE - 1)
+    ]  # fmt: skip
+
+
+@attrs.frozen
+class _Words:
+    """Statements as text, since SQLAlchemy takes longer over a thousand parameters than the database does.
+
+    Attributes:
+        liveness, health: move those of a list forward; rows that are newer stay, unless a clock was ahead.
+        traffic: by whether the numbers are totals.
+    """
+
+    liveness: str
+    health: str
+    traffic: Mapping[bool, str]
+
+
+@functools.cache
+def _words(dialect: Dialect) -> _Words:
+    name = "mysql" if dialect.name == "mariadb" else dialect.name
+    mark = "?" if name == "sqlite" else "%s"
+    several = "= ANY(%s)" if name == "postgresql" else f"IN ({','.join([mark] * _SHARE)})"
+    now, utcnow = (str(element().compile(dialect=dialect)) for element in (db_now, db_utcnow))
+    return _Words(
+        f"UPDATE oc_liveness SET last_heard = {mark}, observer = {mark} WHERE amphora_id {several}"  # noqa: S608 - our own words
+        f" AND (last_heard IS NULL OR last_heard <= {mark} OR last_heard > {now})",
+        f"UPDATE amphora_health SET last_update = {mark} WHERE amphora_id {several}"  # noqa: S608 - our own words
+        f" AND (last_update <= {mark} OR last_update > {utcnow})",
+        {absolute: _traffic(name, absolute=absolute) for absolute in (False, True)},
     )
-    for name in _COUNTERS:
-        row[name] = getattr(delta, name) if delta.absolute else row[name] + getattr(delta, name)
-    row["active_connections"] = delta.active_connections
+
+
+def _traffic(name: str, *, absolute: bool) -> str:
+    new = "VALUES({})" if name == "mysql" else "excluded.{}"
+    least = "MIN" if name == "sqlite" else "LEAST"
+    changes = []
+    for column in _COUNTERS:
+        old, more = f"listener_statistics.{column}", new.format(column)
+        added = f"{old} + {least}({more}, {LARGEST_COUNTER - 1} - {old})"  # a sum that is too large would be refused
+        changes.append(f"{column} = {more if absolute else added}")
+    changes.append(f"active_connections = {new.format('active_connections')}")
+    columns = ", ".join(("listener_id", "amphora_id", *_COUNTERS, "active_connections"))
+    source = {
+        "sqlite": "VALUES (?,?,?,?,?,?,?)",
+        "postgresql": "SELECT * FROM unnest(%s::varchar[],%s::varchar[],%s::bigint[],%s::bigint[],%s::bigint[],"
+        "%s::bigint[],%s::integer[])",
+    }.get(name, "VALUES (?)")
+    conflict = "ON DUPLICATE KEY UPDATE" if name == "mysql" else "ON CONFLICT (listener_id, amphora_id) DO UPDATE SET"
+    return f"INSERT INTO listener_statistics ({columns}) {source} {conflict} {', '.join(changes)}"
 
 
 def _liveness(row: Any) -> Liveness:

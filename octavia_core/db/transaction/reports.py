@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Row, select
+from sqlalchemy import BindParameter, ColumnElement, DateTime, Row, Table, bindparam, or_, select, union
 
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.listener import listener
 from octavia_core.db.tables.pool import member, pool
+from octavia_core.db.transaction.amphorae import naive_utc
 from octavia_core.db.transaction.session import Session, chunks
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, PoolProtocol, Provisioning
@@ -50,8 +52,31 @@ _MEMBER = select(
 ).join(pool, pool.c.id == member.c.pool_id)
 
 
+def _since(table: Table) -> ColumnElement[bool]:
+    since: BindParameter[datetime] = bindparam("since", type_=DateTime())
+    return or_(table.c.updated_at >= since, table.c.created_at >= since)
+
+
+_OWNERS = union(
+    select(load_balancer.c.id.label("owner")).where(_since(load_balancer)),
+    select(listener.c.load_balancer_id).where(_since(listener)),
+    select(pool.c.load_balancer_id).where(_since(pool)),
+    select(pool.c.load_balancer_id).join(member, member.c.pool_id == pool.c.id).where(_since(member)),
+).subquery()
+_CHANGED = (
+    select(amphora.c.id)
+    .join(_OWNERS, _OWNERS.c.owner == amphora.c.load_balancer_id)
+    .where(amphora.c.status == str(AmphoraStatus.ALLOCATED))
+)
+
+
 class Reports(Session):
-    """One method of the port."""
+    """Two methods of the port."""
+
+    def changed_under(self, since: int) -> Collection[str]:
+        """See `octavia_core.ports.storage.Transaction.changed_under`."""
+        at = naive_utc(since / 1_000_000)
+        return {row.id for row in self.rows(_CHANGED, since=at)}
 
     def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
         """See `octavia_core.ports.storage.Transaction.reported_on`."""

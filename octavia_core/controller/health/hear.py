@@ -1,0 +1,314 @@
+"""Hearing: from the socket to memory, on a thread of this process or through front processes, with deafness told.
+
+An embedded controller hears by itself. The health manager's daemon starts front processes: each has a socket of its own on
+the same port, which this process binds and keeps, so that what arrives while a front is replaced waits for its successor.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from itertools import groupby
+from operator import itemgetter
+from typing import Protocol
+
+import attrs
+
+from octavia_core.controller.health import front
+from octavia_core.controller.health.frames import LENGTH, frame_of
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.receive import Receiver, bind_receiver
+from octavia_core.domain.heartbeat import BadPacket
+from octavia_core.domain.skim import Skimmed, Skimmer
+from octavia_core.errors import ConfigurationError
+from octavia_core.policy.retry import RetryPolicy
+from octavia_core.settings import Settings
+
+__all__ = ["Fronts", "Hearing", "Here", "Told"]
+
+log = logging.getLogger("octavia_core.health")
+
+REBIND_EVERY = 1.0
+"""Seconds between two attempts to have the port again."""
+BACKOFF = RetryPolicy(attempts=1_000_000, first=0.1, longest=10.0)
+"""Pauses before a front process that ended is replaced."""
+HEALTHY = 30.0
+"""Seconds after which one that ends begins anew with the shortest pause."""
+
+
+@attrs.frozen
+class Told:
+    """Whom to tell: `news` that a report says something new, `deaf` that nothing is heard (True) or is again (False)."""
+
+    news: Callable[[], None]
+    deaf: Callable[[bool], None]
+
+
+class Hearing(Protocol):
+    """What both ways of hearing offer."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    def stop(self) -> None:
+        """End, and close the sockets. Twice is harmless."""
+
+    def dropped(self) -> int:
+        """Datagrams that the kernel dropped since the last call, because nobody read in time."""
+
+    def lag(self) -> float:
+        """Seconds from arrival until it was known here, the longest since the last call."""
+
+    @property
+    def pids(self) -> list[int]:
+        """Processes that hear for this one."""
+
+
+class _Lag:
+    """The longest since it was asked for."""
+
+    def __init__(self) -> None:
+        self._worst = 0.0
+
+    def note(self, oldest: float) -> None:
+        self._worst = max(self._worst, time.time() - oldest)
+
+    def taken(self) -> float:
+        worst, self._worst = self._worst, 0.0
+        return worst
+
+
+class Here:
+    """Hearing on a thread of this process."""
+
+    def __init__(self, settings: Settings, bound: socket.socket, memory: Memory, told: Told) -> None:
+        key = settings.health_manager.heartbeat_key
+        self._settings, self._memory, self._told = settings, memory, told
+        self._receiver, self._skimmer = Receiver(bound), Skimmer([key.reveal()] if key else [])
+        self._stop, self._lag = threading.Event(), _Lag()
+        self._thread = threading.Thread(target=self._run, name="octavia-health-receive", daemon=True)
+
+    pids: list[int] = []  # noqa: RUF012 - nobody hears for this process
+
+    def start(self) -> None:
+        """See `Hearing`."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """See `Hearing`."""
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(5)
+        self._receiver.close()
+
+    def dropped(self) -> int:
+        """See `Hearing`."""
+        return self._receiver.dropped()
+
+    def lag(self) -> float:
+        """See `Hearing`."""
+        return self._lag.taken()
+
+    def _run(self) -> None:
+        while not self._stop.is_set():
+            try:
+                packets = self._receiver.batch()
+            except OSError as error:
+                self._hear_again(error)
+                continue
+            if packets:
+                if self._memory.keep(self._read(packets), time.monotonic()):
+                    self._told.news()
+                self._lag.note(self._receiver.oldest)
+
+    def _read(self, packets: list[bytes]) -> list[Skimmed]:
+        found = []
+        for packet in packets:
+            try:
+                found.append(self._skimmer.skim(packet))
+            except BadPacket as bad:
+                self._memory.counters[str(bad.reason)] += 1
+        return found
+
+    def _hear_again(self, error: OSError) -> None:
+        """Bind anew until it succeeds; nobody is judged meanwhile."""
+        if self._stop.is_set():
+            return
+        self._told.deaf(True)
+        log.error("the heartbeat socket failed: %s; nobody is judged until it is back", error)
+        self._receiver.close()
+        bound = _bound_again(self._settings, self._stop)
+        if bound is not None:
+            self._receiver = Receiver(bound)
+            self._told.deaf(False)
+            log.warning("heartbeats are received again")
+
+
+class Fronts:
+    """Hearing through processes.
+
+    Args:
+        bound: the first socket; the others are bound beside it.
+        count: how many processes.
+    """
+
+    def __init__(self, settings: Settings, bound: socket.socket, memory: Memory, told: Told, count: int) -> None:
+        self._settings, self._memory, self._told = settings, memory, told
+        self._stop, self._lag = threading.Event(), _Lag()
+        self._lock = threading.Lock()
+        self._deaf: set[int] = set()
+        port = int(bound.getsockname()[1])
+        here = attrs.evolve(settings, health_manager=attrs.evolve(settings.health_manager, bind_port=port))
+        sockets = [bound, *(bind_receiver(here, beside=True) for _ in range(count - 1))]
+        self._receivers = [Receiver(each) for each in sockets]
+        self._sockets = sockets
+        self._processes: dict[int, subprocess.Popen[bytes]] = {}
+        self._threads = [
+            threading.Thread(
+                target=self._keep_running, args=(number,), name=f"octavia-health-front-{number}", daemon=True
+            )
+            for number in range(count)
+        ]
+
+    @property
+    def pids(self) -> list[int]:
+        """See `Hearing`."""
+        with self._lock:
+            return [process.pid for process in self._processes.values() if process.poll() is None]
+
+    def start(self) -> None:
+        """See `Hearing`."""
+        for thread in self._threads:
+            thread.start()
+
+    def stop(self) -> None:
+        """See `Hearing`."""
+        self._stop.set()
+        with self._lock:
+            for process in self._processes.values():
+                _end(process)
+        for thread in self._threads:
+            if thread.is_alive():
+                thread.join(5)
+        for each in self._sockets:
+            each.close()
+
+    def dropped(self) -> int:
+        """See `Hearing`."""
+        return sum(receiver.dropped() for receiver in self._receivers)
+
+    def lag(self) -> float:
+        """See `Hearing`."""
+        return self._lag.taken()
+
+    def _keep_running(self, number: int) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            began = time.monotonic()
+            try:
+                process = self._start(number)
+            except OSError as error:  # no process can be had now
+                self._hears(number, False)
+                log.error("no process can be started that receives heartbeats: %s; nobody is judged until then", error)
+                self._stop.wait(BACKOFF.longest)
+                continue
+            if process is None:
+                return
+            self._hears(number, True)
+            self._follow(process)
+            code = _ended(process)
+            if self._stop.is_set():
+                return
+            self._hears(number, False)
+            failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
+            pause = BACKOFF.delay(failures)
+            log.error(
+                "the process %d that received heartbeats ended with %d; nobody is judged until its successor hears, in %.1f s",
+                process.pid,
+                code,
+                pause,
+            )
+            self._stop.wait(pause)
+
+    def _hears(self, number: int, again: bool) -> None:
+        with self._lock:
+            before = bool(self._deaf)
+            (self._deaf.discard if again else self._deaf.add)(number)
+            now = bool(self._deaf)
+        if before != now:
+            self._told.deaf(now)
+            if not now:
+                log.warning("heartbeats are received again")
+
+    def _start(self, number: int) -> subprocess.Popen[bytes] | None:
+        bound = self._sockets[number]
+        with self._lock:
+            if self._stop.is_set():
+                return None
+            process = subprocess.Popen(
+                [sys.executable, "-P", front.__file__],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                pass_fds=[bound.fileno()],
+                env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
+            )
+            self._processes[number] = process
+        key = self._settings.health_manager.heartbeat_key
+        orders = {"socket": bound.fileno(), "keys": [key.reveal().hex()] if key else []}
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):  # it ended already, which is noticed by its end of output
+            process.stdin.write(json.dumps(orders).encode() + b"\n")
+            process.stdin.flush()
+        return process
+
+    def _follow(self, process: subprocess.Popen[bytes]) -> None:
+        """Take in what it says until it ends."""
+        assert process.stdout is not None
+        source = process.stdout
+        while True:
+            head = source.read(LENGTH.size)
+            if len(head) < LENGTH.size:
+                return
+            size = LENGTH.unpack(head)[0]
+            data = source.read(size)
+            if len(data) < size:
+                return
+            oldest, refused, reports = frame_of(data)
+            self._memory.counters.update(refused)
+            for read_at, some in groupby(reports, key=itemgetter(0)):
+                if self._memory.keep((said for _, said in some), read_at):
+                    self._told.news()
+            self._lag.note(oldest)
+
+
+def _ended(process: subprocess.Popen[bytes]) -> int:
+    """Its exit code, when it has ended; nothing of it is left."""
+    _end(process)
+    code = process.wait()
+    if process.stdout is not None:
+        process.stdout.close()
+    return code
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    if process.stdin is not None:
+        with contextlib.suppress(OSError):
+            process.stdin.close()
+
+
+def _bound_again(settings: Settings, stop: threading.Event) -> socket.socket | None:
+    while not stop.is_set():
+        try:
+            return bind_receiver(settings)
+        except ConfigurationError as taken:
+            log.error("%s", taken)
+            stop.wait(REBIND_EVERY)
+    return None

@@ -1,0 +1,138 @@
+"""Hearing through processes: what arrives, whatever becomes of them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+
+import attrs
+import pytest
+
+from octavia_core.controller.health.frames import LENGTH, frame, frame_of
+from octavia_core.controller.health.hear import Fronts, Told
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.receive import bind_receiver
+from octavia_core.domain.heartbeat import encode
+from octavia_core.domain.secret import Secret
+from octavia_core.domain.skim import Skimmed, Skimmer
+from octavia_core.errors import ConfigurationError
+from octavia_core.settings import HealthManager, Settings
+from tests.health.rig import until
+
+KEY = "fronts"
+
+
+def datagram(id: str, seq: int, status: str = "OPEN", ver: int = 3, **stats: int) -> bytes:
+    numbers = {"tx": 0, "rx": 0, "conns": 0, "totconns": 0, "ereq": 0, **stats}
+    listeners = {"l": {"status": status, "stats": numbers}}
+    return encode({"id": id, "seq": seq, "listeners": listeners, "pools": {}, "ver": ver}, KEY)
+
+
+@attrs.define
+class Heard:
+    """Front processes and what they told."""
+
+    fronts: Fronts
+    memory: Memory
+    deaf: list[bool]
+    news: threading.Event
+    port: int
+
+    def send(self, *datagrams: bytes) -> None:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for each in datagrams:
+                sender.sendto(each, ("127.0.0.1", self.port))
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
+def heard(request: pytest.FixtureRequest) -> Iterator[Heard]:
+    settings = Settings(
+        health_manager=HealthManager(bind_port=0, heartbeat_key=Secret(KEY), health_update_threads=request.param)
+    )
+    memory, deaf, news = Memory(reapply=10.0), list[bool](), threading.Event()
+    bound = bind_receiver(settings)
+    fronts = Fronts(settings, bound, memory, Told(news.set, deaf.append), request.param)
+    fronts.start()
+    try:
+        yield Heard(fronts, memory, deaf, news, int(bound.getsockname()[1]))
+    finally:
+        fronts.stop()
+
+
+def test_what_they_verify_arrives_and_what_they_refuse_is_counted(heard: Heard) -> None:
+    heard.send(*(datagram(f"a{n}", 1, rx=n) for n in range(20)), b"nonsense", datagram("a1", 1)[:-1] + b"x")
+    until(lambda: heard.memory.counters["accepted"] == 20)
+    until(lambda: heard.memory.counters["too_short"] == heard.memory.counters["bad_digest"] == 1)
+    batch = heard.memory.take(1e9, traffic=0.0)
+    assert {id: beat.heartbeat.listeners["l"].rx for id, beat in batch.beats.items()} == {f"a{n}": n for n in range(20)}
+    assert sum(delta.bytes_in for delta in batch.traffic) == sum(range(20))
+    assert heard.news.is_set()
+
+
+def test_one_that_is_killed_is_replaced_and_what_came_meanwhile_is_heard(heard: Heard) -> None:
+    heard.send(datagram("a", 1))
+    until(lambda: heard.memory.counters["accepted"] == 1)
+    before = heard.fronts.pids
+    for pid in before:
+        os.kill(pid, signal.SIGKILL)
+    until(lambda: heard.deaf[:1] == [True])
+    heard.send(datagram("a", 2, rx=7))
+    until(lambda: heard.memory.counters["accepted"] == 2)
+    until(lambda: heard.deaf[-1:] == [False])
+    assert not set(before) & set(heard.fronts.pids)
+
+
+def test_a_port_that_is_shared_among_processes_is_not_shared_with_others(heard: Heard) -> None:
+    taken = HealthManager(bind_port=heard.port, health_update_threads=2)
+    with pytest.raises(ConfigurationError, match="Address already in use"):
+        bind_receiver(Settings(health_manager=taken))
+
+
+def test_stopping_leaves_no_process(heard: Heard) -> None:
+    until(lambda: bool(heard.fronts.pids))
+    heard.fronts.stop()
+    until(lambda: heard.fronts.pids == [])
+    assert heard.deaf == []
+
+
+def test_a_frame_is_read_as_it_was_written() -> None:
+    skimmer = Skimmer([KEY])
+    said = [
+        skimmer.skim(datagram("a", 1, rx=5)),
+        skimmer.skim(datagram("a", 2, rx=6)),
+        skimmer.skim(datagram("b", 0, ver=2)),
+    ]
+    liar = said[0]._replace(counters=(2**64, 0, 0, 0, 0))
+    data = frame(5.5, {"bomb": 3}, [(1.25, said[0]), (1.5, said[1]), (1.5, said[2]), (2.0, liar)])
+    assert LENGTH.unpack(data[: LENGTH.size])[0] == len(data) - LENGTH.size
+    oldest, reasons, reports = frame_of(data[LENGTH.size :])
+    found = list(reports)
+    assert (oldest, reasons) == (5.5, {"bomb": 3})
+    assert found[:3] == [(1.25, said[0]), (1.5, said[1]), (1.5, said[2])]
+    assert found[3][1].counters[0] == 2**63 - 1
+
+
+def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_counters_of_all() -> None:
+    from octavia_core.controller.health.front import Front
+
+    behind, ahead = os.pipe()
+    os.set_blocking(ahead, False)
+    os.write(ahead, bytes(65536))  # nobody reads: the pipe is full
+    with bind_receiver(Settings(health_manager=HealthManager(bind_port=0))) as bound:
+        front = Front(bound, [KEY], ahead)
+        for n in range(50):
+            front._take([datagram("a", n, rx=2), datagram("b", n, rx=1)])
+            front._hand_on()
+        front._take([datagram("b", 49, rx=1), datagram("b", 50, status="FULL", rx=4)])
+        told = list[tuple[float, Skimmed]](front._waiting.values())
+        held = len(frame_of(bytes(front._rest)[LENGTH.size :])[1]) if front._rest else 0
+    os.close(behind)
+    os.close(ahead)
+    assert held == 0
+    assert len(told) <= 3, "one per amphora and wording"
+    sums = {(said.amphora_id, said.counters[0]) for _, said in told}
+    assert max(count for id, count in sums if id == "a") >= 90
+    assert ("b", 4) in sums
