@@ -41,6 +41,7 @@ class NamespaceNetwork:
     """
 
     time_limit = 10.0
+    plugs_members = False
 
     def __init__(self, settings: Settings) -> None:
         if not settings.state_directory:

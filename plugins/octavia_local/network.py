@@ -39,6 +39,7 @@ class LocalNetwork:
     """
 
     time_limit = 5.0
+    plugs_members = False
 
     def __init__(self, settings: Settings) -> None:
         if not settings.state_directory:

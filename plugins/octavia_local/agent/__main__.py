@@ -68,12 +68,14 @@ class _Agent:
         self._writing = threading.Lock()
 
     def run(self) -> None:
-        from octavia_local.agent.api import Api
+        from octavia_local.agent.api import Api, Wires
         from octavia_local.agent.balancer import Balancer, Surroundings
         from octavia_local.agent.beats import Beats
         from octavia_local.agent.machine import most_connections
+        from octavia_local.agent.plugs import Plugs
         from octavia_local.agent.supervisor import Supervisor
         from octavia_local.agent.translate import Limits
+        from octavia_local.agent.vrrp import NoVrrp, Vrrp
 
         host, port = self._listening.getsockname()[:2]
         conf, local = self._conf, self._local
@@ -99,12 +101,20 @@ class _Agent:
             base_path=conf.base_path,
             supervisor=supervisor,
             haproxy=local.haproxy,
-            limits=Limits(most_connections(), host),
+            limits=Limits(most_connections(), host, local.namespace),
             offset=local.privileged_port_offset,
             before_handover=beats.ledger.absorb,
             changed=beats.nudge,
         )
-        api = Api(self._root, conf, fact, lambda name: Balancer(name, around), beats.configure)
+        plugs: Plugs = Plugs(self._root, conf.base_path)
+        vrrp = NoVrrp()
+        if local.namespace:
+            from octavia_local.agent.interfaces import Interfaces
+
+            plugs = inside = Interfaces(self._root, conf)
+            vrrp = Vrrp(self._root, conf.base_path, local.keepalived, supervisor, inside.withdraw)
+        beats.silent = lambda: vrrp.silent
+        api = Api(self._root, conf, fact, lambda name: Balancer(name, around), Wires(plugs, vrrp), beats.configure)
 
         def begin() -> None:
             """Beside the main thread, because starting HAProxy needs it."""
@@ -115,6 +125,7 @@ class _Agent:
                            haproxy_version=fact.version, started_at=time.time())  # fmt: skip
                 log(f"amphora {conf.amphora_id}: agent ready on {host}:{port}, HAProxy {fact.version or 'missing'}")
                 beats.start()
+                plugs.prepare()
             except OSError as error:
                 log(f"the agent cannot start: {error}")
                 os._exit(1)

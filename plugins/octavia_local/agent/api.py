@@ -1,8 +1,8 @@
 """What the agent answers: upstream's REST API, version 1.0 (agent API reference), one request at a time.
 
-Where a loopback amphora cannot do what a call asks for, the answer says so in one sentence: keepalived (`vrrp/*`) and
-packet rules need network namespaces (400, and 404 for the rules, as agents without that call answer), UDP and
-SCTP listeners need keepalived's LVS (400).
+Where an amphora cannot do what a call asks for, the answer says so in one sentence: keepalived (`vrrp/*`) needs a network
+namespace (400 on loopback), UDP and SCTP listeners need keepalived's LVS (400), and nobody here filters packets (404 for
+interface rules, as agents without that call answer).
 """
 
 from __future__ import annotations
@@ -22,18 +22,16 @@ from octavia_local.agent.balancer import Balancer
 from octavia_local.agent.generation import remove_tree
 from octavia_local.agent.plugs import Plugs
 from octavia_local.agent.root import AGENT_CONF, AgentConf, BadBoot, Root, log, read_conf
+from octavia_local.agent.vrrp import NoVrrp
 from octavia_local.agent.wire import Refusal, Request, Response, answer, framework_error, md5
 
-__all__ = ["Api", "Fences", "HaproxyFact"]
+__all__ = ["Api", "Fences", "HaproxyFact", "Wires"]
 
 API_VERSION = "1.0"
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}\Z")
 _FENCE = re.compile(r"(.{1,255}):([0-9]{1,18})\Z")
-_NO_NAMESPACE = (
-    "keepalived needs a network namespace of its own, which a local amphora without privileges does not have"
-)
-_NO_UDP = "UDP and SCTP listeners need keepalived's LVS, which a local amphora without privileges does not have"
-_NO_RULES = "a local amphora without privileges has no packet filter; it knows no interface rules"
+_NO_UDP = "UDP and SCTP listeners need keepalived's LVS, which a local amphora does not have"
+_NO_RULES = "a local amphora has no packet filter; it knows no interface rules"
 
 
 class HaproxyFact(NamedTuple):
@@ -42,6 +40,13 @@ class HaproxyFact(NamedTuple):
     path: str
     version: str
     problem: str | None = None
+
+
+class Wires(NamedTuple):
+    """What connects this amphora: its interfaces, and keepalived."""
+
+    plugs: Plugs
+    vrrp: NoVrrp
 
 
 class Fences:
@@ -87,6 +92,7 @@ class Api:
         conf: amphora-agent.conf as it was at start.
         haproxy: what runs the load balancers.
         make_balancer: makes the one of an id.
+        wires: interfaces and keepalived.
         configured: told the new configuration after PUT /config.
     """
 
@@ -96,11 +102,12 @@ class Api:
         conf: AgentConf,
         haproxy: HaproxyFact,
         make_balancer: Callable[[str], Balancer],
+        wires: Wires,
         configured: Callable[[AgentConf], None],
     ) -> None:
         self._root, self._conf, self._haproxy = root, conf, haproxy
         self._make_balancer, self._configured = make_balancer, configured
-        self._plugs = Plugs(root, conf.base_path)
+        self._plugs, self._vrrp = wires
         self._fences = Fences()
         self._serving = threading.Lock()
         self.balancers: dict[str, Balancer] = {}
@@ -123,8 +130,8 @@ class Api:
                 ("DELETE", "1.0/loadbalancer/*/certificates/*", self._delete_certificate),
                 ("POST", "1.0/plug/vip/*", self._plugs.vip),
                 ("POST", "1.0/plug/network", self._plugs.network),
-                ("PUT", "1.0/vrrp/upload", self._no_vrrp),
-                ("PUT", "1.0/vrrp/*", self._no_vrrp),
+                ("PUT", "1.0/vrrp/upload", self._vrrp.upload),
+                ("PUT", "1.0/vrrp/*", self._vrrp.act),
                 ("GET", "1.0/interface/*", self._interface),
                 ("PUT", "1.0/interface/*/rules", self._no_rules),
                 ("PUT", "1.0/certificate", self._rotate),
@@ -197,7 +204,7 @@ class Api:
         listeners = sorted(name for balancer in self.balancers.values() for name, _ in self._listeners_of(balancer))
         return answer(200, {
             **self._versions(),
-            "networks": {},
+            "networks": self._plugs.networks(),
             "active": True,
             "haproxy_count": sum(balancer.processes for balancer in self.balancers.values()),
             "lvs_listener_process_count": 0,
@@ -261,6 +268,7 @@ class Api:
         balancer = self._known(id)
         if word == "stop":
             balancer.stop()
+            self._tell_serving()
             return answer(202, {"message": "OK", "details": f"Listener {id} stoped"})  # upstream's spelling
         self._require_haproxy()
         was_running = balancer.running
@@ -268,6 +276,8 @@ class Api:
             balancer.reload()
         except Refusal as refusal:
             raise Refusal(500, f"Error {word}ing haproxy", refusal.details) from refusal
+        self._tell_serving()
+        self._plugs.announce()
         if was_running and word == "reload":
             return answer(202, {"message": "OK", "details": f"Listener {id} reloaded"})
         return answer(202, {
@@ -275,12 +285,17 @@ class Api:
             "details": f"Configuration file is valid\nhaproxy daemon for {id} started",
         })  # fmt: skip
 
+    def _tell_serving(self) -> None:
+        """Keepalived's check asks every HAProxy that should serve."""
+        self._vrrp.serving([path for one in self.balancers.values() if (path := one.stats_path) is not None])
+
     def _delete(self, _: Request, id: str) -> Response:
         balancer = self.balancers.get(id)
         if balancer is not None:
             balancer.delete()
             remove_tree(self._root.inside(f"{self._conf.base_cert_dir}/{id}"))
             del self.balancers[id]
+            self._tell_serving()
         return answer(200, {"message": "OK"})
 
     # -- certificates of listeners and pools -------------------------------------------------------------------------
@@ -314,11 +329,6 @@ class Api:
     def _download_udp(self, _: Request, id: str) -> Response:
         raise Refusal(404, "UDP Listener Not Found", f"No UDP listener with UUID: {id}")
 
-    def _no_vrrp(self, _: Request, action: str = "upload") -> Response:
-        if action not in ("upload", "start", "stop", "reload"):
-            raise Refusal(400, "Invalid Request", f"Unknown action: {action}")
-        raise Refusal(400, "Invalid Request", _NO_NAMESPACE)
-
     def _interface(self, _: Request, address: str) -> Response:
         return answer(200, {"message": "OK", "interface": self._plugs.interface(address)})
 
@@ -347,5 +357,6 @@ class Api:
             raise Refusal(500, "Unable to update amphora-agent configuration.", str(error)) from error
         self._root.write(AGENT_CONF, request.body)
         conf.amphora_id = self._conf.amphora_id  # not mutable, as upstream
+        self._plugs.configure(conf)
         self._configured(conf)
         return answer(202, {"message": "OK"})

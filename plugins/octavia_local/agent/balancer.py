@@ -97,7 +97,7 @@ class Balancer:
         self._around = around
         self._home = f"{around.base_path}/{id}"
         self._run = around.root.inside(self._home + "/run")
-        self._sockets = HeldSockets(around.offset)
+        self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace)
         self._changing = threading.Lock()
         self._generations = 0
         self._leaving: dict[str, ServerLine] = {}
@@ -216,6 +216,12 @@ class Balancer:
     def running(self) -> bool:
         """True while a process is (or is about to be again) in service."""
         return self._haproxy.current is not None
+
+    @property
+    def stats_path(self) -> str | None:
+        """Path of the stats socket of what is in service; None when nothing is."""
+        running = self._haproxy.current
+        return running.channel.path if running is not None else None
 
     @property
     def processes(self) -> int:

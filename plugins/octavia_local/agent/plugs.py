@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import socket
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-from octavia_local.agent.root import Root
+from octavia_local.agent.root import AgentConf, Root
 from octavia_local.agent.wire import Refusal, Request, Response, answer, framework_error
 
-__all__ = ["Plugs"]
+__all__ = ["Plugs", "family"]
 
 _VIP_INTERFACE = "eth1"  # upstream's agent calls the VIP's interface so, always
 _FOLDER = "/etc/octavia/interfaces"
@@ -40,14 +40,16 @@ class Plugs:
             return framework_error(400, "Invalid subnet information")
         addresses = [vip, *(str(one["ip_address"]) for one in additional)]
         for address in addresses:
-            _require_ipv4(address, f"Invalid VIP: {address}")
+            self._check_address(address, f"Invalid VIP: {address}")
         own = body.get("vrrp_ip")
         if own is not None:
-            _require_ipv4(str(own), f"Invalid VRRP Address: {own}")
+            self._check_address(str(own), f"Invalid VRRP Address: {own}")
         mac = str(body["mac_address"]).lower()
         if mac in self._plugged():
             return answer(409, {"message": "Interface already exists"})
-        self._record(mac, _VIP_INTERFACE, {"if_type": "vip", "vrrp_ip": own, "vips": addresses, "asked": body})
+        record = {"if_type": "vip", "vrrp_ip": own, "vips": addresses, "asked": body}
+        self._apply(mac, _VIP_INTERFACE, record)
+        self._record(mac, _VIP_INTERFACE, record)
         return answer(202, {
             "message": "OK",
             "details": f"VIPs plugged on interface {_VIP_INTERFACE}: {', '.join(addresses)}",
@@ -60,7 +62,7 @@ class Plugs:
             return framework_error(400, "Invalid port information")
         fixed = body.get("fixed_ips") or []
         if not isinstance(fixed, list) or not all(
-            isinstance(one, dict) and _family(str(one.get("ip_address"))) for one in fixed
+            isinstance(one, dict) and family(str(one.get("ip_address"))) for one in fixed
         ):
             raise Refusal(400, "Invalid network port")
         mac, plugged = str(body["mac_address"]).lower(), self._plugged()
@@ -75,7 +77,9 @@ class Plugs:
                 *(str(one.get("ip_address")) for one in more if isinstance(one, dict)),
             ]
         free = next(number for number in range(2, 10_000) if f"eth{number}" not in plugged.values())
-        self._record(mac, name or f"eth{free}", {**record, "asked": body})
+        record["asked"] = body
+        self._apply(mac, name or f"eth{free}", record)
+        self._record(mac, name or f"eth{free}", record)
         what = f"Updated existing interface {name}" if name else f"Plugged on interface eth{free}"
         return answer(202, {"message": "OK", "details": what})
 
@@ -85,13 +89,37 @@ class Plugs:
         Raises:
             Refusal: 400, it is no address; 404, no interface has it.
         """
-        if not _family(address):
+        if not family(address):
             raise Refusal(400, "Invalid IP address")
-        for name in sorted(set(self._plugged().values())):
-            record = json.loads(self._root.read(f"{_FOLDER}/{name}.json"))
+        for name, record in self._records():
             if address in (record.get("vrrp_ip"), *record.get("vips", ()), *record.get("fixed_ips", ())):
                 return name
         raise Refusal(404, "Error interface not found for IP address")
+
+    def networks(self) -> dict[str, Any]:
+        """Traffic of each plugged interface, for `/details`; loopback's is not the amphora's alone."""
+        return {}
+
+    def configure(self, conf: AgentConf) -> None:
+        """From now on with these settings of the agent."""
+
+    def prepare(self) -> None:
+        """The agent is ready; get ready for being plugged."""
+
+    def announce(self) -> None:
+        """Tell the neighbours of the VIPs; on loopback there are none."""
+
+    def _check_address(self, address: str, message: str) -> None:
+        """Refuse what cannot be a VIP here."""
+        _require_ipv4(address, message)
+
+    def _apply(self, mac: str, name: str, record: Mapping[str, Any]) -> None:
+        """Configure the interface with that hardware address under that name; on loopback it is only recorded."""
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """(name, what was recorded) of each plugged interface."""
+        for name in sorted(set(self._plugged().values())):
+            yield name, json.loads(self._root.read(f"{_FOLDER}/{name}.json"))
 
     def _plugged(self) -> dict[str, str]:
         """MAC address to interface name."""
@@ -115,7 +143,7 @@ def _object(body: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _family(address: str) -> int:
+def family(address: str) -> int:
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             socket.inet_pton(family, address)
@@ -126,8 +154,8 @@ def _family(address: str) -> int:
 
 
 def _require_ipv4(address: str, message: str) -> None:
-    family = _family(address)
-    if family == socket.AF_INET6:
+    kind = family(address)
+    if kind == socket.AF_INET6:
         raise Refusal(400, message, f"{address} is an IPv6 address; a local amphora has IPv4 VIPs only")
-    if family != socket.AF_INET:
+    if kind != socket.AF_INET:
         raise Refusal(400, message, f"{address!r} is not an IP address")

@@ -88,6 +88,8 @@ class Local(NamedTuple):
         orphan_after: seconds without a request after which the agent calls itself an orphan.
         controller_names: accepted names (CN or DNS name) of client certificates; empty accepts any of the authority.
         privileged_port_offset: how much higher a port is served that needs privileges.
+        namespace: whether this agent is in a network namespace of its own.
+        keepalived: absolute path of keepalived; empty: there is none.
     """
 
     addresses: tuple[str, ...]
@@ -96,6 +98,8 @@ class Local(NamedTuple):
     orphan_after: float
     controller_names: tuple[str, ...]
     privileged_port_offset: int
+    namespace: bool
+    keepalived: str
 
 
 def read_local(root: Root) -> Local:
@@ -118,6 +122,8 @@ def read_local(root: Root) -> Local:
             orphan_after=float(document.get("orphan_after", 3600)),
             controller_names=tuple(str(name).lower() for name in document.get("controller_names", ())),
             privileged_port_offset=int(document.get("privileged_port_offset", 8000)),
+            namespace=bool(document.get("namespace", False)),
+            keepalived=str(document.get("keepalived", "")),
         )
     except OSError as error:
         raise BadBoot(f"cannot read {path}: {error.strerror}") from error
@@ -138,6 +144,7 @@ class AgentConf:
         interval: seconds between heartbeats; may be fractional.
         key: heartbeat key.
         read_timeout: seconds that reading one request may take.
+        topology: SINGLE or ACTIVE_STANDBY.
     """
 
     def __init__(self, groups: Mapping[str, Mapping[str, str]]) -> None:
@@ -153,6 +160,7 @@ class AgentConf:
         self.interval = max(0.02, float(of("health_manager", "heartbeat_interval", "10")))
         self.key = of("health_manager", "heartbeat_key", "None")  # upstream: str() of an unset option
         self.read_timeout = max(1.0, float(of("amphora_agent", "agent_request_read_timeout", "180")))
+        self.topology = of("controller_worker", "loadbalancer_topology", "SINGLE").upper()
         for path in (self.base_path, self.base_cert_dir, self.server_cert, self.client_ca):
             if not path.startswith("/"):
                 raise ValueError(f"{path!r} is not an absolute path")

@@ -35,6 +35,7 @@ class Channel:
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         self._address = f"/proc/self/fd/{self._folder}/{name}"
+        self.path = f"{folder}/{name}"
         try:
             if os.path.lexists(self._address):
                 os.unlink(self._address)

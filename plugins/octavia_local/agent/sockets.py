@@ -16,6 +16,7 @@ from octavia_local.reach import reachable_port
 
 __all__ = ["Bind", "HeldSockets"]
 
+_IP_FREEBIND = 15  # linux/in.h; it counts for IPv6 sockets too
 _BACKLOG = 65535  # the kernel cuts it down to net.core.somaxconn
 
 
@@ -27,7 +28,7 @@ class Bind(NamedTuple):
     label: str = ""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
 class HeldSockets:
@@ -35,10 +36,11 @@ class HeldSockets:
 
     Args:
         offset: how much higher a port is served that needs privileges.
+        anywhere: listen on addresses that are not here (now) as well: of a pair only one holds the VIP.
     """
 
-    def __init__(self, offset: int) -> None:
-        self._offset = offset
+    def __init__(self, offset: int, *, anywhere: bool = False) -> None:
+        self._offset, self._anywhere = offset, anywhere
         self._held: dict[Bind, socket.socket] = {}
 
     def hold(self, binds: Iterable[Bind]) -> list[Bind]:
@@ -84,9 +86,14 @@ class HeldSockets:
 
     def _listen(self, bind: Bind) -> socket.socket:
         port = reachable_port(bind.port, offset=self._offset) if bind.port else 0
-        place = f"{bind.host}:{port}" if port == bind.port else f"{bind.host}:{port} (asked for as port {bind.port})"
-        made = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        there = str(bind._replace(port=port))
+        place = there if port == bind.port else f"{there} (asked for as port {bind.port})"
+        made = socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET, socket.SOCK_STREAM)
         try:
+            if made.family == socket.AF_INET6:
+                made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if self._anywhere:
+                made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((bind.host, port))
             made.listen(_BACKLOG)

@@ -14,6 +14,7 @@ Line numbers stay, so that HAProxy's own complaints name the lines the controlle
 from __future__ import annotations
 
 import posixpath
+import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
@@ -45,6 +46,11 @@ _PING = (
     "privileges; choose a TCP or HTTP monitor"
 )
 
+_OWN_LOOPBACK = (
+    "line {}: {} would be the amphora itself, which has a network namespace of its own; give the member an address of this "
+    "machine that others can reach"
+)
+
 
 class Limits(NamedTuple):
     """What this machine gives.
@@ -52,10 +58,12 @@ class Limits(NamedTuple):
     Attributes:
         maxconn: most connections that the limit of open files allows.
         internal_host: address for the internal Prometheus endpoint, which is 127.0.0.1:9101 in an image.
+        namespace: whether the amphora has a network namespace of its own, and so IPv6, and a loopback nobody else is on.
     """
 
     maxconn: int
     internal_host: str
+    namespace: bool = False
 
 
 class Copy(NamedTuple):
@@ -157,11 +165,14 @@ class Document:
             _judge_global(line)
         elif first == "external-check" or (first == "option" and line.word(1) == "external-check"):
             raise Refusal(400, "Invalid request", _PING.format(line.number))
+        elif first == "server" and self._limits.namespace and line.word(2).startswith("127."):
+            if line.word(1) != _PROMETHEUS_SERVER:
+                raise Refusal(400, "Invalid request", _OWN_LOOPBACK.format(line.number, line.word(2)))
         elif first == "bind" and section.kind in ("frontend", "listen"):
             if section.name == _PROMETHEUS_FRONTEND:
                 self._binds[line.number] = Bind(self._limits.internal_host, 0, _PROMETHEUS_FRONTEND)
             else:
-                place = _place(line)
+                place = _place(line, ipv6=self._limits.namespace)
                 if place in self._binds.values():
                     raise Refusal(400, "Invalid request", f"line {line.number}: {place} is bound a second time")
                 self._binds[line.number] = place
@@ -187,11 +198,13 @@ def _judge_global(line: Line) -> None:
         )
 
 
-def _place(line: Line) -> Bind:
-    """The one IPv4 address and port of a bind line."""
+def _place(line: Line, *, ipv6: bool) -> Bind:
+    """The one address and port of a bind line."""
     text = line.word(1)
     host, colon, port = text.rpartition(":")
-    if ":" in host or "[" in host:
+    if ipv6 and _is_ipv6(host.strip("[]")) and port.isascii() and port.isdigit() and 0 < int(port) < 65536:
+        return Bind(host.strip("[]"), int(port))
+    if not ipv6 and (":" in host or "[" in host):
         raise Refusal(
             400,
             "Invalid request",
@@ -200,6 +213,14 @@ def _place(line: Line) -> Bind:
     if not colon or not (port.isascii() and port.isdigit()) or not 0 < int(port) < 65536 or not _is_ipv4(host):
         raise Refusal(400, "Invalid request", f"line {line.number}: {text!r} is not an IPv4 address and a port")
     return Bind("0.0.0.0" if host in ("", "*") else host, int(port))  # noqa: S104 - as asked for
+
+
+def _is_ipv6(host: str) -> bool:
+    try:
+        socket.inet_pton(socket.AF_INET6, host)
+    except (OSError, ValueError):
+        return False
+    return True
 
 
 def _is_ipv4(host: str) -> bool:

@@ -1,0 +1,100 @@
+"""What the tests of amphorae in network namespaces are made of: a state directory that asks for them, members, a look."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from octavia_core import NewMember
+from octavia_local.links import Link, Links, in_namespace, namespace_of
+
+__all__ = ["SETTINGS", "inside", "links_of_ours", "member_at", "obstacle"]
+
+IP_FREEBIND = 15  # linux/in.h: an address that comes with the first amphora may be listened on before
+NETWORK = f"198.18.{os.getpid() % 128 * 2}.0/23"
+"""A test process has its own, so that those that run side by side never ask for the same one."""
+SETTINGS = f'[local]\namphora = "namespace"\nnamespace_network = "{NETWORK}"\n'
+HOST = NETWORK.rpartition(".")[0] + ".1"
+"""This machine, as amphorae see it."""
+
+
+@functools.lru_cache(maxsize=1)
+def obstacle() -> str | None:
+    """Why these tests cannot run here, with the command that helps; None when they can."""
+    from octavia_local.form import _obstacle
+
+    reason = _obstacle()
+    if reason is None:
+        return None
+    return f"{reason}; to enable: sudo {sys.executable} -m pytest tests/namespaces"
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    request_queue_size = 128
+    daemon_threads = True
+
+    def server_bind(self) -> None:
+        self.socket.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+        super().server_bind()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that goes away is no news."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
+
+
+@contextlib.contextmanager
+def member_at(name: str, address: str = HOST) -> Iterator[NewMember]:
+    """A web server on this machine that answers with its name, where amphorae reach it."""
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            body = name.encode()
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """Quiet."""
+
+    with (_Server6 if ":" in address else _Server)((address, 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        try:
+            yield NewMember(address, server.server_address[1], name=name)
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+def links_of_ours() -> list[Link]:
+    """Every interface of this machine that some state directory's amphorae have made."""
+    with Links() as links:
+        return [link for link in links.all() if link.name.startswith("oc") and link.alias.startswith("octavia-core")]
+
+
+def inside(pid: int, *command: str) -> str:
+    """What a command says in the network namespace of a process."""
+    namespace = namespace_of(pid)
+    try:
+        done = in_namespace(
+            namespace, lambda: subprocess.run(command, capture_output=True, text=True, check=True, timeout=20)
+        )
+    finally:
+        os.close(namespace)
+    return done.stdout
