@@ -186,7 +186,7 @@ def test_a_flow_version_that_nobody_knows(stage: Stage, client: Controller) -> N
 def test_an_undo_under_way(tmp_path: Path) -> None:
     stage = Stage(tmp_path, f"sqlite:///{tmp_path}/octavia.db")
     stage.make(engine="step_retry_first = 20.0")
-    stage.cloud.fail("amphora.push", kind=FaultKind.REFUSED, message="no such option")
+    stage.cloud.fail("amphora.plug_vip", kind=FaultKind.REFUSED, message="no such option")
     stage.cloud.fail("compute.destroy", message="compute is away")
     with stage.client() as client, stage.worker():
         id = create(client)
