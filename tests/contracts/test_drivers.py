@@ -18,9 +18,11 @@ from octavia_core.testing.contracts import (
 )
 from octavia_core.testing.outside import SimulatedCloud
 from octavia_core.testing.simulator import SimulatedCompute, SimulatedNetwork, SimulatedSecrets
+from octavia_local.namespace_network import NamespaceNetwork
 from octavia_local.network import LocalNetwork
 from octavia_local.secrets import FileSecrets
 from tests.local.rig import LocalRig
+from tests.namespaces.rig import NETWORK, require_namespaces
 
 
 def _name(law):
@@ -31,6 +33,30 @@ def _name(law):
 def local_compute(tmp_path):
     with LocalRig(tmp_path / "state") as rig:
         yield ComputeCase(compute=rig.compute, again=rig.again, files=rig.files, kill=rig.kill, freeze=rig.freeze)
+
+
+@pytest.fixture
+def namespaces(tmp_path):
+    require_namespaces()
+    with LocalRig(tmp_path / "state", amphora="namespace", namespace_network=NETWORK) as rig:
+        yield rig
+
+
+@pytest.fixture
+def namespace_compute(namespaces):
+    rig = namespaces
+    return ComputeCase(compute=rig.compute, again=rig.again, files=rig.files, kill=rig.kill, freeze=rig.freeze)
+
+
+@pytest.fixture
+def namespace_network(namespaces):
+    rig = namespaces
+    return NetworkCase(
+        network=NamespaceNetwork(rig.settings),
+        again=lambda: NamespaceNetwork(rig.settings),
+        free=str(ipaddress.IPv4Network(NETWORK)[77]),
+        foreign="192.0.2.1",
+    )
 
 
 @pytest.fixture
@@ -100,13 +126,13 @@ def simulated_secrets(cloud):
 
 
 @pytest.mark.parametrize("law", COMPUTE_CONTRACT, ids=_name)
-@pytest.mark.parametrize("driver", ["local_compute", "simulated_compute"])
+@pytest.mark.parametrize("driver", ["local_compute", "namespace_compute", "simulated_compute"])
 def test_compute(driver, law, request):
     law(request.getfixturevalue(driver))
 
 
 @pytest.mark.parametrize("law", NETWORK_CONTRACT, ids=_name)
-@pytest.mark.parametrize("driver", ["local_network", "simulated_network"])
+@pytest.mark.parametrize("driver", ["local_network", "namespace_network", "simulated_network"])
 def test_network(driver, law, request):
     law(request.getfixturevalue(driver))
 

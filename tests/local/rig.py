@@ -44,12 +44,12 @@ def eventually(see, what="it", within=20.0):
 
 
 class LocalRig:
-    """Everything of one machine, for one test."""
+    """Everything of one machine, for one test. `local` is its `[local]` group."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, **local: str) -> None:
         self.state: StateDirectory = prepare_state(path)
         create_authorities(self.state.authority)
-        self.settings: Settings = self.state.settings()
+        self.settings: Settings = self.state.settings(("test", {"local": local}))
         self.authority = Authority.from_settings(self.settings)
         self.compute = LocalCompute(self.settings)
 

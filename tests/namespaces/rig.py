@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import http.server
-import json
 import os
 import socket
 import subprocess
 import sys
 import threading
-import uuid
 from collections.abc import Iterator
-from pathlib import Path
+
+import pytest
 
 from octavia_core import NewMember
+from octavia_core.settings import Settings
+from octavia_local.form import form_of
 from octavia_local.links import Link, Links, in_namespace, namespace_of
 
-__all__ = ["SETTINGS", "inside", "links_of_ours", "member_at", "obstacle"]
+__all__ = ["HOST", "NETWORK", "SETTINGS", "inside", "links_of_ours", "member_at", "require_namespaces"]
 
 IP_FREEBIND = 15  # linux/in.h: an address that comes with the first amphora may be listened on before
 NETWORK = f"198.18.{os.getpid() % 128 * 2}.0/23"
@@ -28,15 +28,11 @@ HOST = NETWORK.rpartition(".")[0] + ".1"
 """This machine, as amphorae see it."""
 
 
-@functools.lru_cache(maxsize=1)
-def obstacle() -> str | None:
-    """Why these tests cannot run here, with the command that helps; None when they can."""
-    from octavia_local.form import _obstacle
-
-    reason = _obstacle()
-    if reason is None:
-        return None
-    return f"{reason}; to enable: sudo {sys.executable} -m pytest tests/namespaces"
+def require_namespaces() -> None:
+    """Skip the test where nobody may make network namespaces, with the command that enables it."""
+    form = form_of(Settings.load(("test", {"local": {"amphora": "auto"}})))
+    if not form.namespaces:
+        pytest.skip(f"{form.why}; to enable: sudo {sys.executable} -m pytest tests/namespaces")
 
 
 class _Server(http.server.ThreadingHTTPServer):
