@@ -203,6 +203,12 @@ def _add_member(engine: Engine) -> None:
     engine.acceptor.create_member(engine.load_balancer().pools[0].id, NewMember("192.0.2.2", 80), Asked())
 
 
+def _add_remote_member(engine: Engine) -> None:
+    """One on a subnet that the amphora is not plugged into yet."""
+    member = NewMember("192.0.2.3", 80, subnet_id="11111111-aaaa-4aaa-8aaa-111111111111")
+    engine.acceptor.create_member(engine.load_balancer().pools[0].id, member, Asked())
+
+
 def _delete(engine: Engine) -> None:
     engine.acceptor.delete_load_balancer(engine.load_balancer().id, Asked(), cascade=True)
 
@@ -268,6 +274,20 @@ def _replace_holder(engine: Engine) -> None:
     engine.acceptor.failover_amphora(holder, Asked())
 
 
+def _about_its_amphora(flow: str) -> Act:
+    """An operation as a message of upstream's API asks for it: about one amphora, whatever serves."""
+
+    def act(engine: Engine) -> None:
+        (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
+        lb = amphora.load_balancer_id
+        asked = Operation(
+            id=str(uuid.uuid4()), flow=flow, load_balancer_id=lb, amphora_id=amphora.id, internal=True, actor="test"
+        )
+        engine.storage.transaction(lambda tx: tx.add_operation(asked))
+
+    return act
+
+
 def _refuse_pushes(engine: Engine) -> None:
     engine.cloud.fail("amphora.push", kind=FaultKind.REFUSED, message="no")
 
@@ -283,6 +303,7 @@ def _both(*acts: Act) -> Act:
 SCENARIOS = (
     Scenario("create", (), _create, "ACTIVE", 1),
     Scenario("configure", (_create,), _add_member, "ACTIVE", 1),
+    Scenario("configure-network", (_create,), _add_remote_member, "ACTIVE", 1),
     Scenario("configure-delete", (_create,), _delete_listener, "ACTIVE", 1),
     Scenario("delete", (_create,), _delete, "DELETED", 0),
     Scenario("failover", (_create,), _failover, "ACTIVE", 1),
@@ -290,6 +311,8 @@ SCENARIOS = (
     Scenario("configure-refused", (_create,), _both(_add_member, _refuse_pushes), "ACTIVE", 1),
     Scenario("configure-amphora-dead", (_create,), _both(_add_member, _amphora_dies), "ACTIVE", 1),
     Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 0),
+    Scenario("delete-amphora", (_create,), _about_its_amphora("delete-amphora"), "ACTIVE", 0),
+    Scenario("configure-agent", (_create,), _about_its_amphora("configure-agent"), "ACTIVE", 1),
     Scenario("pair-create", (), _create_pair, "ACTIVE", 2),
     Scenario("pair-configure", (_create_pair,), _add_member, "ACTIVE", 2),
     Scenario("pair-delete", (_create_pair,), _delete, "DELETED", 0),

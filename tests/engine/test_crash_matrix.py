@@ -2,7 +2,8 @@
 
 The steps are enumerated by running each scenario once with a probe, so a new step joins by itself. The killed worker is
 a process of its own; the judge of "nothing twice, nothing leaked" is the simulated cloud's own file. On SQLite that is
-every step at every point; on servers every step at one point, and at the others in `nox -s full`.
+every step at every point; on servers, and for most of what happens to a pair, every step at one point, and at the
+others in `nox -s full`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,20 @@ def one_each(name: str, turn: int) -> list[tuple[str, str]]:
     return [(found[(place + turn) % len(found)], path) for place, (path, found) in enumerate(by_path.items())]
 
 
+THROUGHOUT = ("pair-create", "pair-replace-holder")
+"""Scenarios of a pair that die at every point; the others repeat their steps, and die once in each."""
+ON_SERVERS = ("pair-failover",)
+"""Scenarios of a pair that die on servers too; the rest of a pair does there what it does anywhere."""
+
+
+def usual(scenario: Scenario, turn: int, *, everywhere: bool) -> set[tuple[str, str]]:
+    """The points at which a scenario dies in the usual run; at the others it does in the long one."""
+    pair = scenario.name.startswith("pair-")
+    if not everywhere:
+        return set() if pair and scenario.name not in ON_SERVERS else set(one_each(scenario.name, turn))
+    return set(one_each(scenario.name, turn) if pair and scenario.name not in THROUGHOUT else points(scenario.name))
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"scenario", "point", "path"} <= set(metafunc.fixturenames):
         return
@@ -59,7 +74,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "server_url" in metafunc.fixturenames:
         for turn, kind in enumerate(("mariadb", "postgresql")):
             for scenario in SCENARIOS:
-                chosen = one_each(scenario.name, turn)
+                chosen = usual(scenario, turn, everywhere=False)
                 for point, path in points(scenario.name):
                     marks = [pytest.mark.external, *([] if (point, path) in chosen else [pytest.mark.slow])]
                     name = f"{kind}-{scenario.name}-{point}-{path}"
@@ -67,8 +82,10 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize(("server_url", "scenario", "point", "path"), cases, indirect=["server_url"])
         return
     for scenario in SCENARIOS:
+        chosen = usual(scenario, 0, everywhere=True)
         for point, path in points(scenario.name):
-            cases.append(pytest.param(scenario, point, path, id=f"{scenario.name}-{point}-{path}"))
+            marks = [] if (point, path) in chosen else [pytest.mark.slow]
+            cases.append(pytest.param(scenario, point, path, marks=marks, id=f"{scenario.name}-{point}-{path}"))
     metafunc.parametrize(("scenario", "point", "path"), cases)
 
 

@@ -91,7 +91,7 @@ def _lines(delivery: VrrpDelivery, settings: Settings) -> Iterator[str]:
         f"advert_int {check.number(owner, 'advert_int', group.advert_int, low=1, high=255)}",
         *_block("authentication", *_authentication(delivery)),
         f"unicast_src_ip {own}",
-        *_block("unicast_peer", *(str(_own(peer)) for peer in sorted(delivery.peers, key=lambda found: found.id))),
+        *_block("unicast_peer", *_peers(delivery)),
         *_block("virtual_ipaddress", *(str(v.address) for v in vips if v.address.version == own.version)),
         *_block("virtual_ipaddress_excluded", *(str(v.address) for v in vips if v.address.version != own.version)),
         *_block("virtual_routes", *(route for vip in vips for route in _routes(vip, interface))),
@@ -110,6 +110,14 @@ def _block(head: str, *lines: str) -> Iterator[str]:
         yield "}"
 
 
+def _peers(delivery: VrrpDelivery) -> tuple[str, ...]:
+    """The others, or itself when there are none: without a peer keepalived turns to multicast, and would hear, and be
+    heard by, whoever else on the subnet has the same id, which all pairs have.
+    """
+    others = tuple(str(_own(peer)) for peer in sorted(delivery.peers, key=lambda found: found.id))
+    return others or (str(_own(delivery.amphora)),)
+
+
 def _authentication(delivery: VrrpDelivery) -> tuple[str, str]:
     group = delivery.group
     owner = f"vrrp group of load balancer {group.load_balancer_id}"
@@ -126,7 +134,8 @@ def _routes(vip: _Vip, interface: str) -> Iterator[str]:
     if vip.gateway is not None:
         yield f"default via {vip.gateway} dev {interface} onlink table {_TABLE}"
     for destination, nexthop in vip.routes:
-        yield f"{destination} dev {interface} gateway {nexthop} onlink table {_TABLE}"
+        # `via`: keepalived 2.2 does not know the word "gateway" here, and leaves such a route out with a warning
+        yield f"{destination} dev {interface} via {nexthop} onlink table {_TABLE}"
 
 
 def _rule(vip: _Vip) -> str:
