@@ -12,6 +12,7 @@ from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
 from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError, SecretMissing
+from octavia_core.flows import networks
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
 from octavia_core.flows.unserved import Unserved, asked_for, unserved
@@ -199,7 +200,7 @@ def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> VipPlu
         "plug-vip",
         key=amphora.id,
         do=lambda _: world.network.plug_vip(tree, amphora),
-        undo=lambda _, __: world.network.unplug_vip(tree, amphora),
+        undo=lambda _, __: _unplug(world, tree, amphora),
         result=VipPlug,
         limit=world.network.time_limit,
     )
@@ -273,13 +274,15 @@ def _refs(tree: LoadBalancer) -> tuple[set[str], set[str]]:
 class Sent:
     """How a push ended: with what the amphora holds, or with the amphora gone (health has declared it dead).
 
-    `silent`: it did not answer, nobody has declared it dead, and the flow can do without it.
+    `silent`: it did not answer, nobody has declared it dead, and the flow can do without it. `plugged`: the subnets of
+    members that it was plugged into for this.
     """
 
     amphora_id: str
     pushed: Pushed | None
     unserved: Unserved = attrs.field(factory=Unserved)
     silent: bool = False
+    plugged: tuple[str, ...] = ()
 
     @property
     def gone(self) -> bool:
@@ -316,6 +319,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         if not alive:
             return Sent(amphora_id=key.amphora_id, pushed=None)
         try:
+            prepared = networks.prepare(run, world, amphora, wanted, first=key.revision == 1)
             pushed, secrets = _deliver(run, world, amphora, wanted, peers)
         except AmphoraUnreachable:
             if how.spare and run.last_try("push"):
@@ -325,7 +329,8 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         reason = asked_for(run.operation, wanted, found, all_of_them=how.everything)
         if reason is not None:
             raise PermanentError(reason)
-        return Sent(amphora_id=key.amphora_id, pushed=pushed, unserved=found)
+        networks.tidy(run, world, amphora, wanted, prepared)
+        return Sent(amphora_id=key.amphora_id, pushed=pushed, unserved=found, plugged=prepared.plugged)
 
     def undo(key: PushKey, _: Sent | None) -> None:
         alive, good, peers = run.read(lambda tx: _put_back_facts(tx, load_balancer_id, key))
@@ -335,9 +340,14 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         if good is None:
             world.amphora.remove(at, load_balancer_id)
         else:
+            try:
+                prepared = networks.prepare(run, world, amphora, good, first=False)
+            except PermanentError:  # what it lost is not what failed here, and hinders nobody to give it the old back
+                prepared = networks.Prepared()
             _deliver(run, world, amphora, good, peers)
+            networks.tidy(run, world, amphora, good, prepared)
 
-    return run.step(
+    sent = run.step(
         "push",
         key=PushKey(amphora.id, revision),
         do=do,
@@ -345,6 +355,10 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         result=Sent,
         limit=world.amphora.time_limit,
     )
+    if sent.plugged:
+        text = f"was plugged into {', '.join(f'subnet {subnet}' for subnet in sent.plugged)}, for its members"
+        run.later("push-plugged", lambda tx: emit(tx, run.operation, "amphora.plugged", text, amphora_id=amphora.id))
+    return sent
 
 
 def _push_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer, tuple[Amphora, ...]]:
@@ -427,9 +441,14 @@ def remove(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> None
     """Remove a server and its ports. Nothing is undone: what is gone is gone, and repeating is harmless."""
     target = amphora.compute_id or f"amphora-{amphora.id}"
     run.step("destroy", key=target, do=world.compute.destroy, limit=world.compute.time_limit)
-    run.step(
-        "unplug", key=amphora.id, do=lambda _: world.network.unplug_vip(tree, amphora), limit=world.network.time_limit
-    )
+    run.step("unplug", key=amphora.id, do=lambda _: _unplug(world, tree, amphora), limit=2 * world.network.time_limit)
+
+
+def _unplug(world: World, tree: LoadBalancer, amphora: Amphora) -> None:
+    """Take away every port that the amphora was given."""
+    world.network.unplug_vip(tree, amphora)
+    if world.network.plugs_members:
+        world.network.plug_member_networks(attrs.evolve(tree, listeners=(), pools=()), amphora)
 
 
 def fail_amphora(tx: Transaction, amphora_id: str) -> None:

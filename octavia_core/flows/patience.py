@@ -15,10 +15,12 @@ __all__ = ["Patience"]
 class Patience:
     """The policies of one controller.
 
+    Pauses grow from `[engine] step_retry_first`; none is longer than `[engine] step_retry_longest`.
+
     Attributes:
         otherwise: `[engine] step_*`.
         served: an agent that is asked to do something has served before, or answered at least: `[haproxy_amphora]
-            active_connection_*`, pauses growing up to that interval.
+            active_connection_*`.
         booting: an agent that says that its machine is not ready, as a network card that was plugged a moment ago takes
             its time: `[haproxy_amphora] connection_*`.
     """
@@ -33,8 +35,9 @@ class Patience:
         engine, amphora = settings.engine, settings.haproxy_amphora
 
         def agents(attempts: int, pause: float) -> RetryPolicy:
-            first = min(engine.step_retry_first, pause)
-            return RetryPolicy(attempts=max(1, attempts), first=first, longest=pause)
+            longest = min(pause, engine.step_retry_longest)
+            first = min(engine.step_retry_first, longest)
+            return RetryPolicy(attempts=max(1, attempts), first=first, longest=longest)
 
         return cls(
             otherwise=RetryPolicy(

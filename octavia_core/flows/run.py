@@ -149,6 +149,10 @@ class Run:
         """(operation id, fence), for receivers that refuse an older holder."""
         return self._shared.claim.operation_id, self._shared.claim.fence
 
+    def outlive(self, seconds: float) -> None:
+        """Inside a step, before something that may take so long beyond the step's limit: make the lease last."""
+        self._outlive(seconds)
+
     def read(self, work: Callable[[Transaction], R]) -> R:
         """Read the database *inside a step*; what it says is not recorded, so a flow must not branch on it."""
         return self._shared.storage.read(work)

@@ -60,7 +60,11 @@ class VipPlug:
 
 @attrs.frozen(kw_only=True)
 class PluggedNetwork:
-    """A network that a server has a port on, management networks left out."""
+    """A network that a server has a port on, management networks left out.
+
+    Attributes:
+        fixed_ips: each with `ip_address` and `subnet_id`; for the agent also `subnet_cidr`, `gateway`, `host_routes`.
+    """
 
     network_id: str
     port_id: str
@@ -74,6 +78,9 @@ class NetworkPort(Protocol):
 
     time_limit: float
     """Seconds within which each call returns or raises."""
+
+    plugs_members: bool
+    """False: amphorae reach every member without a port on its subnet; nothing is compared and nothing plugged."""
 
     def objection(self, topology: Topology) -> str | None:
         """Why this network cannot carry a load balancer of that topology: a sentence that names what is needed; None when
@@ -101,7 +108,11 @@ class NetworkPort(Protocol):
         """The networks the amphora's server has ports on now, the VIP's included."""
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
-        """Give the server exactly the member networks it needs; return those that changed, for the agent to configure."""
+        """Give the server exactly the member networks it needs; return those that changed, for the agent to configure.
+
+        Raises:
+            PermanentError: a subnet does not exist, or cannot be plugged.
+        """
 
     def reachable_at(self, address: str, port: int) -> str:
         """Where clients reach a listener, `host:port`; differs from what was asked where ports need privileges."""

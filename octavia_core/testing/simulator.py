@@ -185,6 +185,7 @@ class SimulatedNetwork:
     """NetworkPort. Names of ports are those that upstream gives in Neutron."""
 
     time_limit = 5.0
+    plugs_members = True
 
     def __init__(self, cloud: SimulatedCloud) -> None:
         self._cloud = cloud
@@ -255,13 +256,16 @@ class SimulatedNetwork:
 
     def plugged(self, amphora: Amphora) -> Sequence[PluggedNetwork]:
         def see(things: Things) -> list[PluggedNetwork]:
-            return [_network(known) for _, known in things.every("port") if known["amphora_id"] == amphora.id]
+            vip = things.get("port", f"octavia-lb-vrrp-{amphora.id}")
+            members = [known for _, known in things.every("port", f"octavia-lb-member-{amphora.id}-")]
+            return [_network(known) for known in [vip, *members] if known is not None]
 
         return self._cloud.call("network.plugged", amphora.id, see)
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
         prefix = f"octavia-lb-member-{amphora.id}-"
-        wanted = {m.subnet_id for pool in load_balancer.pools for m in pool.members if m.subnet_id} - {_SUBNET_ID}
+        wanted = {m.subnet_id for pool in load_balancer.pools for m in pool.members if m.subnet_id}
+        wanted -= {_SUBNET_ID, load_balancer.vip.subnet_id}
 
         def do(things: Things) -> list[PluggedNetwork]:
             changed: list[PluggedNetwork] = []
@@ -275,6 +279,11 @@ class SimulatedNetwork:
             return changed
 
         return self._cloud.call("network.plug_member_networks", amphora.id, do)
+
+    def lose(self, amphora: Amphora, subnet_id: str | None = None) -> None:
+        """Take a plug away behind everybody's back: of that subnet of members, or (None) the VIP's."""
+        name = f"octavia-lb-member-{amphora.id}-{subnet_id}" if subnet_id else f"octavia-lb-vrrp-{amphora.id}"
+        self._cloud.look(lambda things: things.remove("port", name))
 
     def reachable_at(self, address: str, port: int) -> str:
         return f"{address}:{port}"
@@ -320,11 +329,13 @@ def _hosts() -> Iterator[ipaddress.IPv4Address]:
 
 
 def _network(known: Mapping[str, str]) -> PluggedNetwork:
+    """Networks of members have one subnet, with the same id."""
+    subnet = _SUBNET_ID if known["network_id"] == _NETWORK_ID else known["network_id"]
     return PluggedNetwork(
         network_id=known["network_id"],
         port_id=known["port_id"],
         mac_address=known["mac"],
-        fixed_ips=({"ip_address": known["address"]},),
+        fixed_ips=({"ip_address": known["address"], "subnet_id": subnet},),
         mtu=1450,
     )
 
@@ -383,7 +394,11 @@ class SimulatedAmphorae:
         def see(things: Things) -> str | None:
             port = things.get("port", f"octavia-lb-vrrp-{at.amphora_id}")
             own = port is not None and port["address"] == address
-            return "eth1" if own or vrrp.holder(things, address, self._runs) == at.amphora_id else None
+            if own or vrrp.holder(things, address, self._runs) == at.amphora_id:
+                return "eth1"
+            told = self._agent(things, at).get("networks", ())
+            members = (known for _, known in things.every("port", f"octavia-lb-member-{at.amphora_id}-"))
+            return "eth2" if any(m["address"] == address and m["network_id"] in told for m in members) else None
 
         return self._ask("amphora.interface", at, see)
 
