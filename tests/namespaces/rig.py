@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import urllib.request
 from collections.abc import Iterator
 
 import pytest
@@ -17,8 +18,19 @@ from octavia_core import NewMember
 from octavia_core.settings import Settings
 from octavia_local.form import form_of
 from octavia_local.links import Link, Links, in_namespace, namespace_of
+from octavia_local.namespaces import plan_of
 
-__all__ = ["HOST", "NETWORK", "SETTINGS", "inside", "links_of_ours", "member_at", "require_namespaces"]
+__all__ = [
+    "HOST",
+    "NETWORK",
+    "SETTINGS",
+    "answer_of",
+    "inside",
+    "links_of",
+    "links_of_ours",
+    "member_at",
+    "require_namespaces",
+]
 
 IP_FREEBIND = 15  # linux/in.h: an address that comes with the first amphora may be listened on before
 NETWORK = f"198.18.{os.getpid() % 128 * 2}.0/23"
@@ -94,3 +106,18 @@ def inside(pid: int, *command: str) -> str:
     finally:
         os.close(namespace)
     return done.stdout
+
+
+def links_of(settings: Settings) -> list[str]:
+    """The interfaces of this machine that belong to amphorae of these settings."""
+    plan = plan_of(settings)
+    return [link.name for link in links_of_ours() if link.name.startswith(f"oc{plan.tag}")]
+
+
+def answer_of(url: str) -> str | None:
+    """The body of one request over a new connection, or None when it failed for whatever reason of the network."""
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return str(answer.read().decode())
+    except OSError:
+        return None
