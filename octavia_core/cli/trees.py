@@ -10,10 +10,11 @@ from rich.tree import Tree
 
 from octavia_core.cli.output import status
 from octavia_core.domain.codec import to_json
-from octavia_core.domain.vocabulary import Kind
+from octavia_core.domain.vocabulary import Kind, Role, Topology
 
 if TYPE_CHECKING:
     from octavia_core.controller.facade import Controller
+    from octavia_core.domain.amphora import Amphora
     from octavia_core.domain.operation import Operation as Row
     from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Node, Pool
 
@@ -21,8 +22,9 @@ __all__ = ["balancer_json", "draw_balancer", "node_json"]
 
 
 def balancer_json(controller: Controller, tree: LoadBalancer, row: Row | None = None) -> dict[str, Any]:
-    """The tree with `reachable_at` per listener, and the operation that led to it, if there was one."""
+    """The tree with its amphorae, `reachable_at` per listener, and the operation that led to it, if there was one."""
     data: dict[str, Any] = to_json(tree)
+    data["amphorae"] = to_json(_amphorae(controller, tree))
     for shown, listener in zip(data["listeners"], tree.listeners, strict=True):
         shown["reachable_at"] = controller.reachable_at(tree, listener)
     data["operation"] = to_json(row) if row else None
@@ -53,6 +55,9 @@ def draw_balancer(controller: Controller, tree: LoadBalancer) -> Group:
     if not tree.enabled:
         head.append("  disabled", "dim")
     root = Tree(head)
+    for amphora in _amphorae(controller, tree) if tree.topology is Topology.ACTIVE_STANDBY else ():
+        words = f"amphora {amphora.id}  {amphora.role or 'no role yet'}  "
+        root.add(Text.assemble(words, status(amphora.status), f"  {amphora.vrrp_ip or ''}".rstrip()))
     drawn: set[str] = set()
     for listener in tree.listeners:
         branch = root.add(_listener(controller, tree, listener))
@@ -66,6 +71,11 @@ def draw_balancer(controller: Controller, tree: LoadBalancer) -> Group:
         if pool.id not in drawn:
             _pool(root, pool, again=False)
     return Group(root)
+
+
+def _amphorae(controller: Controller, tree: LoadBalancer) -> list[Amphora]:
+    """Those that it has, the master of a pair first."""
+    return sorted(controller.amphorae(tree.id), key=lambda amphora: (amphora.role is not Role.MASTER, amphora.id))
 
 
 def _statuses(node: LoadBalancer | Node) -> tuple[Text, str, Text]:
