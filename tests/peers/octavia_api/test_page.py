@@ -69,7 +69,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, servers: dict[
     page.start()
     assert page.guard is not None
     try:
-        ended = page.guard.wait(240)
+        ended = page.guard.wait(280)
     except subprocess.TimeoutExpired:
         ended = -1
     finally:

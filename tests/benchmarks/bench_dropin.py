@@ -1,0 +1,315 @@
+"""Drop-in: our consumer and worker against upstream's worker, on one octavia-api, one MariaDB and one RabbitMQ, in one run.
+
+The messages are the API's own: it creates load balancers while nobody consumes, what it sent is taken out of the queue,
+and given to one side after the other, so that the API is not the limit. Both sides use drivers that do nothing. CPU is
+that of all of a side's processes, statements are counted by MariaDB's general log. `--rounds` is the number of load
+balancers of each side (200); a further word `quick` leaves the killing out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import re
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+
+from tests.benchmarks.harness import Aim, Figure, Options, Report
+from tests.peers.octavia_api.programs import Process, until
+from tests.peers.octavia_api.stage import ROOT, Stage, stage
+from tests.support import servers
+
+TICK = os.sysconf("SC_CLK_TCK")
+TURNS = 2
+"""How often the sides alternate."""
+COUNTED = 10
+"""Load balancers whose statements are counted."""
+IN_FLIGHT = 50
+"""Load balancers that are asked for when a side is killed."""
+MEMBERS = 200
+PATIENCE = 240.0
+GIVE_UP = 20.0
+"""Seconds without a change after which what is pending counts as lost."""
+QUEUE, EXCHANGE = "octavia_provisioning_v2", "octavia"
+ENTRY = re.compile(r"^(?:\d{6} +\d+:\d+:\d+)?[\t ]*(\d+) (\w+)\t(.*)$")
+"""A line of the general log that begins an entry: thread, command, argument."""
+
+Recorded = tuple[str, dict[str, Any], bytes]
+"""A load balancer's id, properties of its message, and the message."""
+
+
+def run(options: Options) -> Report:
+    """Measure; see the module."""
+    many = options.rounds or 200
+    home = servers.open_run()
+    try:
+        with stage() as on:
+            return _Bench(on, options, many).run()
+    finally:
+        servers.close_run(home)
+
+
+@attrs.define
+class _Side:
+    """One of the two. `user` is its account at MariaDB."""
+
+    user: str
+    processes: Sequence[Process]
+    rates: list[float] = attrs.field(factory=list)
+    cpu: list[float] = attrs.field(factory=list)
+    figures: dict[str, float] = attrs.field(factory=dict)
+
+    def start(self) -> None:
+        for process in self.processes:
+            process.start()
+
+    def stop(self) -> None:
+        for process in self.processes:
+            process.stop()
+
+    def kill(self) -> None:
+        for process in self.processes:
+            process.kill()
+
+    def pids(self) -> list[int]:
+        return [pid for process in self.processes for pid in process.pids()]
+
+    def cpu_seconds(self) -> float:
+        """Of all its processes, those included that they have waited for."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError):
+                fields = Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+                total += sum(map(int, fields[11:15]))
+        return total / TICK
+
+    def memory(self) -> float:
+        """Proportional set size of all its processes, MB."""
+        total = 0
+        for pid in self.pids():
+            with contextlib.suppress(OSError, StopIteration):
+                lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+                total += next(int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+        return total / 1024
+
+
+class _Bench:
+    def __init__(self, on: Stage, options: Options, many: int) -> None:
+        self.on, self.say, self.many = on, options.say, many
+        self.killing = "quick" not in options.rest
+        self.names = itertools.count()
+        on.worker.stop()
+        on.consumer.stop()
+        peers = {"TMPDIR": str(on.folder / "tmp"), "PYTHONWARNINGS": "ignore"}
+        own = {"PYTHONPATH": ":".join(str(ROOT / part) for part in (".", "daemons", "plugins"))}
+        conf = {user: self._account(user) for user in ("ours", "theirs")}
+        words = ["--config-file", conf["ours"], "--state-directory", str(on.state), "--log-level", "ERROR"]
+        python = [sys.executable, "-m"]
+        self.ours = _Side(
+            "ours",
+            [
+                Process("our-consumer", on.folder, [*python, "octavia_daemons.consumer", *words], own),
+                Process("our-worker", on.folder, [*python, "octavia_daemons.worker", *words], own),
+            ],
+        )
+        worker = [str(on.bin / "octavia-worker"), "--config-file", conf["theirs"]]
+        self.theirs = _Side("theirs", [Process("their-worker", on.folder, worker, peers)])
+
+    def _account(self, user: str) -> str:
+        """A settings file that differs in the account alone, by which the general log tells the sides apart."""
+        self.on.database.rows(f"CREATE USER '{user}'@'localhost' IDENTIFIED BY ''")
+        self.on.database.rows(f"GRANT ALL ON octavia.* TO '{user}'@'localhost'")
+        text = self.on.conf.read_text(encoding="utf-8").replace("pymysql://root@", f"pymysql://{user}@")
+        text = re.sub(r"(?m)^\[engine\]\n(.+\n)*", "[engine]\nsweep = off\n", text)  # all else as it comes
+        path = self.on.folder / f"{user}.conf"
+        path.write_text(text, encoding="utf-8")
+        return str(path)
+
+    def run(self) -> Report:
+        share = max(2, self.many // TURNS)
+        for turn, side in itertools.product(range(TURNS), (self.theirs, self.ours)):
+            last = turn == TURNS - 1
+            self.say(f"{side.user}: the API is asked for load balancers, nobody listens")
+            messages = self._record(share + (COUNTED + IN_FLIGHT * self.killing if last else 0))
+            side.start()
+            self._warm(side)
+            self._throughput(side, messages[:share])
+            if last:
+                side.figures["memory"] = side.memory()
+                self._statements(side, messages[share : share + COUNTED])
+                self._batches(side)
+                if self.killing:
+                    self._killed(side, messages[share + COUNTED :])
+            side.stop()
+        return self._report()
+
+    # -- the API's messages --------------------------------------------------------------------------------------------
+    def _record(self, count: int) -> list[Recorded]:
+        """Have the API create load balancers, and take what it sends."""
+        import kombu
+
+        began = time.monotonic()
+        ids = [self.on.load_balancer(f"bench {next(self.names)}")["id"] for _ in range(count)]
+        rate = count / (time.monotonic() - began)
+        self.say(f"the API accepted {rate:.1f} load balancers a second")
+        found: list[Recorded] = []
+        with kombu.Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
+            channel = connection.channel()
+            while len(found) < count:
+                message = channel.basic_get(QUEUE, no_ack=True)
+                if message is None:
+                    raise RuntimeError(f"the API sent {len(found)} messages for {count} load balancers")
+                found.append((ids[len(found)], dict(message.properties), message.body))
+        return found
+
+    def _publish(self, messages: Sequence[Recorded]) -> None:
+        import kombu
+
+        with kombu.Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
+            exchange = kombu.Exchange(EXCHANGE, type="topic", durable=False)
+            producer = connection.Producer(exchange=exchange, routing_key=QUEUE, auto_declare=False)
+            for _, _, body in messages:
+                producer.publish(body, content_type="application/json", content_encoding="utf-8")
+
+    # -- what is measured ----------------------------------------------------------------------------------------------
+    def _warm(self, side: _Side) -> None:
+        """Imports, pools and caches: a few load balancers, one after the other."""
+        for _ in range(3):
+            made = self.on.load_balancer(f"warm {next(self.names)}")["id"]
+            self.on.settled(made, within=PATIENCE)
+        self.say(f"{side.user}: warm")
+
+    def _throughput(self, side: _Side, messages: Sequence[Recorded]) -> None:
+        cpu, began = side.cpu_seconds(), time.monotonic()
+        self._publish(messages)
+        self._all_active([lb for lb, _, _ in messages])
+        seconds = time.monotonic() - began
+        side.rates.append(len(messages) / seconds)
+        side.cpu.append((side.cpu_seconds() - cpu) / len(messages))
+        self.say(f"{side.user}: {side.rates[-1]:.1f} load balancers a second, {side.cpu[-1]:.4f} s of CPU each")
+
+    def _all_active(self, ids: Sequence[str]) -> None:
+        until("all are ACTIVE", lambda: self._count(ids, "ACTIVE") == len(ids), within=PATIENCE, pause=0.05)
+
+    def _count(self, ids: Sequence[str], status: str) -> int:
+        marks = ", ".join(["%s"] * len(ids))
+        query = f"SELECT COUNT(*) AS n FROM load_balancer WHERE provisioning_status = %s AND id IN ({marks})"
+        return int(str(self.on.database.rows(query, status, *ids)[0]["n"]))
+
+    def _statements(self, side: _Side, messages: Sequence[Recorded]) -> None:
+        with self._logged(side) as statements:
+            self._publish(messages)
+            self._all_active([lb for lb, _, _ in messages])
+        kinds = Counter(_kind(text) for text in statements)
+        each = {kind: count / len(messages) for kind, count in kinds.items()}
+        side.figures |= {f"{kind} each": each.get(kind, 0.0) for kind in ("SELECT", "UPDATE", "INSERT", "DELETE")}
+        side.figures["COMMIT each"] = each.get("COMMIT", 0.0)
+        side.figures["statements each"] = sum(
+            each.get(kind, 0.0) for kind in ("SELECT", "UPDATE", "INSERT", "DELETE", "OTHER")
+        )
+        self.say(f"{side.user}: statements of one load balancer: {each}")
+
+    def _batches(self, side: _Side) -> None:
+        lb = self.on.load_balancer(f"batch {next(self.names)}")["id"]
+        self.on.settled(lb, within=PATIENCE)
+        pool = self.on.create("pools", "pool", protocol="HTTP", lb_algorithm="ROUND_ROBIN", loadbalancer_id=lb)["id"]
+        self.on.settled(lb, within=PATIENCE)
+        members = [{"address": f"192.0.2.{n % 250 + 1}", "protocol_port": 80 + n // 250} for n in range(MEMBERS)]
+        for what in ("batch", "unchanged batch"):
+            with self._logged(side) as statements:
+                cpu = side.cpu_seconds()
+                self.on.ask("PUT", f"/v2/lbaas/pools/{pool}/members", {"members": members})
+                began = time.monotonic()
+                until(f"{what}: ACTIVE", lambda: self.on.status(lb) == "ACTIVE", within=PATIENCE, pause=0.005)
+                side.figures[what] = time.monotonic() - began
+                side.figures[f"{what} CPU"] = side.cpu_seconds() - cpu
+            updates = [text for text in statements if re.match(r"UPDATE\s+`?member\b", text, re.IGNORECASE)]
+            side.figures[f"{what} UPDATEs of members"] = len(updates)
+            self.say(f"{side.user}: {what} {side.figures[what]:.2f} s, {len(updates)} UPDATEs of members")
+
+    def _killed(self, side: _Side, messages: Sequence[Recorded]) -> None:
+        ids = [lb for lb, _, _ in messages]
+        self._publish(messages)
+        until("some are ACTIVE", lambda: self._count(ids, "ACTIVE") >= 3, within=PATIENCE, pause=0.01)
+        side.kill()
+        side.figures["ACTIVE when killed"] = self._count(ids, "ACTIVE")
+        side.start()
+        most, changed = -1, time.monotonic()
+        while time.monotonic() - changed < GIVE_UP:
+            active = self._count(ids, "ACTIVE")
+            if active == len(ids):
+                break
+            if active != most:
+                most, changed = active, time.monotonic()
+            time.sleep(0.2)
+        side.figures["ACTIVE after the kill"] = self._count(ids, "ACTIVE")
+        self.say(f"{side.user}: {side.figures['ACTIVE after the kill']:.0f} of {len(ids)} ACTIVE after kill -9")
+
+    @contextlib.contextmanager
+    def _logged(self, side: _Side) -> Iterator[list[str]]:
+        """What the side says to MariaDB meanwhile, statement by statement."""
+        rows = self.on.database.rows
+        log = self.on.database.folder / "general.log"
+        rows("SET GLOBAL general_log_file = %s", str(log))
+        threads = {
+            str(row["id"])
+            for row in rows("SELECT ID AS id FROM information_schema.processlist WHERE USER = %s", side.user)
+        }
+        rows("SET GLOBAL general_log = ON")
+        statements: list[str] = []
+        yield statements
+        rows("SET GLOBAL general_log = OFF")
+        mine = False
+        for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+            entry = ENTRY.match(line)
+            if entry is None:  # a statement of several lines goes on
+                if mine:
+                    statements[-1] += " " + line.strip()
+                continue
+            thread, command, argument = entry.groups()
+            if command == "Connect" and argument.startswith(f"{side.user}@"):
+                threads.add(thread)
+            mine = command == "Query" and thread in threads
+            if mine:
+                statements.append(argument.strip())
+        log.unlink()
+
+    # -- what comes of it ----------------------------------------------------------------------------------------------
+    def _report(self) -> Report:
+        figures: list[Figure] = []
+        for side in (self.ours, self.theirs):
+            name = side.user
+            figures.append(Figure(f"{name}: load balancers a second", statistics.median(side.rates), "/s"))
+            figures.append(Figure(f"{name}: CPU of a load balancer", statistics.median(side.cpu), note="all processes"))
+            for what, value in side.figures.items():
+                unit = "MB" if what == "memory" else "s" if what.endswith(("batch", "CPU")) else ""
+                figures.append(Figure(f"{name}: {what}", value, unit))
+        ours, theirs = self.ours.figures, self.theirs.figures
+        cpu = statistics.median(self.theirs.cpu) / statistics.median(self.ours.cpu)
+        rate = statistics.median(self.ours.rates) / statistics.median(self.theirs.rates)
+        aims = [
+            Aim("worker CPU, theirs to ours", cpu, 10, "x", at_least=True),
+            Aim("load balancers a second, ours to theirs", rate, 10, "x", at_least=True),
+            Aim("statements of a load balancer", ours["statements each"], 40, ""),
+            Aim(f"a batch of {MEMBERS} members", ours["batch"], 0.5),
+            Aim("UPDATEs of members in an unchanged batch", ours["unchanged batch UPDATEs of members"], 0, ""),
+        ]
+        if self.killing:
+            active = ours["ACTIVE after the kill"]
+            aims.append(Aim(f"ACTIVE of {IN_FLIGHT} after kill -9", active, IN_FLIGHT, "", at_least=True))
+        return Report(name="dropin", figures=figures, aims=aims, details={"theirs": theirs, "ours": ours})
+
+
+def _kind(text: str) -> str:
+    word = text.split(None, 1)[0].upper() if text else ""
+    if word in ("SELECT", "UPDATE", "INSERT", "DELETE", "COMMIT", "ROLLBACK"):
+        return word
+    return "BEGIN" if word in ("BEGIN", "START", "SET", "SHOW") else "OTHER"
