@@ -9,7 +9,18 @@ from typing import Annotated, Any
 import typer
 
 from octavia_core.cli.command import Json, State
-from octavia_core.cli.commands import amphora, balancer, below, demo, governor, health, look, machine, operation
+from octavia_core.cli.commands import (
+    amphora,
+    balancer,
+    below,
+    demo,
+    governor,
+    health,
+    look,
+    machine,
+    operation,
+    simulate,
+)
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.session import Session
 
@@ -42,6 +53,7 @@ def build() -> typer.Typer:
     governor.add(app)
     health.add(app)
     operation.add(app)
+    simulate.add(app)
     return app
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "Suspect",
     "decide",
     "hearing_doubt",
+    "holding",
     "table",
     "used_up",
 ]
@@ -164,6 +165,9 @@ class Facts:
         timeout: microseconds of silence that are too long.
         suspects: who is silent or known to have ended.
         watched: (kind of domain, name) -> how many amphorae are watched there, silent ones included.
+        late: (kind of domain, name) -> how many there were not heard for suspiciously long, suspects included: what
+            strikes many at once reaches the timeout one after the other, and the first must not be judged alone.
+        late_total: how many are late in all; with `late` empty the suspects alone count.
         receivers: those who listen; the one who asks is marked.
         dropped: datagrams that the kernel dropped within the last timeout.
         threshold: as many silent without proof: no failover at all; None for no such limit.
@@ -174,6 +178,8 @@ class Facts:
     timeout: int
     suspects: tuple[Suspect, ...]
     watched: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    late: Mapping[tuple[str, str], int] = attrs.field(factory=dict)
+    late_total: int = 0
     receivers: tuple[Receiver, ...] = ()
     dropped: int = 0
     threshold: int | None = None
@@ -242,6 +248,15 @@ def hearing_doubt(facts: Facts) -> str | None:
     return view.drops or view.doubt or view.alone
 
 
+def holding(facts: Facts) -> str | None:
+    """Why all who are silent are left alone now, None when they are not. What was silence meanwhile counts for nobody
+    afterwards: those who are heard again send one after the other, and the last of them is not dead. (Dropped datagrams
+    count for a timeout after the last of them, which does the same.)
+    """
+    view = _View(facts)
+    return view.doubt or view.alone or view.threshold or view.outage
+
+
 class _View:
     """What follows from the facts for all suspects alike, worked out once."""
 
@@ -253,6 +268,7 @@ class _View:
         self.doubt, self.alone = _doubt(facts.receivers), _alone(facts.receivers)
         self.threshold = _threshold(facts, len(absent))
         silent = Counter(place for one in facts.suspects for place in one.domains.items())
+        silent |= Counter(facts.late)
         self.dead = {place for place, count in silent.items() if count >= max(2, facts.watched.get(place, 0))}
         self.outage = _outage(facts, silent)
 
@@ -280,9 +296,10 @@ def _alone(receivers: tuple[Receiver, ...]) -> str | None:
 
 
 def _threshold(facts: Facts, absent: int) -> str | None:
+    absent = max(absent, facts.late_total)
     if facts.threshold is None or absent < facts.threshold:
         return None
-    return f"{absent} amphorae are silent at once, and [health_manager] failover_threshold is {facts.threshold}"
+    return f"{absent} amphorae are silent or late at once, and [health_manager] failover_threshold is {facts.threshold}"
 
 
 def _outage(facts: Facts, silent: Mapping[tuple[str, str], int]) -> str | None:
@@ -341,7 +358,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         Rule.DOUBT,
-        f"at least {ENOUGH} amphorae were heard before, and less than half of them are heard now",
+        f"at least {ENOUGH} amphorae were heard before, and less than half of them are heard now (who is late is not)",
         Act.WAIT,
         "wait: it is us",
         lambda one, view: view.doubt,
@@ -355,7 +372,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         Rule.THRESHOLD,
-        "as many are silent as `[health_manager] failover_threshold` says",
+        "as many are silent or late as `[health_manager] failover_threshold` says",
         Act.STOP,
         "no failover; `FAILOVER_STOPPED` until it is heard again or fewer are silent",
         lambda one, view: view.threshold,
@@ -393,7 +410,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         Rule.OUTAGE,
-        "its agent is silent too, and so are most hosts, zones or networks (of at least three)",
+        "its agent is silent too, and most hosts, zones or networks (of at least three) are silent or late",
         Act.WAIT,
         "wait, and say so",
         lambda one, view: view.outage,

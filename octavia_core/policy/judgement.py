@@ -12,7 +12,10 @@ from enum import StrEnum
 
 import attrs
 
-__all__ = ["Ear", "Finding", "Heart", "Judgement", "judge"]
+__all__ = ["Ear", "Finding", "Heart", "Judgement", "judge", "late_after"]
+
+SUSPICIOUS = 0.6
+"""Share of the timeout after which one is late: its agent is asked, and the answer is there when the timeout is."""
 
 
 class Finding(StrEnum):
@@ -69,6 +72,11 @@ class Judgement:
     finding: Finding
     evidence: str
     overdue: int = 0
+
+
+def late_after(timeout: float, interval: float) -> float:
+    """Silence (any unit) after which an amphora is late: not yet too long, and longer than one lost heartbeat explains."""
+    return min(timeout, max(SUSPICIOUS * timeout, 1.5 * interval))
 
 
 def judge(heart: Heart, ear: Ear) -> Judgement:

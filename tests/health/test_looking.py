@@ -151,3 +151,29 @@ def test_paused_failovers_wait_and_start_when_they_may(rig: Make) -> None:
     here.lookout.paused = None
     here.pass_(0.1, *here.ids)
     assert here.failovers() == here.ids
+
+
+def test_what_falls_silent_together_is_not_judged_by_those_that_are_overdue_first(rig: Make) -> None:
+    here = rig(10)
+    here.mute()
+    for number in range(10):  # each was heard last a little later than the one before
+        here.pass_(0.1, *here.ids[number:])
+    for _ in range(12):
+        here.pass_(0.1)
+        here.ask.ask([])
+    assert here.failovers() == []
+    assert {e["rule"] for e in here.events("failover.held")} == {"doubt"}
+
+
+def test_those_who_are_heard_again_last_after_an_outage_get_their_time(rig: Make) -> None:
+    here = rig(6)
+    here.mute()
+    here.pass_(5.0)
+    for number in range(5):  # they come back one after the other
+        here.pass_(0.1, *here.ids[: number + 1])
+    here.pass_(0.5, *here.ids[:5])
+    assert here.failovers() == []
+    here.answered(here.ids[5])
+    here.pass_(0.5, *here.ids[:5])
+    assert here.failovers() == [here.ids[5]], "and who stays silent for a timeout after it is over is lost"
+    assert "of that, we could hear" in here.events("amphora.lost")[0]["evidence"]

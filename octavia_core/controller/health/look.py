@@ -28,8 +28,9 @@ from octavia_core.policy.governor import (
     Suspect,
     decide,
     hearing_doubt,
+    holding,
 )
-from octavia_core.policy.judgement import Ear, Finding, Heart, judge
+from octavia_core.policy.judgement import Ear, Finding, Heart, judge, late_after
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.storage import Liveness, Storage
 from octavia_core.settings import Settings
@@ -40,8 +41,6 @@ log = logging.getLogger("octavia_core.health")
 
 _MICRO = 1_000_000
 _WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING)
-_SUSPICIOUS = 0.6
-"""Share of the timeout after which the agent is asked: the answer is there when the timeout is."""
 _REMEMBERED = 3
 """Timeouts for which a receiver that hears nobody still counts as one that should agree."""
 
@@ -63,6 +62,7 @@ class Lookout:
         self._figures = Figures(storage)
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
+        self._late = int(late_after(health.heartbeat_timeout, health.heartbeat_interval) * _MICRO)
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
         self._lock = threading.RLock()
@@ -72,6 +72,7 @@ class Lookout:
         self._proofs: dict[str, str] = {}
         self._others: dict[str, int] = {}
         self._dropped_at, self._dropped = 0, 0
+        self._held_at = 0
         self.paused: str | None = None
         self.lag: Callable[[], float] | None = None
 
@@ -105,23 +106,27 @@ class Lookout:
             ear = Ear(now=now, timeout=self._timeout, deadline=self._deadline, listening_since=listening_since)
             early = Ear(
                 now=now,
-                timeout=int(self._timeout * _SUSPICIOUS),
-                deadline=self._deadline - int(self._timeout * (1 - _SUSPICIOUS)),
+                timeout=self._late,
+                deadline=self._deadline - self._timeout + self._late,
                 listening_since=listening_since,
             )
             quiet = [h for h in self._hearts.values() if not self._alive(h, early, mono)]
             if quiet:
                 quiet = self._read_again(quiet, early, mono)
-            suspects = [one for heart in quiet if (one := self._suspect(heart, ear, mono)) is not None]
             self._pushed &= {heart.amphora_id for heart in quiet}
             self._resume(quiet)
+            facts = None
             if quiet:
-                unheard = {heart.amphora_id for heart in quiet}
-                hearing = self._facts((), unheard, now, observer)
-                self._ask.ask([] if hearing_doubt(hearing) else quiet)
+                facts = self._facts(quiet, now, observer)
+                if holding(facts):
+                    self._held_at = now
+                elif self._held_at > listening_since:  # it is over: silence counts anew from then
+                    ear, early = (attrs.evolve(one, listening_since=self._held_at) for one in (ear, early))
+                    quiet = [heart for heart in quiet if not self._alive(heart, early, mono)]
+                self._ask.ask([] if hearing_doubt(facts) else quiet)
+            suspects = [one for heart in quiet if (one := self._suspect(heart, ear, mono)) is not None]
             if suspects or self._proofs:
-                silent = {one.amphora_id for one in suspects}
-                self._decide(suspects, now, self._facts(suspects, silent, now, observer))
+                self._decide(suspects, now, facts)
             else:
                 self._actor.tell([], {})
             self._again.tick(mono)
@@ -175,19 +180,23 @@ class Lookout:
             domains=domains(heart),
         )
 
-    def _facts(self, suspects: Sequence[Suspect], silent: Collection[str], now: int, observer: str) -> Facts:
+    def _facts(self, quiet: Collection[Liveness], now: int, observer: str) -> Facts:
+        """All but the suspects; who is late is not heard."""
+        late = {heart.amphora_id for heart in quiet}
         heard = [h for h in self._hearts.values() if h.last_heard is not None or self._memory.heard_at(h.amphora_id)]
         me = Receiver(
             name=observer,
             before=len(heard),
-            now=sum(heart.amphora_id not in silent for heart in heard),
+            now=sum(heart.amphora_id not in late for heart in heard),
             mine=True,
         )
         return Facts(
             now=now,
             timeout=self._timeout,
-            suspects=tuple(suspects),
+            suspects=(),
             watched=Counter(place for h in self._hearts.values() for place in domains(h).items()),
+            late=Counter(place for h in quiet for place in domains(h).items()),
+            late_total=len(late),
             receivers=(me, *self._receivers(now, observer)),
             dropped=self._dropped,
             threshold=self._threshold,
