@@ -319,7 +319,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         if not alive:
             return Sent(amphora_id=key.amphora_id, pushed=None)
         try:
-            prepared = networks.prepare(run, world, amphora, wanted, first=key.revision == 1)
+            prepared = networks.prepare(run.outlive, world, amphora, wanted, first=key.revision == 1)
             pushed, secrets = _deliver(run, world, amphora, wanted, peers)
         except AmphoraUnreachable:
             if how.spare and run.last_try("push"):
@@ -329,7 +329,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         reason = asked_for(run.operation, wanted, found, all_of_them=how.everything)
         if reason is not None:
             raise PermanentError(reason)
-        networks.tidy(run, world, amphora, wanted, prepared)
+        networks.tidy(run.outlive, world, amphora, wanted, prepared)
         return Sent(amphora_id=key.amphora_id, pushed=pushed, unserved=found, plugged=prepared.plugged)
 
     def undo(key: PushKey, _: Sent | None) -> None:
@@ -341,11 +341,11 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
             world.amphora.remove(at, load_balancer_id)
         else:
             try:
-                prepared = networks.prepare(run, world, amphora, good, first=False)
+                prepared = networks.prepare(run.outlive, world, amphora, good, first=False)
             except PermanentError:  # what it lost is not what failed here, and hinders nobody to give it the old back
                 prepared = networks.Prepared()
             _deliver(run, world, amphora, good, peers)
-            networks.tidy(run, world, amphora, good, prepared)
+            networks.tidy(run.outlive, world, amphora, good, prepared)
 
     sent = run.step(
         "push",

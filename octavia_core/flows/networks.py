@@ -6,19 +6,18 @@ subnets of their own costs one question to the network, its creation none.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import attrs
 
 from octavia_core.domain.amphora import AgentAddress, Amphora
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.errors import PermanentError
-from octavia_core.flows.run import Run
 from octavia_core.flows.world import World
 from octavia_core.policy.plugs import Plug, Plugs, compare, keeping, member_subnets, not_plugged
 from octavia_core.ports.network import PluggedNetwork
 
-__all__ = ["Prepared", "prepare", "tidy"]
+__all__ = ["Outlive", "Prepared", "prepare", "tidy"]
 
 
 @attrs.frozen(kw_only=True)
@@ -29,11 +28,15 @@ class Prepared:
     surplus: tuple[str, ...] = ()
 
 
-def prepare(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, *, first: bool) -> Prepared:
+Outlive = Callable[[float], None]
+"""Makes the lease last so many seconds: `Run.outlive`."""
+
+
+def prepare(outlive: Outlive, world: World, amphora: Amphora, tree: LoadBalancer, *, first: bool) -> Prepared:
     """Make sure that the amphora is plugged into what the tree needs. Inside a step.
 
     Args:
-        run: the lease of which is made to last.
+        outlive: of the run.
         world: network and amphora.
         amphora: where its agent is, and which port it has for the VIP.
         tree: what it is to serve.
@@ -47,7 +50,7 @@ def prepare(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, *, fir
     at = amphora.agent
     if not world.network.plugs_members or at is None or (first and not needed):
         return Prepared()
-    run.outlive(3 * world.network.time_limit + 2 * world.amphora.time_limit)
+    outlive(3 * world.network.time_limit + 2 * world.amphora.time_limit)
     ports = world.network.plugged(amphora)
     found = _judged(tree, amphora, ports)
     changed: Sequence[PluggedNetwork] = ()
@@ -67,12 +70,12 @@ def prepare(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, *, fir
     return Prepared(plugged=found.missing, surplus=found.surplus)
 
 
-def tidy(run: Run, world: World, amphora: Amphora, tree: LoadBalancer, prepared: Prepared) -> None:
+def tidy(outlive: Outlive, world: World, amphora: Amphora, tree: LoadBalancer, prepared: Prepared) -> None:
     """Take away what nobody needs any more, now that the amphora serves without it. Inside a step."""
     at = amphora.agent
     if not prepared.surplus or at is None:
         return
-    run.outlive(world.network.time_limit + world.amphora.time_limit)
+    outlive(world.network.time_limit + world.amphora.time_limit)
     for network in world.network.plug_member_networks(tree, amphora):
         world.amphora.plug_network(at, network)
 

@@ -36,6 +36,10 @@ upload and reload would find what it wanted and leave the old one running. It is
 after a reload; where certificates vanish at a reboot (RAM disk), so does it, and everything is sent again.
 """
 
+_FIXED_IP = ("ip_address", "subnet_cidr", "host_routes", "gateway")
+_NO_ROUTES: dict[str, Any] = {"host_routes": [], "gateway": None}
+"""What the agent wants to know of each address of a port; it insists on all four."""
+
 _VERSION = re.compile(r"(\d+)\.(\d+)")
 
 
@@ -84,8 +88,9 @@ class HaproxyDriver:
     def plug_network(self, at: AgentAddress, network: PluggedNetwork) -> None:
         """See `AmphoraPort.plug_network`."""
         body: dict[str, Any] = {"mac_address": network.mac_address.lower()}
-        if network.fixed_ips:
-            body["fixed_ips"] = [dict(address) for address in network.fixed_ips]
+        known = [address for address in network.fixed_ips if address.get("subnet_cidr")]
+        if known:  # without any, the agent asks DHCP
+            body["fixed_ips"] = [{**_NO_ROUTES, **{n: a[n] for n in _FIXED_IP if n in a}} for a in known]
         if network.mtu is not None:
             body["mtu"] = network.mtu
         self._agent(at).plug_network(body)

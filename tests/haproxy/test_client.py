@@ -300,7 +300,7 @@ def test_a_vip_is_plugged_with_all_that_is_known_and_twice_is_success(agent, dri
 
 
 def test_a_member_network_is_plugged(agent, driver):
-    address = {"ip_address": "10.0.0.7", "subnet_cidr": "10.0.0.0/24", "host_routes": [], "gateway": "10.0.0.1"}
+    address = {"ip_address": "10.0.0.7", "subnet_cidr": "10.0.0.0/24", "subnet_id": "s", "gateway": "10.0.0.1"}
     network = PluggedNetwork(
         network_id="n", port_id="p", mac_address="FA:16:3E:00:00:02", fixed_ips=(address,), mtu=1500
     )
@@ -308,8 +308,8 @@ def test_a_member_network_is_plugged(agent, driver):
     driver.plug_network(agent.at, PluggedNetwork(network_id="n", port_id="p", mac_address="fa:16:3e:00:00:03"))
     first, second = agent.asked
     assert first.body == (
-        b'{"mac_address":"fa:16:3e:00:00:02","fixed_ips":[{"ip_address":"10.0.0.7","subnet_cidr":"10.0.0.0/24",'
-        b'"host_routes":[],"gateway":"10.0.0.1"}],"mtu":1500}'
+        b'{"mac_address":"fa:16:3e:00:00:02","fixed_ips":[{"host_routes":[],"gateway":"10.0.0.1",'
+        b'"ip_address":"10.0.0.7","subnet_cidr":"10.0.0.0/24"}],"mtu":1500}'
     )
     assert second.body == b'{"mac_address":"fa:16:3e:00:00:03"}'
 

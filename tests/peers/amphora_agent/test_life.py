@@ -21,7 +21,10 @@ from octavia_core.domain.heartbeat import BadPacket, Heartbeat, decode
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import HealthMonitor, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, MonitorType, Role, Topology
-from octavia_core.errors import AmphoraRefused, AmphoraUnreachable
+from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, PermanentError
+from octavia_core.flows import networks
+from octavia_core.flows.world import World
+from octavia_core.policy.plugs import member_subnets
 from octavia_core.ports.amphora import BootIdentity, Delivery, Material, VrrpDelivery
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_core.settings import Certificates, ControllerWorker, HaproxyAmphora, HealthManager, Settings
@@ -243,15 +246,61 @@ def test_the_vip_is_plugged_and_found_by_its_address(machine, driver):
     assert agent.interface(VRRP) == driver.interface(machine.at, VIP) == "eth1"
 
 
-def test_a_member_network_is_plugged_and_may_be_told_again(machine, driver):
-    machine.plug("member", "br-member")
-    address = {"ip_address": f"{MEMBERS}.11", "subnet_cidr": f"{MEMBERS}.0/24", "host_routes": [], "gateway": None}
-    network = PluggedNetwork(
-        network_id="members", port_id="member", mac_address=machine.mac("member"), fixed_ips=(address,), mtu=1500
+class Cables:
+    """NetworkPort, as far as members are concerned: a plug is a cable of the laboratory."""
+
+    time_limit = 10.0
+    plugs_members = True
+
+    def __init__(self, machine):
+        self.machine = machine
+        self.ports = [self.port("vip", VRRP)]
+
+    def port(self, kind, address):
+        fixed = {"ip_address": address, "subnet_id": kind, "subnet_cidr": f"{address.rpartition('.')[0]}.0/24"}
+        mac = self.machine.mac(kind)
+        return PluggedNetwork(network_id=kind, port_id=kind, mac_address=mac, fixed_ips=(fixed,), mtu=1500)
+
+    def plugged(self, amphora):
+        return tuple(self.ports)
+
+    def plug_member_networks(self, load_balancer, amphora):
+        if "member" not in member_subnets(load_balancer):
+            return ()
+        self.machine.plug("member", "br-member")
+        self.ports.append(self.port("member", f"{MEMBERS}.11"))
+        return tuple(self.ports[1:])
+
+
+def test_before_a_push_it_is_plugged_into_its_members_network_and_what_the_agent_lost_is_told_again(
+    machine, driver, settings, authority, tree
+):
+    cables = Cables(machine)
+    world = World(
+        compute=None, network=cables, amphora=driver, certificates=None, issuer=authority, settings=settings, clock=None
     )
-    driver.plug_network(machine.at, network)
-    driver.plug_network(machine.at, network)
+    amphora = Amphora(
+        id=AMPHORA_ID, status=AmphoraStatus.ALLOCATED, lb_network_ip=machine.at.host, vrrp_ip=VRRP, vrrp_port_id="vip"
+    )
+
+    def prepare(tree):
+        return networks.prepare(lambda seconds: None, world, amphora, tree, first=False)
+
+    assert prepare(tree).plugged == ()
+    elsewhere, *_ = tree.pools
+    unknown = attrs.evolve(elsewhere, members=tuple(attrs.evolve(m, subnet_id="nowhere") for m in elsewhere.members))
+    with pytest.raises(PermanentError, match="is not plugged into subnet nowhere of .*the network did not plug it"):
+        prepare(attrs.evolve(tree, pools=(unknown,)))
+    remote = attrs.evolve(elsewhere, members=tuple(attrs.evolve(m, subnet_id="member") for m in elsewhere.members))
+    assert prepare(attrs.evolve(tree, pools=(remote,))).plugged == ("member",)
     assert driver.interface(machine.at, f"{MEMBERS}.11") == "eth2"
+    machine.inside("ip", "address", "flush", "dev", "eth2")
+    assert driver.interface(machine.at, f"{MEMBERS}.11") is None
+    assert prepare(attrs.evolve(tree, pools=(remote,))).plugged == ()
+    assert driver.interface(machine.at, f"{MEMBERS}.11") == "eth2"
+    cables.ports.clear()
+    with pytest.raises(PermanentError, match=f"amphora {AMPHORA_ID} is not on the network of VIP {VIP} any more"):
+        prepare(tree)
 
 
 def test_a_first_push_makes_it_serve_http_and_https_through_the_vip(push, tree, signer, members):
