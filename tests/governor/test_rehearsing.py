@@ -165,7 +165,7 @@ def test_the_command_says_by_its_exit_code_whether_healthy_amphorae_were_failed_
 
 
 def test_the_command_reads_settings_of_a_cloud(admin: Admin, tmp_path: Path) -> None:
-    conf = tmp_path / "octavia.toml"
+    conf = tmp_path / "cloud.toml"
     conf.write_text("[health_manager]\nfailover_threshold = 20\n")
     report = admin.inside("simulate", "partition", "--share", "0.3", "--config-file", str(conf), "--json").data
     assert (report["failed_over"], report["settings"]["failover_threshold"]) == (0, 20)

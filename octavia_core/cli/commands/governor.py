@@ -19,9 +19,9 @@ def add(app: typer.Typer) -> None:
     """Add `governor`."""
     group = typer.Typer(no_args_is_help=True, help="Failovers: what holds them back; pausing and resuming them.")
     app.add_typer(group, name="governor")
-    command(group, "show")(show)
-    command(group, "pause")(pause)
-    command(group, "resume")(resume)
+    command(group, "show", cloud=True)(show)
+    command(group, "pause", cloud=True)(pause)
+    command(group, "resume", cloud=True)(resume)
 
 
 def show(session: Session) -> None:

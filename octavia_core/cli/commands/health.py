@@ -33,8 +33,8 @@ def add(app: typer.Typer) -> None:
     """Add `health`."""
     group = typer.Typer(no_args_is_help=True, help="Health of the fleet: who is heard, and by whom.")
     app.add_typer(group, name="health")
-    command(group, "show")(show)
-    command(group, "top")(top)
+    command(group, "show", cloud=True)(show)
+    command(group, "top", cloud=True)(top)
 
 
 def show(session: Session) -> None:

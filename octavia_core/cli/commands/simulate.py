@@ -30,12 +30,6 @@ FromEvents = Annotated[
     str | None,
     typer.Option("--from-events", metavar="FILE", help="A recorded outage: what `events --json` wrote; - is stdin."),
 ]
-ConfigFile = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--config-file", metavar="FILE", help="Settings of a cloud instead of a state directory; the last wins."
-    ),
-]
 _SHAPE = (
     Field("amphorae", int, "--amphorae", "How many there are; 1000 without.", "NUMBER"),
     Field("hosts", int, "--hosts", "Hosts that they are spread over; 20 without.", "NUMBER"),
@@ -53,7 +47,7 @@ _SHAPE = (
 
 def add(app: typer.Typer) -> None:
     """Add the command."""
-    command(app, "simulate", fields=_SHAPE)(simulate)
+    command(app, "simulate", fields=_SHAPE, cloud=True)(simulate)
 
 
 def simulate(
@@ -61,7 +55,6 @@ def simulate(
     values: Mapping[str, Any],
     scenario: Scenario = None,
     from_events: FromEvents = None,
-    config_file: ConfigFile = None,
 ) -> None:
     """Rehearse an outage with your own settings: what would the governor do? Nothing real is touched.
 
@@ -74,7 +67,7 @@ def simulate(
     if (scenario is None) == (from_events is None):
         raise BadRequest(f"name a scenario ({', '.join(SCENARIOS)}), or give a recorded outage with --from-events")
     shape = Shape(**values)
-    settings = _settings(session, config_file)
+    settings = _settings(session)
     if from_events is not None:
         lines = _lines(from_events)
         outage = recorded(lines, shape, settings.health_manager.heartbeat_timeout)
@@ -89,14 +82,14 @@ def simulate(
         raise typer.Exit(Exit.FAILED)
 
 
-def _settings(session: Session, config_file: list[str] | None) -> Any:
+def _settings(session: Session) -> Any:
     """The operator's; upstream's defaults where there is no state directory and no file."""
     from octavia_core.controller.sources import load_settings
     from octavia_core.controller.state import prepare_state
     from octavia_core.settings import Settings
 
-    if config_file:
-        return load_settings(config_file)
+    if session.config_files:
+        return load_settings(session.config_files)
     if os.path.exists(os.path.join(session.path, "state.json")):
         return prepare_state(session.path).settings()
     if session.state is not None:

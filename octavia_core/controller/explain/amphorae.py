@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import attrs
 
+from octavia_core.controller.explain.comeback import coming_back, paused
 from octavia_core.controller.explain.facts import Facts, seconds
 from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
@@ -29,12 +30,13 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
         dead = seconds(facts.now - heart.declared_dead)
         base = attrs.evolve(base, cause=_lost(facts, amphora.id), age=dead)
         if about is None:
-            return attrs.evolve(
+            said = attrs.evolve(
                 base,
                 situation=Situation.FAILED,
                 summary=f"it was declared dead {dead:.0f} s ago, and nothing replaces it",
                 advice=(f"replace it: octavia-admin amphora failover {amphora.id}",),
             )
+            return coming_back(facts, said, [amphora.id])
         said = of_operation(facts, about)
         return attrs.evolve(
             said,
@@ -51,13 +53,14 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
             said, kind=base.kind, id=base.id, status=base.status, summary=f"{said.doing}: {said.summary}"
         )
     if amphora.status is AmphoraStatus.ERROR:
-        return attrs.evolve(
+        said = attrs.evolve(
             base,
             situation=Situation.FAILED,
             summary="an operation on it failed",
             cause=_lost(facts, amphora.id),
             advice=(f"replace it: octavia-admin amphora failover {amphora.id}",),
         )
+        return coming_back(facts, said, [amphora.id])
     return _serving(facts, base, heart)
 
 
@@ -99,6 +102,9 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
         return f"{words}, and its failover is stopped: {cause}", cause
     if silent <= allowed:
         return None
+    pause = paused(facts)
+    if pause is not None:
+        return f"{words}, and {pause}", pause
     event = facts.tx.newest_event((_HELD, _RESUMED))
     if event is not None and event.name == _HELD:
         cause = str(event.data.get("evidence"))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import attrs
 
 from octavia_core.controller.explain.amphorae import silence
+from octavia_core.controller.explain.comeback import coming_back
 from octavia_core.controller.explain.facts import Facts
 from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
@@ -74,7 +75,7 @@ def _swept(facts: Facts) -> str:
 def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Sequence[Operation]) -> Explanation:
     failed = next((row for row in operations if row.state is OperationState.FAILED), None)
     reason = (failed.error if failed else None) or "the reason was not recorded"
-    return attrs.evolve(
+    said = attrs.evolve(
         base,
         situation=Situation.FAILED,
         summary=f"{failed.flow if failed else 'an operation'} failed: {reason}",
@@ -89,6 +90,8 @@ def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Seq
             *((f"see what was tried: octavia-admin timeline {failed.id}",) if failed else ()),
         ),
     )
+    lost = [a.id for a in facts.tx.amphorae(tree.id)]
+    return coming_back(facts, said, lost) if facts.tx.comebacks(lost) else said
 
 
 def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation:
