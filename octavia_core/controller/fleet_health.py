@@ -22,7 +22,7 @@ class Manager:
         age: seconds since it wrote; `alive`: whether that is short enough to say something about now.
         hears: amphorae that sent to this one within the timeout, of those `watched`: its reachability.
         per_second: heartbeats lately; `heartbeats`: since it began.
-        lag: seconds that the rows are behind what it has heard.
+        lag: seconds from the arrival of a datagram until it was known there, the longest between two looks.
         oldest: the longest silence of an amphora that was ever heard, seconds; `oldest_id`: whose.
         dropped: datagrams and reports that did not count, by reason, since it began.
         held: failovers that its governor holds back, by rule.

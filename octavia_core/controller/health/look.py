@@ -50,7 +50,7 @@ class Lookout:
 
     Attributes:
         paused: why this process starts no failovers, None when it may; besides, an operator may have paused everybody's.
-        lag: asks how many seconds the rows are behind memory; None while nobody can say.
+        lag: asks how many seconds a datagram waited until it was known, at the longest; None while nobody can say.
     """
 
     def __init__(

@@ -101,6 +101,7 @@ class HealthManager:
         self._listening_since, self._deaf = 0, False
         self._last_check = 0.0
         self.lag = 0.0
+        self._lookout.lag = lambda: self.lag
 
     @property
     def counters(self) -> Counter[str]:
