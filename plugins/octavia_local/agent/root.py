@@ -7,6 +7,7 @@ import contextlib
 import json
 import os
 import posixpath
+import stat
 import sys
 import time
 from collections.abc import Mapping
@@ -22,13 +23,30 @@ class BadBoot(Exception):
     """The agent cannot start, or a file it was given is wrong; one sentence."""
 
 
+LARGEST_LOG = 1024 * 1024
+"""Bytes of agent.log; then it becomes agent.log.1, in the place of an older one."""
+
+
 def log(sentence: str) -> None:
     """A line in agent.log (standard error, where the compute driver sends it)."""
     stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime())
     try:
         print(f"{stamp}Z {sentence}", file=sys.stderr, flush=True)
+        _keep_small(2)
     except OSError:
         return  # a full disk must not end the agent
+
+
+def _keep_small(descriptor: int) -> None:
+    """Move what a log file holds to FILE.1 when it has grown large. The file itself stays: others may write to it too."""
+    state = os.fstat(descriptor)
+    if state.st_size <= LARGEST_LOG or not stat.S_ISREG(state.st_mode):
+        return
+    path = os.readlink(f"/proc/self/fd/{descriptor}")
+    with open(path, "rb") as file:
+        found = file.read(2 * LARGEST_LOG)
+    write_atomically(f"{path}.1", found)
+    os.ftruncate(descriptor, 0)  # opened for appending: the next line is the first
 
 
 class Root:

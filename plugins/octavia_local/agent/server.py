@@ -1,11 +1,13 @@
 """Connections: mutual TLS, limits, and one thread for each of the few there can be.
 
-Before a client is known it gets no more than a handshake of five seconds, and there are no more than sixteen
-connections at all; when a new one comes and all are in use, the one that has been idle longest is closed.
+Before a client is known it gets no more than a handshake of five seconds, and takes no place of those who are known:
+there are sixteen places for strangers, and the one that has been a stranger longest gives way to the next. There are
+sixteen for known clients too; when one more comes, the one that has been idle longest is closed.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -17,11 +19,14 @@ from typing import Any
 from octavia_local.agent.root import log
 from octavia_local.agent.wire import BadHttp, Reader, Request, Response, framework_error
 
-__all__ = ["MOST_CONNECTIONS", "Server", "TlsFiles", "bind_first_free"]
+__all__ = ["MOST_CONNECTIONS", "MOST_STRANGERS", "Server", "TlsFiles", "bind_first_free"]
 
 HANDSHAKE_WITHIN = 5.0
 """Seconds for TLS before the client is known."""
 MOST_CONNECTIONS = 16
+"""Of clients that have shown their certificate."""
+MOST_STRANGERS = 16
+"""Of clients that have not yet."""
 _IDLE_WITHIN = 120.0
 """Seconds that a kept connection may be silent."""
 _BACKLOG = 128
@@ -82,6 +87,11 @@ class _Connection:
         self.raw = raw
         self.idle_since: float | None = None
 
+    def hang_up(self) -> None:
+        """End it from outside of its thread, which notices."""
+        with contextlib.suppress(OSError):  # it is going by itself
+            self.raw.shutdown(socket.SHUT_RDWR)
+
 
 class Server:
     """Accepts, authenticates, reads, answers.
@@ -104,9 +114,11 @@ class Server:
     ) -> None:
         self._listening, self._tls, self._names, self._handle = listening, tls, names, handle
         self._read_timeout = read_timeout
-        self._slots = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._places = threading.BoundedSemaphore(MOST_CONNECTIONS)
+        self._strange_places = threading.BoundedSemaphore(MOST_STRANGERS)
         self._lock = threading.Lock()
-        self._open: set[_Connection] = set()
+        self._known: set[_Connection] = set()
+        self._strangers: dict[_Connection, None] = {}  # the oldest first
 
     def start(self) -> None:
         """Serve from now on, until the process ends."""
@@ -114,49 +126,73 @@ class Server:
 
     def _accept(self) -> None:
         while True:
-            if not self._slots.acquire(blocking=False):
-                self._close_an_idle_one()
-                self._slots.acquire()
             try:
                 raw, _ = self._listening.accept()
             except OSError as error:  # too many open files, a client that left at once
-                self._slots.release()
                 log(f"accept: {error}")
                 time.sleep(0.05)
                 continue
+            if not self._strange_places.acquire(blocking=False):
+                self._close_the_oldest_stranger()
+                self._strange_places.acquire()
+            connection = _Connection(raw)
+            with self._lock:
+                self._strangers[connection] = None
             try:
-                threading.Thread(target=self._serve, args=(raw,), name="connection", daemon=True).start()
+                threading.Thread(target=self._serve, args=(connection,), name="connection", daemon=True).start()
             except RuntimeError as error:  # no more threads
+                self._no_stranger(connection)
                 raw.close()
-                self._slots.release()
                 log(f"accept: {error}")
+
+    def _close_the_oldest_stranger(self) -> None:
+        with self._lock:
+            oldest = next(iter(self._strangers), None)
+            if oldest is not None:
+                oldest.hang_up()
 
     def _close_an_idle_one(self) -> None:
         with self._lock:
-            idle = [(one.idle_since, id(one), one) for one in self._open if one.idle_since is not None]
+            idle = [(one.idle_since, id(one), one) for one in self._known if one.idle_since is not None]
             if idle:
-                try:
-                    min(idle)[2].raw.shutdown(socket.SHUT_RDWR)
-                except OSError:
-                    return  # it is going by itself
+                min(idle)[2].hang_up()
 
-    def _serve(self, raw: socket.socket) -> None:
-        connection = _Connection(raw)
+    def _no_stranger(self, connection: _Connection) -> None:
+        """It has shown who it is, or is gone: its place is free, once."""
         with self._lock:
-            self._open.add(connection)
+            if connection not in self._strangers:
+                return
+            del self._strangers[connection]
+        self._strange_places.release()
+
+    def _serve(self, connection: _Connection) -> None:
+        raw = connection.raw
         try:
             raw.settimeout(HANDSHAKE_WITHIN)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             with self._handshake(raw) as secured:
                 connection.raw = secured
-                self._converse(connection, secured)
+                self._no_stranger(connection)
+                self._serve_known(connection, secured)
         except (OSError, ValueError):
             return  # refused by TLS, silent for too long, or gone
         finally:
-            with self._lock:
-                self._open.discard(connection)
+            self._no_stranger(connection)
             raw.close()
-            self._slots.release()
+
+    def _serve_known(self, connection: _Connection, secured: ssl.SSLSocket) -> None:
+        if not self._places.acquire(blocking=False):
+            self._close_an_idle_one()
+            if not self._places.acquire(timeout=self._read_timeout):
+                return
+        with self._lock:
+            self._known.add(connection)
+        try:
+            self._converse(connection, secured)
+        finally:
+            with self._lock:
+                self._known.discard(connection)
+            self._places.release()
 
     def _handshake(self, raw: socket.socket) -> ssl.SSLSocket:
         """The handshake; the socket's time limit holds for all of it, so a client cannot stretch it byte by byte."""
