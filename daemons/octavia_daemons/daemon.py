@@ -61,7 +61,7 @@ def run(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     )
     stop, reload = threading.Event(), threading.Event()
-    current = [stop]  # what ends the work that is done now
+    current = [stop if again else threading.Event()]  # what ends the work that is done now
 
     def end(number: int, _: object) -> None:
         signal.signal(number, signal.SIG_DFL)

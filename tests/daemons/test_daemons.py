@@ -126,6 +126,39 @@ def test_housekeeping_removes_what_was_deleted(config: Path) -> None:
         end(worker)
 
 
+def test_on_sighup_a_daemon_goes_on_with_settings_read_again(config: Path) -> None:
+    with daemon("housekeeping", config) as housekeeping:
+        assert housekeeping.stderr is not None
+
+        def said(words: str) -> None:
+            assert housekeeping.stderr is not None
+            heard: list[str] = []
+            for line in housekeeping.stderr:  # to the end of the file at most
+                heard.append(line)
+                if words in line:
+                    return
+            raise AssertionError(f"{words}: {heard}")
+
+        until(lambda: _catches(housekeeping.pid, signal.SIGHUP))
+        housekeeping.send_signal(signal.SIGHUP)
+        said("settings are read anew")
+        good = config.read_text(encoding="utf-8")
+        config.write_text(good.replace("cleanup_interval = 0.1", 'cleanup_interval = "often"'), encoding="utf-8")
+        housekeeping.send_signal(signal.SIGHUP)
+        said("the settings are not read anew")
+        config.write_text(good, encoding="utf-8")
+        housekeeping.send_signal(signal.SIGHUP)
+        said("settings are read anew")
+        end(housekeeping)
+
+
+def _catches(pid: int, number: int) -> bool:
+    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
+    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
+    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
+    return bool(int(caught, 16) >> (number - 1) & 1)
+
+
 def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
     port = load_settings([str(config)]).health_manager.bind_port
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from pathlib import Path
 
 import pytest
 
-from octavia_core.certs.authority import check_passphrases
+from octavia_core.certs.authority import check_passphrases, create_authorities
 from octavia_core.controller.sources import load_settings, remarks, settings_files
+from octavia_core.controller.wiring import build_world
 from octavia_core.errors import ConfigurationError
+from octavia_core.hooks.plugins import Plugins
 from octavia_oslo import conf, options
 
 
@@ -92,6 +95,57 @@ def test_a_passphrase_that_is_left_out_is_upstreams_and_is_refused(tmp_path: Pat
     with pytest.raises(ConfigurationError, match=r"left out of octavia\.conf.*set 32 random characters"):
         check_passphrases(left_out)
     check_passphrases(load_settings([written(tmp_path, f"[certificates]\nserver_certs_key_passphrase = {'x' * 32}\n")]))
+
+
+def test_one_authority_for_both_is_warned_about_beside_an_api_and_refused_alone(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    authority = tmp_path / "authority"
+    create_authorities(authority)
+    text = f"""
+[controller_worker]
+compute_driver = {{0}}compute_noop_driver{{0}}
+network_driver = {{0}}network_noop_driver{{0}}
+amphora_driver = {{0}}amphora_noop_driver{{0}}
+client_ca = {{0}}{authority}/agents.pem{{0}}
+[certificates]
+cert_manager = {{0}}noop_cert_manager{{0}}
+ca_certificate = {{0}}{authority}/agents.pem{{0}}
+ca_private_key = {{0}}{authority}/agents.key{{0}}
+server_certs_key_passphrase = {{0}}{"x" * 32}{{0}}
+"""
+    beside = load_settings([written(tmp_path, text.format(""))], state_directory=str(tmp_path))
+    with caplog.at_level(logging.WARNING):
+        build_world(beside, Plugins()).amphora.close()
+    assert any("make a second one for the controllers" in record.getMessage() for record in caplog.records)
+    alone = load_settings([written(tmp_path, text.format('"'), "octavia.toml")], state_directory=str(tmp_path))
+    with pytest.raises(ConfigurationError, match="make a second one for the controllers"):
+        build_world(alone, Plugins())
+
+
+def test_the_command_shows_what_a_file_says_and_what_of_it_has_no_effect(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    from octavia_core.cli.program import run
+
+    first = written(tmp_path, "[controller_worker]\nworkers = 2\n[health_manager]\nheartbeat_key = hush\n", "a.conf")
+    second = written(tmp_path, "[controller_worker]\nworkers = 3\n[nova]\nregion_name = here\n", "b.conf")
+    assert run(["config", "show", "--json", "--config-file", first, "--config-file", second]) == 0
+    said = capfd.readouterr().out
+    assert "hush" not in said
+    rows = {(row["group"], row["option"]): row for row in json.loads(said)}
+    assert (rows["controller_worker", "workers"]["value"], rows["controller_worker", "workers"]["origin"]) == (
+        3,
+        second,
+    )
+    assert rows["health_manager", "heartbeat_key"] == {
+        "group": "health_manager", "option": "heartbeat_key", "value": "<secret>", "origin": first,
+    }  # fmt: skip
+    assert rows["nova", "region_name"]["remark"] == "has no effect here"
+    noop = "[controller_worker]\ncompute_driver = noop\nnetwork_driver = noop\namphora_driver = noop\n"
+    third = written(tmp_path, f"{noop}[certificates]\ncert_manager = noop\n", "c.conf")
+    assert run(["config", "check", "--state", str(tmp_path), "--config-file", third]) == 5
+    assert "is upstream's built-in passphrase" in capfd.readouterr().err
 
 
 def test_what_has_no_effect_here_is_said(tmp_path: Path) -> None:
