@@ -8,10 +8,8 @@ returns what the first one returned. So no work is ever applied twice. (SQLite h
 from __future__ import annotations
 
 import shutil
-import threading
 import uuid
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, delete, select, update
@@ -25,7 +23,9 @@ from octavia_core.db.faults import Fault, classify, translated
 from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.queue import Queue, microseconds
 from octavia_core.db.tables.own import oc_commit, oc_operation
+from octavia_core.db.together import Regrouped, Together
 from octavia_core.db.transaction import SqlTransaction
+from octavia_core.db.turn import Turn
 from octavia_core.ports.storage import Claim, FenceLost, Transaction
 from octavia_core.settings import Database, Settings
 
@@ -73,9 +73,9 @@ class SqlStorage(Queue):
         self._engine = engine
         self.wire = Wire(engine.dialect)
         self._reader = engine.execution_options(**{READS: True})
-        self._embedded = engine.dialect.name == "sqlite"
-        # Writers of one process take turns here, since SQLite's own waiting is a sleep that grows to 0.1 s.
-        self._turn = _Turn() if self._embedded else None
+        path = sqlite_path(engine.url)
+        self._turn = None if path is None else Turn(path.with_name(f"{path.name}-turn"))
+        self._together = None if self._turn is None else Together(engine, self._turn)
         self._tokens = 0
         self._patient = Retrying(
             retry=retry_if_exception(_passes),
@@ -116,12 +116,10 @@ class SqlStorage(Queue):
     def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
         """`transaction`, for this room: with statements of its own."""
         attempt = _Attempt(work, claim)
-
-        def once() -> T:
-            with self._writing():
-                return self._once(attempt)
-
-        return self._run(once)
+        if self._together is None:
+            return self._run(lambda: self._alone(attempt))
+        together = self._together
+        return self._run(lambda: together.write(lambda connection: self._carry_out(connection, attempt)))
 
     def look(self, work: Callable[[SqlTransaction], T]) -> T:
         """`read`, for this room."""
@@ -139,6 +137,8 @@ class SqlStorage(Queue):
     def close(self) -> None:
         """Give connections back. Twice is harmless."""
         self._engine.dispose()
+        if self._turn is not None:
+            self._turn.close()
 
     def _run(self, once: Callable[[], T]) -> T:
         try:
@@ -149,35 +149,32 @@ class SqlStorage(Queue):
                 raise
             raise told from error
 
-    @contextmanager
-    def _writing(self) -> Iterator[None]:
-        if self._turn is None:
-            yield
-        else:
-            with self._turn:
-                yield
-
-    def _once(self, attempt: _Attempt[T]) -> T:
+    def _alone(self, attempt: _Attempt[T]) -> T:
         with self._engine.connect() as connection:
             connection.begin()
-            tx = SqlTransaction(connection, writes=True, wire=self.wire)
-            if attempt.uncertain and self._arrived(tx, connection, attempt):
+            if attempt.uncertain and self._arrived(connection, attempt):
                 return attempt.result
-            if attempt.claim is not None:
-                _show(tx, attempt.claim, attempt.token)
-            attempt.result = attempt.work(tx)
-            tx.flush()
-            if attempt.claim is None and tx.changed and not self._embedded and not attempt.uncertain:
-                self._leave_token(tx, attempt.token)
+            self._carry_out(connection, attempt)
             try:
                 connection.commit()
             except DBAPIError as error:
-                attempt.uncertain = not self._embedded and classify(error) is Fault.AWAY
+                attempt.uncertain = classify(error) is Fault.AWAY
                 raise
             return attempt.result
 
-    def _arrived(self, tx: SqlTransaction, connection: Connection, attempt: _Attempt[T]) -> bool:
+    def _carry_out(self, connection: Connection, attempt: _Attempt[T]) -> T:
+        tx = SqlTransaction(connection, writes=True, wire=self.wire)
+        if attempt.claim is not None:
+            _show(tx, attempt.claim, attempt.token)
+        attempt.result = attempt.work(tx)
+        tx.flush()
+        if attempt.claim is None and tx.changed and self._together is None and not attempt.uncertain:
+            self._leave_token(tx, attempt.token)
+        return attempt.result
+
+    def _arrived(self, connection: Connection, attempt: _Attempt[T]) -> bool:
         """Did the COMMIT whose answer was lost arrive? Waits for it where it is still under way."""
+        tx = SqlTransaction(connection, writes=True, wire=self.wire)
         if attempt.claim is not None:
             tx.write(_LOCK, {"b_id": attempt.claim.operation_id})
             found = tx.value(_TOKEN, id=attempt.claim.operation_id)
@@ -207,24 +204,6 @@ class _Attempt(Generic[T]):
         self.uncertain = False
 
 
-class _Turn:
-    """A lock that tells a nested transaction from a second thread, instead of waiting for ever."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._owner: int | None = None
-
-    def __enter__(self) -> None:
-        if self._owner == threading.get_ident():
-            raise RuntimeError("transactions do not nest: hand the transaction on")
-        self._lock.acquire()
-        self._owner = threading.get_ident()
-
-    def __exit__(self, *_: object) -> None:
-        self._owner = None
-        self._lock.release()
-
-
 def _show(tx: SqlTransaction, claim: Claim, token: str) -> None:
     """The fenced update that every transaction of a run begins with: it locks the row and extends the lease."""
     values = {
@@ -239,4 +218,6 @@ def _show(tx: SqlTransaction, claim: Claim, token: str) -> None:
 
 
 def _passes(error: BaseException) -> bool:
-    return isinstance(error, SQLAlchemyError) and classify(error) in (Fault.AGAIN, Fault.AWAY)
+    if isinstance(error, SQLAlchemyError):
+        return classify(error) in (Fault.AGAIN, Fault.AWAY)
+    return isinstance(error, Regrouped)
