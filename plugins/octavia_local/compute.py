@@ -38,6 +38,9 @@ _AGENT = "octavia_local.agent"
 _LAUNCH = 'exec 3>&1 1>&2; "$@" 3>&- & echo $! >&3'
 """The shell starts the agent in the background, says its pid and ends; the agent writes to the log (descriptor 2)."""
 
+_CHECKS = ("/vrrp/check_script.sh", "/octavia_local/agent/check.py")
+"""What keepalived runs in an amphora of a pair."""
+
 _KEPT_ENVIRONMENT = (
     "PATH",
     "LANG",
@@ -271,7 +274,7 @@ def _environment() -> dict[str, str]:
 
 
 def _end_everything(home: Home, deadline: float) -> None:
-    """Kill the agent, its launcher and its HAProxy, and wait until none is left, so that all their sockets are free."""
+    """Kill the agent, its launcher and what it has started, and wait until none is left, so that all their sockets are free."""
     while victims := _processes_of(home):
         for victim in victims:
             if not processes.end(victim, deadline - time.monotonic()):
@@ -290,10 +293,16 @@ def _processes_of(home: Home) -> list[Process]:
     children = [
         process
         for process, parent, argv in found
-        if process.pid not in pids and (parent in pids or _is_haproxy_of(root, argv))
+        if process.pid not in pids and (parent in pids or _works_for(root, argv))
     ]
     return agents + children
 
 
-def _is_haproxy_of(root: str, argv: Sequence[str]) -> bool:
-    return bool(argv) and "haproxy" in os.path.basename(argv[0]) and any(a.startswith(root + os.sep) for a in argv[1:])
+def _works_for(root: str, argv: Sequence[str]) -> bool:
+    """A HAProxy, a keepalived (which has a child of its own), or what that runs to check the amphora."""
+    if not argv:
+        return False
+    program = os.path.basename(argv[0])
+    files = [word.partition("=")[2] if word.startswith("--") else word for word in argv[1:]]
+    known = "haproxy" in program or program == "keepalived" or any(word.endswith(_CHECKS) for word in files)
+    return known and any(word.startswith(root + os.sep) for word in files)
