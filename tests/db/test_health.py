@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import threading
 
+import attrs
 import pytest
-from sqlalchemy import event, select
+from sqlalchemy import event, select, text
 
 from octavia_core.db.tables.amphora import amphora_health
 from octavia_core.db.tables.listener import listener_statistics
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind
+from octavia_core.db.transaction.health import SILENT
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating
 from octavia_core.ports.storage import Heard, TrafficDelta
-from tests.db.values import amphora, new_id
+from tests.db.values import amphora, full, new_id
 
 SECOND = 1_000_000
 
@@ -108,6 +110,68 @@ def test_a_thousand_hearts_take_a_fixed_number_of_statements(storage):
     assert len(sent) <= len(["BEGIN", *expected, "INSERT INTO oc_commit"])
     found = {each.amphora_id: each.last_heard for each in storage.read(lambda tx: tx.liveness())}
     assert found == {each.id: start + n for n, each in enumerate(boxes)}
+
+
+def test_many_that_were_heard_at_one_time_share_a_statement_per_table_and_thousand(storage):
+    boxes = [amphora(status=AmphoraStatus.ALLOCATED) for _ in range(1100)]
+    from octavia_core.db.tables.amphora import amphora as rows
+
+    table = [{"id": b.id, "status": "ALLOCATED", "cert_busy": False} for b in boxes[1:]]
+    storage.transaction(lambda tx: tx.insert(boxes[0]))
+    storage.write(lambda tx: tx.add_rows(rows, table))
+    gone, ids = new_id(), [each.id for each in boxes]
+    start, sent = storage.now() - 60 * SECOND, []
+    listen = lambda connection, cursor, statement, *rest: sent.append(statement.split()[0])  # noqa: E731
+    for at in (start, start + SECOND, start + SECOND // 2, start + 2 * SECOND):
+        sent.clear()
+        event.listen(storage._engine, "before_cursor_execute", listen)
+        try:
+            storage.transaction(lambda tx, at=at: tx.heard_together(at, "here", [*ids, *([gone] * (at == start))]))
+        finally:
+            event.remove(storage._engine, "before_cursor_execute", listen)
+    assert sent.count("UPDATE") == 4
+    assert len(sent) <= 6, "and what a transaction has of its own"
+    found = storage.read(lambda tx: tx.liveness())
+    assert {each.amphora_id: each.last_heard for each in found} == dict.fromkeys(ids, start + 2 * SECOND)
+    assert {each.observer for each in found} == {"here"}
+    assert mirrored(storage, gone) is None
+
+
+def test_only_the_silent_are_read_by_an_index(storage):
+    boxes = [amphora(status=AmphoraStatus.ALLOCATED) for _ in range(300)]
+    for each in boxes:
+        storage.transaction(lambda tx, each=each: tx.insert(each))
+    now = storage.now()
+    apply(storage, *(heard(each.id, now - (100 if n < 3 else 1) * SECOND) for n, each in enumerate(boxes)))
+    found = storage.read(lambda tx: tx.silent(now - 60 * SECOND))
+    assert {each.amphora_id for each in found} == {each.id for each in boxes[:3]}
+    storage.transaction(lambda tx: tx.declare_dead(boxes[0].id))
+    assert len(storage.read(lambda tx: tx.silent(now - 60 * SECOND))) == 2
+    dialect = storage._engine.dialect
+    query = select(SILENT.subquery()).params(before=now - 60 * SECOND)
+    words = str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True})).replace("%%", "%")
+    with storage._engine.connect() as connection:
+        if dialect.name == "postgresql":
+            connection.exec_driver_sql("ANALYZE oc_liveness")
+            connection.exec_driver_sql("SET enable_seqscan = off")  # the table of a test is too small for an index
+        explain = "EXPLAIN QUERY PLAN " if dialect.name == "sqlite" else "EXPLAIN "
+        plan = " ".join(str(row) for row in connection.exec_driver_sql(explain + words))
+    assert "ix_oc_liveness_last_heard" in plan
+
+
+def test_what_others_changed_under_an_amphora_is_found_by_its_date(storage):
+    box = amphora(status=AmphoraStatus.ALLOCATED)
+    lb = full()
+    storage.transaction(lambda tx: (tx.insert(lb), tx.insert(attrs.evolve(box, load_balancer_id=lb.id))))
+    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == {box.id}, "it was made"
+    past = "2020-01-01 00:00:00"
+    for table in ("load_balancer", "listener", "pool", "member"):
+        words = text(f"UPDATE {table} SET created_at = '{past}', updated_at = '{past}'")
+        storage.write(lambda tx, words=words: tx.write(words))
+    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == set()
+    member = next(each for pool in lb.pools for each in pool.members)
+    storage.transaction(lambda tx: tx.set_operating({(Kind.MEMBER, member.id): Operating.ERROR}))
+    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == {box.id}
 
 
 @pytest.mark.parametrize("own_row", [True, False], ids=["ours", "upstreams"])

@@ -21,6 +21,9 @@ __all__ = ["AT_ONCE", "Batch", "Beat", "Memory"]
 
 REAPPLIED = 500
 """Unchanged reports that one batch holds against the rows again at most: their load balancers are read together."""
+PER_SECOND = 50
+"""Unchanged reports of which it is not known that their rows were touched are held against them again at most so often: what
+others change is found by its date, so this is for rows that were changed by hand."""
 AT_ONCE = 2000
 """Reports that one batch holds against the rows at most, changed or not; the others come with the next batch."""
 
@@ -159,6 +162,7 @@ class Memory:
         with self._lock:
             fresh, self._fresh = self._fresh, set()
             again, room = REAPPLIED, AT_ONCE
+            reapply = max(self._reapply, len(self._known) / PER_SECOND)
             beats, steady = {}, {}
             deltas: list[TrafficDelta] = []
             for id in fresh:
@@ -169,7 +173,7 @@ class Memory:
                     self._count(deltas, id, known, now, traffic)
                 if known.applied != known.said.words:
                     due = True
-                elif again and (not known.matches or now - known.applied_at > self._reapply):
+                elif again and (not known.matches or now - known.applied_at > reapply):
                     due, again = True, again - 1
                 else:
                     due = False
@@ -235,6 +239,12 @@ class Memory:
                 known = self._known.get(id)
                 if known is not None:
                     known.applied_at = float("-inf")
+
+    def latest(self, amphora_id: str) -> Beat | None:
+        """Its newest report, None when it has sent none."""
+        with self._lock:
+            known = self._known.get(amphora_id)
+            return None if known is None else Beat(known.said, known.heard_at, known.matches)
 
     def heard_at(self, amphora_id: str) -> float | None:
         """When a heartbeat of it came that counts, None for never."""

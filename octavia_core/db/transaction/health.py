@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import BigInteger, Dialect, Table, bindparam, case, delete, or_, select, update
+from sqlalchemy import BigInteger, Dialect, Table, bindparam, case, delete, func, or_, select, update
 
 from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
@@ -31,7 +31,7 @@ _COUNTERS = ("bytes_in", "bytes_out", "total_connections", "request_errors")
 _SHARE = 1000
 """Amphorae that one UPDATE moves; each statement has as many parameters, so that one text serves all."""
 _WORTH_IT = 20
-"""Less than that heard at one time are cheaper together with those of other times, each row with its own."""
+"""Less than that are cheaper with a parameter for each."""
 _TRAFFIC_SHARE = 1000
 """Rows of one INSERT."""
 
@@ -57,7 +57,8 @@ _HEARTS = (
     .where(amphora.c.status != _DELETED)
 )
 SILENT = select(oc_liveness.c.amphora_id).where(
-    oc_liveness.c.last_heard < bindparam("before", type_=BigInteger()), oc_liveness.c.declared_dead.is_(None)
+    oc_liveness.c.last_heard < bindparam("before", type_=BigInteger()),
+    func.coalesce(oc_liveness.c.declared_dead, 0) == 0,  # as plain IS NULL, SQLite would look through all that live
 )
 """Those last heard before a time: what an index answers, whatever the number of the others."""
 
@@ -81,31 +82,26 @@ class Health(Session):
         return self.liveness(ids) if ids else []
 
     def heard(self, batch: Sequence[Heard]) -> None:
-        """Move last_heard forward. Amphorae that are unknown or DELETED are passed over: their rows must not come back.
-
-        Those that were heard at the same time share a statement per thousand; whose row is not there yet gets one.
-        """
+        """Move last_heard forward. Amphorae that are unknown or DELETED are passed over: their rows must not come back."""
         latest: dict[str, Heard] = {}
         for each in batch:
             if each.amphora_id not in latest or latest[each.amphora_id].at < each.at:
                 latest[each.amphora_id] = each
-        grains: dict[tuple[int, str], list[str]] = {}
-        rest: list[Heard] = []
-        for each in latest.values():
-            if each.sequence is None:
-                grains.setdefault((each.at, each.observer), []).append(each.amphora_id)
-            else:
-                rest.append(each)
-        for (at, observer), ids in sorted(grains.items()):
-            if len(ids) < _WORTH_IT:
-                rest += [latest[id] for id in ids]
-                continue
-            for some in chunks(sorted(ids), _SHARE):
-                rest += [latest[id] for id in self._move_together(some, at, observer)]
-        known = self._not_deleted([each.amphora_id for each in rest]) if rest else set()
+        known = self._not_deleted(latest)
         news = [latest[id] for id in sorted(known)]
         self._move_ours(news)
         self._move_upstreams(news)
+
+    def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
+        """The same for many that were heard at one time, with a statement per table and thousand."""
+        ids, rest = sorted(amphora_ids), list[str]()
+        if len(ids) < _WORTH_IT:
+            rest = ids
+        else:
+            for some in chunks(ids, _SHARE):
+                rest += self._move_together(some, at, observer)
+        if rest:
+            self.heard([Heard(amphora_id=id, at=at, sequence=None, observer=observer) for id in rest])
 
     def _move_together(self, ids: list[str], at: int, observer: str) -> Collection[str]:
         """Move the rows of all of them to the same time; those that have no rows yet."""

@@ -1,0 +1,200 @@
+"""The health manager that bench_heartbeats measures: the product's, on simulated drivers, in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import threading
+import time
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from tests.benchmarks.heartbeat_rows import KEY
+
+__all__ = ["cpu_of_tree", "run"]
+
+TICK = os.sysconf("SC_CLK_TCK")
+
+
+def run(url: str, folder: str, processes: int, pipe: Connection) -> None:
+    """Do what the pipe says until it says stop."""
+    measured = _Measured(url, Path(folder), processes)
+    pipe.send((measured.port, os.getpid()))
+    while (order := pipe.recv()) != "stop":
+        pipe.send(getattr(measured, order)())
+    measured.stop()
+
+
+class _Measured:
+    def __init__(self, url: str, folder: Path, processes: int) -> None:
+        from sqlalchemy import event
+
+        from octavia_core.certs.authority import create_authorities
+        from octavia_core.controller.health import HealthManager, bind_receiver
+        from octavia_core.controller.wiring import build_world
+        from octavia_core.db.storage import SqlStorage
+        from octavia_core.hooks.plugins import Plugins
+        from octavia_core.ports.clock import SystemClock
+        from octavia_core.settings import Settings
+        from octavia_core.testing.outside import SimulatedCloud
+        from octavia_core.testing.plugin import Simulator
+
+        create_authorities(str(folder / "authority"))
+        authority = folder / "authority"
+        self.settings = Settings.load(
+            (
+                "benchmark",
+                {
+                    "controller_worker": {
+                        "compute_driver": "noop",
+                        "network_driver": "noop",
+                        "amphora_driver": "noop",
+                        "client_ca": str(authority / "controllers.pem"),
+                    },
+                    "certificates": {
+                        "cert_manager": "noop",
+                        "ca_certificate": str(authority / "agents.pem"),
+                        "ca_private_key": str(authority / "agents.key"),
+                    },
+                    "database": {"connection": url},
+                    "health_manager": {"bind_port": 0, "heartbeat_key": KEY, "sock_rlimit": 8 * 1024 * 1024},
+                },
+            ),
+            state_directory=str(folder),
+        )
+        self.storage, clock = SqlStorage.open(self.settings), SystemClock()
+        self.statements = 0
+        event.listen(self.storage._engine, "before_cursor_execute", self._count)
+        world = build_world(
+            self.settings, Plugins({"simulator": Simulator(SimulatedCloud(clock=clock))}, installed=False), clock
+        )
+        bound = bind_receiver(self.settings)
+        self.port = int(bound.getsockname()[1])
+        self.health = HealthManager(self.storage, self.settings, world, bound, lambda: None, processes=processes)
+        self.lags, self.behind, self.ended = list[float](), 0.0, threading.Event()
+        lag: Any = self.health._hearing._lag  # type: ignore[attr-defined]
+        note = lag.note
+
+        def noted(oldest: float) -> None:
+            self.lags.append(time.time() - oldest)
+            note(oldest)
+
+        lag.note = noted
+        self.health.start()
+        threading.Thread(target=self._watch, name="watch", daemon=True).start()
+
+    def _count(self, *_: object) -> None:
+        self.statements += 1
+
+    def _watch(self) -> None:
+        writer = self.health._writer
+        while not self.ended.wait(0.05):
+            self.behind = max(self.behind, time.monotonic() - writer.written_at)
+
+    def settle(self) -> int:
+        """How many reports the rows do not have yet."""
+        known = list(self.health._memory._known.values())
+        return sum(one.applied != one.said.words for one in known)
+
+    def begin(self) -> bool:
+        """A step begins."""
+        self.health._hearing.dropped()
+        self.lags, self.behind, self.statements = [], 0.0, 0
+        self.counted, self.cpu = dict(self.health.counters), self._cpu()
+        return True
+
+    def end(self) -> dict[str, Any]:
+        """A step is over: what came of it."""
+        behind, lags = self.behind, sorted(self.lags)
+        cpu = self._cpu()
+        time.sleep(1.0)
+        counters = self.health.counters
+        new = {name: count - self.counted.get(name, 0) for name, count in counters.items()}
+        return {
+            "applied": new.get("accepted", 0),
+            "dropped": self.health._hearing.dropped() + new.get("dropped", 0),
+            "p99": lags[int(len(lags) * 0.99)] if lags else 0.0,
+            "behind": behind,
+            "cpu": {name: spent - self.cpu.get(name, 0.0) for name, spent in cpu.items()},
+            "statements": self.statements,
+            "memory": sum(map(_pss, [os.getpid(), *self.health.pids])),
+            "waiting": len(self.health._memory._fresh),
+            "lost": len(self.storage.read(lambda tx: [o for o in tx.operations(limit=10_000) if o.flow == "failover"])),
+        }
+
+    def _cpu(self) -> dict[str, float]:
+        """Seconds by thread of this process, and of the processes that receive."""
+        found: dict[str, float] = {}
+        for thread in threading.enumerate():
+            name = thread.name.removeprefix("octavia-health-")
+            name = "take in" if name.startswith("front") or name == "receive" else name
+            found[name] = found.get(name, 0.0) + _cpu(f"/proc/self/task/{thread.native_id}/stat")
+        found["receive"] = sum(_cpu(f"/proc/{pid}/stat") for pid in self.health.pids)
+        return found
+
+    def stale(self) -> list[float]:
+        """Ten fell silent, and the others are heard: seconds of 20 looks for them."""
+        from octavia_core.ports.storage import Heard
+
+        ids = [heart.amphora_id for heart in self.storage.read(lambda tx: tx.liveness())]
+        now = self.storage.now()
+        silent = set(ids[:: max(1, len(ids) // 10)][:10])
+        at = {id: now - (120_000_000 if id in silent else 1_000_000) for id in ids}
+        heard = [Heard(amphora_id=id, at=then, sequence=None, observer="bench") for id, then in at.items()]
+        from sqlalchemy import text
+
+        self.storage.write(lambda tx: tx.write(text("UPDATE oc_liveness SET last_heard = NULL")))
+        self.storage.transaction(lambda tx: tx.heard(heard))
+        times = []
+        for _ in range(20):
+            began = time.monotonic()
+            found = self.storage.read(lambda tx: tx.silent(now - 60_000_000))
+            times.append(time.monotonic() - began)
+            assert {heart.amphora_id for heart in found} == silent
+        return times
+
+    def pause(self) -> bool:
+        """No look judges any more."""
+        self.health.stop()
+        return True
+
+    def stop(self) -> None:
+        """End."""
+        self.ended.set()
+        self.health.stop()
+        self.storage.close()
+
+
+def median(times: list[float]) -> float:
+    """Of several."""
+    return statistics.median(times)
+
+
+def _cpu(file: str) -> float:
+    try:
+        fields = Path(file).read_text(encoding="ascii").rpartition(")")[2].split()
+    except OSError:
+        return 0.0
+    return (int(fields[11]) + int(fields[12])) / TICK
+
+
+def cpu_of_tree(pid: int) -> float:
+    """Seconds of a process and all below it that live, and of their children that ended."""
+    total, todo = 0.0, [pid]
+    while todo:
+        one = todo.pop()
+        try:
+            fields = Path(f"/proc/{one}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+            for task in Path(f"/proc/{one}/task").glob("*/children"):
+                todo += [int(word) for word in task.read_text(encoding="ascii").split()]
+        except OSError:
+            continue
+        total += sum(map(int, fields[11:15])) / TICK
+    return total
+
+
+def _pss(pid: int) -> float:
+    """Megabytes."""
+    with open(f"/proc/{pid}/smaps_rollup", encoding="ascii") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith("Pss:")) / 1024
