@@ -45,6 +45,7 @@ class Rig:
         *,
         clock: Clock | None = None,
         engine: Mapping[str, Any] | None = None,
+        storage: type[SqlStorage] = SqlStorage,
         **health: Any,
     ) -> None:
         create_authorities(str(folder / "authority"))
@@ -73,7 +74,7 @@ class Rig:
         self.cloud = SimulatedCloud(clock=outside)
         world = build_world(self.settings, Plugins({"simulator": Simulator(self.cloud)}, installed=False), outside)
         self.world = world
-        self.storage = SqlStorage.open(self.settings)
+        self.storage = storage.open(self.settings)
         self.memory, self.wall = Memory(2.0), Wall(self.storage, self.clock)
         self.ask = Inquiry(self.storage, world, TIMEOUT)
         actor = Actor(self.storage, world, lambda: None)
@@ -81,6 +82,7 @@ class Rig:
         self.writer = Writer(self.storage, self.memory, self.wall, "here", 0.0)
         self.since = self.wall.now()
         self.sequence = 0
+        self.listeners: dict[str, str] = {}
         self.amphorae = [self._amphora() for _ in range(count)]
         self.heard(*self.ids)
         self.writer.flush(self.clock)
@@ -105,14 +107,13 @@ class Rig:
             cached_zone=found.zone,
         )
         self.storage.transaction(lambda tx: (tx.insert(lb), tx.insert(amphora), tx.set_host(id, str(found.host))))
-        self.listener = listener.id
+        self.listener = self.listeners[id] = listener.id
         return amphora
 
     def beat(self, id: str, listeners: Collection[str] | None = None, **stats: int) -> Heartbeat:
-        """The next heartbeat of an amphora, with the listeners that its load balancer has unless others are named."""
+        """The next heartbeat of an amphora, with the listener that its load balancer has unless others are named."""
         if listeners is None:
-            owner = next(a.load_balancer_id for a in self.amphorae if a.id == id)
-            listeners = [each.id for each in self.storage.read(lambda tx: tx.tree(str(owner))).listeners]  # type: ignore[union-attr]
+            listeners = [self.listeners[id]]
         self.sequence += 1
         reports = {each: {"status": "OPEN", "stats": {"rx": 0, "tx": 0, **stats}} for each in listeners}
         document = {"id": id, "seq": self.sequence, "ver": 3, "listeners": reports, "pools": {}}
