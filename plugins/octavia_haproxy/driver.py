@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import re
+import threading
 import time
+from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -54,6 +56,7 @@ class HaproxyDriver:
         self._settings = settings
         self._transport = Transport(settings)
         self.time_limit = self._transport.time_limit
+        self._current = _Recent()
 
     def close(self) -> None:
         """Close kept connections."""
@@ -66,7 +69,9 @@ class HaproxyDriver:
     def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
         """See `AmphoraPort.info`."""
         agent = self._agent(at, limit)
-        agent.version()
+        if at not in self._current:
+            agent.version()
+            self._current.add(at)
         return agent.info()
 
     def plug_vip(self, at: AgentAddress, plug: VipPlug) -> None:
@@ -165,6 +170,7 @@ class HaproxyDriver:
             info = agent.info()
         except AmphoraRefused as refused:
             if refused.status == 404:
+                self._current.discard(agent.at)
                 agent.version()  # says in a sentence what is wrong with an agent that is too old
             raise
         found = _VERSION.search(info.haproxy_version)
@@ -218,6 +224,29 @@ class HaproxyDriver:
                 f"amphora {agent.at.amphora_id} holds another configuration of load balancer {id} than was just sent"
             )
         return etag
+
+
+class _Recent:
+    """Agents that are known to speak the current version; asked once each, as one is not put back in time. Bounded."""
+
+    _MOST = 4096
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[AgentAddress, None] = OrderedDict()
+        self._guard = threading.Lock()
+
+    def __contains__(self, at: AgentAddress) -> bool:
+        return at in self._known
+
+    def add(self, at: AgentAddress) -> None:
+        with self._guard:
+            self._known[at] = None
+            if len(self._known) > self._MOST:
+                self._known.popitem(last=False)
+
+    def discard(self, at: AgentAddress) -> None:
+        with self._guard:
+            self._known.pop(at, None)
 
 
 def _md5(text: str) -> str:

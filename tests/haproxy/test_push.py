@@ -307,6 +307,13 @@ def test_details_shape_threads_and_the_tls_session_cache_and_free_memory_does_no
     assert "cachesize" not in agent.loaded[ID]
 
 
+def test_the_tls_cache_of_a_large_amphora_has_a_limit(agent, driver, authority):
+    agent.details = {"cpu_count": 1, "memory": {"free": 64_000_000, "buffers": 0, "cached": 0}}
+    material = Material(bundles={"a": authority.issue("www.test")})
+    driver.push(agent.at, delivery(tls("a", connection_limit=1000), material=material))
+    assert "tune.ssl.cachesize 2000000" in agent.loaded[ID]
+
+
 def test_an_agent_without_details_yet_is_served_all_the_same(agent, driver):
     agent.answers[DETAILS] = Reply(500, {"message": "no namespace"})
     assert driver.push(agent.at, delivery(simple())).changed

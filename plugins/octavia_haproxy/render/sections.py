@@ -97,8 +97,15 @@ def prometheus() -> Iterator[str]:
     yield line("server", "prometheus-internal", "127.0.0.1:9102")
 
 
+_MOST_SESSIONS = 2_000_000
+"""About 500 MB."""
+
+
 def _ssl_cache(served: Sequence[Served], maxconn: int, facts: Facts) -> int:
-    """Sessions to remember: blocks of about 250 bytes for two fifths of the memory that connections leave free."""
+    """Sessions to remember: blocks of about 250 bytes for two fifths of the memory that connections leave free.
+
+    HAProxy fills them all at each check, start and reload (30 million took over a minute), so there is a limit.
+    """
     if not any(entry.terminates for entry in served):
         return 0
     if facts.ssl_cache and facts.ssl_cache[0] == maxconn:
@@ -106,7 +113,7 @@ def _ssl_cache(served: Sequence[Served], maxconn: int, facts: Facts) -> int:
     if facts.memory_kb is None:
         return 0
     free = (facts.memory_kb - 32 * maxconn) * 2 // 5
-    return free * 4 if free > 5000 else 0
+    return min(free * 4, _MOST_SESSIONS) if free > 5000 else 0
 
 
 def _pings(entry: Served) -> bool:
