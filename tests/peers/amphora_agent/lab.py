@@ -31,6 +31,10 @@ __all__ = ["MANAGEMENT", "MEMBERS", "PROGRAMS", "VIPS", "Lab", "Machine", "lab"]
 
 MANAGEMENT, VIPS, MEMBERS = "10.10.0", "10.20.0", "10.30.0"
 """Networks of 24 bits; the controller is .1 on each."""
+AMPHORA_ID = "5d1b2f3c-0b0e-4b5f-9a55-6c8f8f0a1e11"
+KEY = "only-for-tests"
+"""The heartbeat key."""
+VIP, VRRP = f"{VIPS}.100", f"{VIPS}.11"
 PROGRAMS = ("haproxy", "keepalived", "ipvsadm", "nft", "ip")
 """What an amphora's image has; `GET /info` asks the package manager for the first three."""
 

@@ -8,158 +8,26 @@ from __future__ import annotations
 import functools
 import socket
 import ssl
-from collections.abc import Iterator
 
 import attrs
 import pytest
 import trustme
 
-from octavia_core.certs.authority import Authority, create_authorities
-from octavia_core.controller.health.receive import Receiver, bind_receiver
 from octavia_core.domain.amphora import Amphora, VrrpGroup
 from octavia_core.domain.heartbeat import BadPacket, Heartbeat, decode
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.tree import HealthMonitor, Vip
-from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, MonitorType, Role, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Role
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, PermanentError
 from octavia_core.flows import networks
 from octavia_core.flows.world import World
 from octavia_core.policy.plugs import member_subnets
-from octavia_core.ports.amphora import BootIdentity, Delivery, Material, VrrpDelivery
+from octavia_core.ports.amphora import Delivery, VrrpDelivery
 from octavia_core.ports.network import PluggedNetwork, VipPlug
-from octavia_core.settings import Certificates, ControllerWorker, HaproxyAmphora, HealthManager, Settings
 from octavia_haproxy.client import InterfaceRule
 from octavia_haproxy.driver import HaproxyDriver
-from tests.haproxy.certificates import Authority as Signer
-from tests.peers.amphora_agent.lab import MANAGEMENT, MEMBERS, VIPS, Lab, Machine, lab
+from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MEMBERS, VIP, VIPS, VRRP
 from tests.peers.octavia_api.programs import until
-from tests.support.running import Echo, ask
-from tests.support.trees import behind, listener, load_balancer, pool
-
-AMPHORA_ID = "5d1b2f3c-0b0e-4b5f-9a55-6c8f8f0a1e11"
-KEY = "only-for-tests"
-VIP, VRRP = f"{VIPS}.100", f"{VIPS}.11"
-
-
-@pytest.fixture(scope="module")
-def laboratory(tmp_path_factory) -> Iterator[Lab]:
-    with lab(tmp_path_factory.mktemp("lab")) as made:
-        yield made
-
-
-@pytest.fixture(scope="module")
-def settings(laboratory):
-    """Of a controller with two authorities."""
-    folder = laboratory.folder / "authority"
-    create_authorities(str(folder))
-    return Settings(
-        controller_worker=ControllerWorker(client_ca=str(folder / "controllers.pem")),
-        certificates=Certificates(ca_certificate=str(folder / "agents.pem"), ca_private_key=str(folder / "agents.key")),
-        haproxy_amphora=HaproxyAmphora(
-            client_cert=str(folder / "controller.pem"),
-            server_ca=str(folder / "agents.pem"),
-            default_connection_limit=1000,  # open files are limited here
-        ),
-        health_manager=HealthManager(
-            heartbeat_key=Secret(KEY), heartbeat_interval=1, bind_ip=f"{MANAGEMENT}.1", bind_port=5555
-        ),
-    )
-
-
-@pytest.fixture(scope="module")
-def authority(settings):
-    return Authority.from_settings(settings)
-
-
-@pytest.fixture(scope="module")
-def identity(authority):
-    return BootIdentity(
-        amphora_id=AMPHORA_ID,
-        topology=Topology.SINGLE,
-        server_pem=authority.issue(AMPHORA_ID).server_pem,
-        controller_ca_pem=authority.controller_ca(),
-    )
-
-
-@pytest.fixture(scope="module")
-def driver(settings):
-    made = HaproxyDriver(settings)
-    yield made
-    made.close()
-
-
-@pytest.fixture(scope="module")
-def machine(laboratory, driver, identity) -> Machine:
-    """Booted, its agent answers."""
-    made = laboratory.boot(AMPHORA_ID, driver.boot_files(identity), 11)
-
-    def answers():
-        assert made.process.running(), made.said()
-        try:
-            return driver.info(made.at, limit=5)
-        except AmphoraUnreachable:
-            return None
-
-    try:
-        until("the agent answers", answers)
-    except AssertionError:
-        print(made.said())
-        raise
-    return made
-
-
-@pytest.fixture(scope="module")
-def members(laboratory) -> Iterator[tuple[Echo, Echo]]:
-    """Two web servers on the members' network."""
-    one, two = (laboratory.address(MEMBERS, number, "br-member") for number in (51, 52))
-    ids = (f"c1a2b3c4-0000-4000-8000-00000000000{number}" for number in (1, 2))
-    with Echo(next(ids), address=one) as first, Echo(next(ids), address=two) as second:
-        yield first, second
-
-
-@pytest.fixture(scope="module")
-def signer():
-    return Signer()
-
-
-@pytest.fixture(scope="module")
-def heartbeats(settings, laboratory) -> Iterator[Receiver]:
-    """Our receiver, where the amphora was told to send."""
-    receiver = Receiver(bind_receiver(settings))
-    yield receiver
-    receiver.close()
-
-
-@pytest.fixture(scope="module")
-def tree(members):
-    """HTTP and HTTPS in front of the same two members, watched by a health monitor."""
-    monitor = HealthMonitor(id="hm", type=MonitorType.HTTP, delay=1, timeout=1, max_retries=1, max_retries_down=1)
-    one = pool(behind(*members), health_monitor=monitor)
-    plain = listener(one, protocol_port=80)
-    secure = listener(
-        one, protocol=ListenerProtocol.TERMINATED_HTTPS, protocol_port=443, tls_certificate_id="secret/www"
-    )
-    return load_balancer([plain, secure], one, vip=Vip(ip_address=VIP))
-
-
-@pytest.fixture(scope="module")
-def material(signer):
-    return Material(bundles={"secret/www": signer.issue("www.test")})
-
-
-@pytest.fixture(scope="module")
-def push(machine, driver, material):
-    """Push a tree to the amphora; what the driver says, and what the agent logged meanwhile."""
-    amphora = Amphora(id=AMPHORA_ID, status=AmphoraStatus.ALLOCATED, lb_network_ip=machine.at.host, vrrp_ip=VRRP)
-
-    def do(tree):
-        before = len(machine.requests())
-        pushed = driver.push(machine.at, Delivery(load_balancer=tree, amphora=amphora, material=material))
-        driver.interface(machine.at, "127.0.0.1")  # it logs one after the other, so when this is there, all is
-        until("the log has it all", lambda: "/1.0/interface/127.0.0.1" in "".join(machine.requests()[before:]))
-        return pushed, machine.requests()[before:-1]
-
-    return do
+from tests.support.running import ask
 
 
 def vip_plug(machine):
@@ -289,7 +157,7 @@ def test_before_a_push_it_is_plugged_into_its_members_network_and_what_the_agent
     assert prepare(tree).plugged == ()
     elsewhere, *_ = tree.pools
     unknown = attrs.evolve(elsewhere, members=tuple(attrs.evolve(m, subnet_id="nowhere") for m in elsewhere.members))
-    with pytest.raises(PermanentError, match="is not plugged into subnet nowhere of .*the network did not plug it"):
+    with pytest.raises(PermanentError, match=r"is not plugged into subnet nowhere of .*the network did not plug it"):
         prepare(attrs.evolve(tree, pools=(unknown,)))
     remote = attrs.evolve(elsewhere, members=tuple(attrs.evolve(m, subnet_id="member") for m in elsewhere.members))
     assert prepare(attrs.evolve(tree, pools=(remote,))).plugged == ("member",)
