@@ -9,6 +9,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from octavia_core.controller.knock import Knocker
 from octavia_core.controller.requests import MessageAcceptor
 from octavia_core.controller.sources import request_source
 from octavia_core.db.storage import SqlStorage
@@ -28,7 +29,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     """Listen until `stop`."""
     storage = SqlStorage.open(settings)
     try:
-        source = request_source(settings, MessageAcceptor(storage))
+        source = request_source(settings, MessageAcceptor(storage, Knocker(settings)))
         if source is None:
             raise ConfigurationError("no settings file names a broker; give an octavia.conf with --config-file")
         source.start()
