@@ -20,7 +20,18 @@ from octavia_core.domain.heartbeat import FLAT_POOLS_SINCE, Heartbeat, PoolRepor
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol, Operating, Provisioning
 
-__all__ = ["ABSENT", "LISTENER_WORDS", "MEMBER_WORDS", "POOL_WORDS", "Absence", "Verdict", "Word", "roll_up"]
+__all__ = [
+    "ABSENT",
+    "DISPUTED",
+    "HALF",
+    "LISTENER_WORDS",
+    "MEMBER_WORDS",
+    "POOL_WORDS",
+    "Absence",
+    "Verdict",
+    "Word",
+    "roll_up",
+]
 
 ONLINE = Operating.ONLINE
 OFFLINE = Operating.OFFLINE
@@ -55,15 +66,22 @@ class Word:
         return said.startswith(self.word) if self.prefix else said == self.word
 
 
+HALF = "HALF"
+"""A word of ours, for a pair: one amphora has the listener, the other, which is heard as well, has not."""
+DISPUTED = "DISPUTED"
+"""A word of ours, for a pair: the pool works, and for too long the two have differed about one of its members."""
+
 LISTENER_WORDS = (
     Word(word="OPEN", becomes=ONLINE),
     Word(word="FULL", becomes=DEGRADED, load_balancer=DEGRADED),
+    Word(word=HALF, becomes=DEGRADED, load_balancer=DEGRADED),
 )
 """The FRONTEND row. FULL: as many connections as its limit allows. Another word changes nothing and is a warning."""
 
 POOL_WORDS = (
     Word(word="UP", becomes=ONLINE),
     Word(word="DOWN", becomes=ERROR, load_balancer=ERROR),
+    Word(word=DISPUTED, becomes=DEGRADED, load_balancer=DEGRADED),
 )
 """The BACKEND row. A pool whose members have no monitor is UP."""
 
@@ -118,7 +136,8 @@ class Verdict:
 def roll_up(load_balancer: LoadBalancer, heartbeat: Heartbeat) -> Verdict:
     """Judge one heartbeat of one amphora of this load balancer.
 
-    Total: it raises nothing, whatever the heartbeat says. Both amphorae of a pair are judged alone; the later one wins.
+    Total: it raises nothing, whatever the heartbeat says. What the amphorae of a pair say is put together before
+    (`lifecycle.together`); only whether one has all listeners is judged by its own heartbeat.
 
     Args:
         load_balancer: as the rows say now; neither it nor the amphora is DELETED (the caller sees to that).

@@ -292,6 +292,11 @@ def _refuse_pushes(engine: Engine) -> None:
     engine.cloud.fail("amphora.push", kind=FaultKind.REFUSED, message="no")
 
 
+def _refuse_both(engine: Engine) -> None:
+    """Both of a pair are asked at the same time: a refusal that is lost with its worker is given again."""
+    engine.cloud.fail("amphora.push", kind=FaultKind.REFUSED, times=2, message="no")
+
+
 def _both(*acts: Act) -> Act:
     def act(engine: Engine) -> None:
         for one in acts:
@@ -320,8 +325,8 @@ SCENARIOS = (
     Scenario("pair-replace-holder", (_create_pair,), _replace_holder, "ACTIVE", 2),
     Scenario("pair-configure-one-dead", (_create_pair,), _both(_add_member, _one_dies), "ACTIVE", 2),
     Scenario("pair-configure-both-dead", (_create_pair,), _both(_add_member, _both_die), "ACTIVE", 2),
-    Scenario("pair-create-refused", (), _both(_create_pair, _refuse_pushes), "ERROR", 0),
-    Scenario("pair-configure-refused", (_create_pair,), _both(_add_member, _refuse_pushes), "ACTIVE", 2),
+    Scenario("pair-create-refused", (), _both(_create_pair, _refuse_both), "ERROR", 0),
+    Scenario("pair-configure-refused", (_create_pair,), _both(_add_member, _refuse_both), "ACTIVE", 2),
     Scenario("pair-failover-refused", (_create_pair,), _both(_failover, _refuse_pushes), "ERROR", 2),
 )
 

@@ -17,6 +17,7 @@ from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Lookout
 from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Writer
 from octavia_core.controller.worker import holder_name
@@ -41,6 +42,11 @@ REREAD = 1.0
 """Seconds after which it is asked which rows somebody else has changed, at least a heartbeat."""
 LATE = 1.0
 """Seconds from a heartbeat's arrival until it is known here that are told about: the machine is too slow."""
+FRESH = 3
+"""Heartbeats, times as many as there are controllers that hear them in turn: so old a report counts beside the other
+one of its pair."""
+DISPUTED = 2
+"""Heartbeats for which the two of a pair may differ about a member."""
 TRAFFIC_EVERY = 30.0
 """Seconds over which traffic is summed at most; a third of the timeout where that is shorter."""
 
@@ -84,6 +90,11 @@ class HealthManager:
             min(TRAFFIC_EVERY, self._timeout / 3),
             timeout=self._timeout,
             reread_every=max(REREAD, health.heartbeat_interval),
+        )
+        self._writer.pairs = Pairs(
+            self._memory,
+            fresh=FRESH * health.heartbeat_interval * max(1, len(health.controller_ip_port_list)),
+            patience=DISPUTED * health.heartbeat_interval,
         )
         self._ask = Inquiry(storage, world, self._timeout)
         self._lookout = Lookout(

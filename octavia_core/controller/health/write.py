@@ -11,12 +11,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
 from octavia_core.controller.health.memory import Batch, Beat, Memory
+from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Kind, Operating
 from octavia_core.lifecycle.operating import roll_up
+from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.storage import Heard, Storage, TrafficDelta, Transaction
 
@@ -44,6 +46,9 @@ class Writer:
         traffic_every: seconds over which traffic is summed.
         timeout: seconds of silence that matter; the time of a heartbeat that is written is true to a sixtieth of it.
         reread_every: seconds after which it is asked which rows somebody else has changed.
+
+    Attributes:
+        pairs: puts together what the two amphorae of a pair say.
     """
 
     def __init__(
@@ -58,6 +63,8 @@ class Writer:
         reread_every: float = 10.0,
     ) -> None:
         self._storage, self._memory, self._wall, self._observer = storage, memory, wall, observer
+        self.pairs = Pairs(memory, fresh=30.0, patience=20.0)
+        self._news: list[Difference] = []
         self._traffic_every, self._reread_every = traffic_every, reread_every
         self._grain = max(1, int(timeout * 1_000_000 / GRAINS))
         self._reread_at: float | None = None
@@ -74,6 +81,7 @@ class Writer:
         now = clock.monotonic()
         if not last:
             self._look_for_changes(now)
+            self._memory.doubt(self.pairs.due(now))
         batch = self._memory.take(now, traffic=0.0 if last else self._traffic_every)
         rest = batch
         try:
@@ -82,6 +90,7 @@ class Writer:
                     wall = self._wall.at(now)
                     matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
                     self._memory.written(portion, matches, now)
+                    self.pairs.told(self._news)
                 if portion.traffic:
                     self._storage.transaction(lambda tx: tx.add_traffic(portion.traffic))  # noqa: B023 - runs now
                 rest = _without(rest, portion)
@@ -101,54 +110,87 @@ class Writer:
         self._reread_at, self._reread_wall = now, wall
 
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
-        heard = [self._heard(id, at, wall, now) for id, at in batch.steady.items()]
+        self._news = []
         matches: dict[str, bool] = {}
         if batch.beats:
             beats = {id: beat.heartbeat for id, beat in batch.beats.items()}
-            trees = tx.reported_on(list(beats))
+            trees = tx.reported_on([*beats, *self.pairs.others(beats)])
             statuses: dict[tuple[Kind, str], Operating] = {}
             for id, heartbeat in beats.items():
                 if id not in trees:
                     self._memory.counters["unknown amphora"] += 1
-                news, matches[id] = self._judge(tx, trees.get(id), heartbeat)
+                news, matches[id] = self._judge(tx, trees, heartbeat, now)
                 statuses |= news
             if statuses:
                 tx.set_operating(statuses)
-            heard += [
-                self._heard(id, beat.heard_at, wall, now, beat) for id, beat in batch.beats.items() if matches[id]
-            ]
-        if heard:
-            tx.heard(heard)
+            tx.heard(
+                [
+                    Heard(
+                        amphora_id=id,
+                        at=self._at(beat.heard_at, wall, now),
+                        sequence=beat.said.seq,
+                        observer=self._observer,
+                    )
+                    for id, beat in batch.beats.items()
+                    if matches[id]
+                ]
+            )
+        grains: dict[float, list[str]] = {}
+        for id, heard_at in batch.steady.items():
+            grains.setdefault(heard_at, []).append(id)
+        together: dict[int, list[str]] = {}
+        for heard_at, ids in grains.items():
+            together.setdefault(self._at(heard_at, wall, now), []).extend(ids)
+        for at, ids in sorted(together.items()):
+            tx.heard_together(at, self._observer, ids)
         return matches
 
-    def _heard(self, id: str, heard_at: float, wall: int, now: float, beat: Beat | None = None) -> Heard:
+    def _at(self, heard_at: float, wall: int, now: float) -> int:
         at = wall - int((now - heard_at) * 1_000_000)
-        return Heard(
-            amphora_id=id,
-            at=at - at % self._grain,
-            sequence=beat.said.seq if beat else None,
-            observer=self._observer,
-        )
+        return at - at % self._grain
 
-    def _judge(self, tx: Transaction, tree: LoadBalancer | None, beat: Heartbeat) -> tuple[Statuses, bool]:
+    def _judge(
+        self, tx: Transaction, trees: Mapping[str, LoadBalancer | None], beat: Heartbeat, now: float
+    ) -> tuple[Statuses, bool]:
+        tree = trees.get(beat.amphora_id)
         if tree is None:
             return {}, True
         if tree.provisioning_status.pending and not beat.listeners:
             return {}, True  # it was not given its configuration yet: that says nothing about what it will serve
-        verdict = roll_up(tree, beat)
+        said = self.pairs.said(tree, beat, trees, now)
+        verdict = roll_up(tree, said.heartbeat)
+        # whether an amphora has all that it should have is its own affair, whatever the other one of a pair has
+        matches = (verdict if len(said.by) == 1 else roll_up(tree, beat)).counts_match
+        by = f"so amphora {said.by[0]} reports" if len(said.by) == 1 else f"so amphorae {' and '.join(said.by)} report"
         for (kind, id), status in verdict.statuses.items():
             tx.emit(
                 Event(
                     name=f"{kind}.{status}".lower(),
-                    text=f"{kind.words} {_name(tree, id)} is {status}: so amphora {beat.amphora_id} reports",
+                    text=f"{kind.words} {_name(tree, id)} is {status}: {by}",
                     load_balancer_id=tree.id,
                     amphora_id=beat.amphora_id,
                     data={"id": id, "kind": str(kind), "operating_status": str(status)},
                 )
             )
-        if not verdict.counts_match:
+        for each in said.news:
+            if each not in self._news:  # both of a pair may be looked at in one transaction
+                tx.emit(_dispute(tree, each))
+                self._news.append(each)
+        if not matches:
             self._memory.counters["listener count differs"] += 1
-        return verdict.statuses, verdict.counts_match
+        return verdict.statuses, matches
+
+
+def _dispute(tree: LoadBalancer, found: Difference) -> Event:
+    return Event(
+        name="pool.disputed",
+        text=(
+            f"pool {_name(tree, found.pool_id)}: amphora {found.up} says that member {_name(tree, found.member_id)} works, "
+            f"amphora {found.down} that it does not"
+        ),
+        load_balancer_id=tree.id,
+        data={"id": found.pool_id, "member_id": found.member_id, "up": found.up, "down": found.down},
+    )
 
 
 def _portions(batch: Batch) -> Iterator[Batch]:

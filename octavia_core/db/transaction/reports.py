@@ -16,7 +16,14 @@ from octavia_core.db.tables.pool import member, pool
 from octavia_core.db.transaction.amphorae import naive_utc
 from octavia_core.db.transaction.session import Session, chunks
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
-from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, PoolProtocol, Provisioning
+from octavia_core.domain.vocabulary import (
+    AmphoraStatus,
+    ListenerProtocol,
+    Operating,
+    PoolProtocol,
+    Provisioning,
+    Topology,
+)
 
 __all__ = ["Reports"]
 
@@ -26,6 +33,7 @@ _BALANCER = select(
     load_balancer.c.id,
     load_balancer.c.name,
     load_balancer.c.enabled,
+    load_balancer.c.topology,
     load_balancer.c.provisioning_status,
     load_balancer.c.operating_status,
 )
@@ -112,6 +120,7 @@ def _tree(row: Row[Any], listeners: Sequence[Row[Any]], pools: Sequence[Row[Any]
         id=row.id,
         name=row.name,
         enabled=bool(row.enabled),
+        topology=Topology(row.topology or Topology.SINGLE),
         provisioning_status=Provisioning(row.provisioning_status),
         operating_status=Operating(row.operating_status),
         listeners=tuple(_listener(each) for each in listeners),

@@ -1,0 +1,122 @@
+"""The two amphorae of a pair, from memory: who else is fresh, and since when they differ about a member."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+
+import attrs
+
+from octavia_core.controller.health.memory import Memory
+from octavia_core.domain.heartbeat import Heartbeat
+from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.vocabulary import Topology
+from octavia_core.lifecycle.together import Difference, differences, together
+
+__all__ = ["Pairs", "Said"]
+
+
+SWEEP = 600.0
+"""Seconds between two looks for pairs that are gone."""
+
+
+@attrs.frozen
+class Said:
+    """What the amphorae of a pair say together, and what is to be said of their differences now.
+
+    Attributes:
+        heartbeat: of all that are fresh.
+        by: the amphorae that said it.
+        news: differences that have lasted too long since the last time.
+    """
+
+    heartbeat: Heartbeat
+    by: tuple[str, ...]
+    news: tuple[Difference, ...] = ()
+
+
+class Pairs:
+    """Used by the one thread that writes. It knows a pair once each of the two was heard by this process.
+
+    Args:
+        memory: what was heard.
+        fresh: seconds for which a report counts beside a newer one of the other amphora.
+        patience: seconds for which they may differ about a member.
+    """
+
+    def __init__(self, memory: Memory, *, fresh: float, patience: float) -> None:
+        self._memory, self._fresh, self._patience = memory, fresh, patience
+        self._amphorae: dict[str, set[str]] = {}
+        self._owner: dict[str, str] = {}
+        self._swept_at: float | None = None
+        self._since: dict[str, dict[Difference, float]] = {}
+        self._told: set[Difference] = set()
+
+    def due(self, now: float) -> Collection[str]:
+        """Amphorae of pairs that have differed for too long since they were looked at: their next report is to be."""
+        self._sweep(now)
+        late = [
+            id
+            for id, since in self._since.items()
+            if any(now - at > self._patience and each not in self._told for each, at in since.items())
+        ]
+        return {amphora for id in late for amphora in self._amphorae.get(id, ())}
+
+    def others(self, amphora_ids: Iterable[str]) -> set[str]:
+        """Who else may belong to the pairs of these."""
+        owners = {self._owner[id] for id in amphora_ids if id in self._owner}
+        return {other for owner in owners for other in self._amphorae[owner]}
+
+    def told(self, news: Iterable[Difference]) -> None:
+        """It is written; it is not said again while it lasts."""
+        self._told |= {each for each in news if any(each in since for since in self._since.values())}
+
+    def said(self, tree: LoadBalancer, beat: Heartbeat, trees: Mapping[str, LoadBalancer | None], now: float) -> Said:
+        """What is to be judged: the heartbeat itself, or what it says together with the other one's.
+
+        Args:
+            tree: the load balancer of the heartbeat's amphora.
+            beat: the newest of that amphora.
+            trees: which load balancer the amphorae of `others` have, by the rows.
+            now: monotonic.
+        """
+        if tree.topology is not Topology.ACTIVE_STANDBY:
+            return Said(beat, (beat.amphora_id,))
+        pair = self._amphorae.setdefault(tree.id, set())
+        pair.add(beat.amphora_id)
+        self._owner[beat.amphora_id] = tree.id
+        reports = [beat]
+        for other in sorted(pair - {beat.amphora_id}):
+            known = self._memory.latest(other)
+            its = trees.get(other, tree)  # not asked, when this one is heard for the first time
+            if known is None or its is None or its.id != tree.id:
+                pair.discard(other)
+                self._owner.pop(other, None)
+            elif now - known.heard_at <= self._fresh:
+                reports.append(known.heartbeat)
+        since = self._differ(tree.id, differences(reports), now)
+        late = {each for each, at in since.items() if now - at > self._patience}
+        news = tuple(sorted(late - self._told))
+        settled = not tree.provisioning_status.pending
+        whole = together(reports, disputed={each.pool_id for each in late}, settled=settled)
+        return Said(whole, tuple(sorted(report.amphora_id for report in reports)), news)
+
+    def _differ(self, load_balancer_id: str, found: Collection[Difference], now: float) -> Mapping[Difference, float]:
+        before = self._since.pop(load_balancer_id, {})
+        self._told -= set(before) - set(found)
+        since = {each: before.get(each, now) for each in found}
+        if since:
+            self._since[load_balancer_id] = since
+        return since
+
+    def _sweep(self, now: float) -> None:
+        """Now and then, forget the pairs that memory has forgotten."""
+        if self._swept_at is not None and now - self._swept_at < SWEEP:
+            return
+        self._swept_at = now
+        for owner, pair in list(self._amphorae.items()):
+            for amphora in [each for each in pair if self._memory.latest(each) is None]:
+                pair.discard(amphora)
+                self._owner.pop(amphora, None)
+            if not pair:
+                del self._amphorae[owner]
+                self._told -= set(self._since.pop(owner, {}))

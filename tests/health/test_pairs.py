@@ -1,0 +1,142 @@
+"""A pair whose two amphorae report: judged together, on a real database; time is the test's."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavia_core.controller.health.pairs import Pairs
+from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.heartbeat import decode, encode
+from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
+from octavia_core.domain.vocabulary import (
+    AmphoraStatus,
+    Kind,
+    ListenerProtocol,
+    Operating,
+    PoolProtocol,
+    Role,
+    Topology,
+)
+from tests.db.values import new_id
+from tests.health.rig import KEY, Rig
+
+FRESH, PATIENCE = 3.0, 2.0
+
+
+class PairRig:
+    """A pair with a listener and a pool of one member."""
+
+    def __init__(self, folder: Path) -> None:
+        self.rig = Rig(folder, 0)
+        self.rig.writer.pairs = Pairs(self.rig.memory, fresh=FRESH, patience=PATIENCE)
+        self.member = Member(id=new_id(), address="192.0.2.1", protocol_port=80)
+        self.pool = Pool(id=new_id(), protocol=PoolProtocol.HTTP, members=(self.member,))
+        self.listener = Listener(
+            id=new_id(), protocol=ListenerProtocol.HTTP, protocol_port=80, default_pool_id=self.pool.id
+        )
+        self.lb = LoadBalancer(
+            id=new_id(), topology=Topology.ACTIVE_STANDBY, listeners=(self.listener,), pools=(self.pool,)
+        )
+        self.master, self.backup = (
+            Amphora(id=new_id(), status=AmphoraStatus.ALLOCATED, load_balancer_id=self.lb.id, role=role)
+            for role in (Role.MASTER, Role.BACKUP)
+        )
+        self.rig.storage.transaction(lambda tx: [tx.insert(each) for each in (self.lb, self.master, self.backup)])
+
+    def says(self, amphora: Amphora, member: str, *, listener: bool = True, after: float = 0.1, **stats: int) -> None:
+        """A report comes so many seconds later, and is written."""
+        self.rig.clock.advance(after)
+        self.rig.sequence += 1
+        listeners = {self.listener.id: {"status": "OPEN", "stats": stats}} if listener else {}
+        pool = {"status": "UP" if member.startswith("UP") else "DOWN", "members": {self.member.id: member}}
+        document: dict[str, Any] = {
+            "id": amphora.id,
+            "seq": self.rig.sequence,
+            "ver": 3,
+            "listeners": listeners,
+            "pools": {f"{self.pool.id}:{self.listener.id}": pool},
+        }
+        self.rig.memory.keep([decode(encode(document, KEY), [KEY])], self.rig.clock.monotonic())
+        self.rig.writer.flush(self.rig.clock)
+
+    def statuses(self) -> dict[Kind, Operating]:
+        tree = self.rig.storage.read(lambda tx: tx.tree(self.lb.id))
+        assert tree is not None
+        found = {kind: node.operating_status for kind, node in tree.nodes()}
+        return found | {Kind.LOAD_BALANCER: tree.operating_status}
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[PairRig]:
+    made = PairRig(tmp_path)
+    yield made
+    made.rig.close()
+
+
+def test_what_one_reaches_works_whoever_reports_last(pair: PairRig) -> None:
+    for amphora, word in ((pair.master, "UP"), (pair.backup, "DOWN"), (pair.master, "UP"), (pair.backup, "DOWN")):
+        pair.says(amphora, word)
+        assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
+    pair.says(pair.master, "DOWN")
+    assert pair.statuses()[Kind.MEMBER] is Operating.ERROR
+    assert pair.statuses()[Kind.LOAD_BALANCER] is Operating.ERROR
+    pair.says(pair.backup, "UP")
+    assert pair.statuses() == dict.fromkeys(
+        (Kind.MEMBER, Kind.POOL, Kind.LISTENER, Kind.LOAD_BALANCER), Operating.ONLINE
+    )
+
+
+def test_differing_for_long_is_said_once_with_both_names_until_it_is_over(pair: PairRig) -> None:
+    for _ in range(2):
+        pair.says(pair.master, "UP")
+        pair.says(pair.backup, "DOWN", after=0.4)
+    assert pair.statuses()[Kind.POOL] is Operating.ONLINE
+    assert pair.rig.events("pool.disputed") == []
+    for _ in range(4):  # nothing new is said, and still it is noticed
+        pair.says(pair.master, "UP")
+        pair.says(pair.backup, "DOWN", after=0.8)
+    assert pair.statuses()[Kind.POOL] is Operating.DEGRADED
+    assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
+    assert pair.rig.events("pool.disputed") == [
+        {"id": pair.pool.id, "member_id": pair.member.id, "up": pair.master.id, "down": pair.backup.id}
+    ]
+    pair.says(pair.backup, "UP")
+    assert pair.statuses()[Kind.POOL] is Operating.ONLINE
+    assert pair.statuses()[Kind.LOAD_BALANCER] is Operating.ONLINE
+
+
+def test_a_listener_that_the_other_one_lacks_is_degraded_while_that_one_is_heard(pair: PairRig) -> None:
+    pair.says(pair.master, "UP")
+    pair.says(pair.backup, "UP", listener=False)
+    assert pair.statuses()[Kind.LISTENER] is Operating.DEGRADED
+    assert pair.rig.memory.miscounted(pair.backup.id), "its own count is judged by its own report"
+    assert not pair.rig.memory.miscounted(pair.master.id)
+    pair.rig.clock.advance(FRESH)
+    pair.says(pair.master, "UP 1/2")
+    assert pair.statuses()[Kind.LISTENER] is Operating.ONLINE
+
+
+def test_one_that_was_replaced_has_no_word_any_more(pair: PairRig) -> None:
+    from octavia_core.lifecycle.amphora import AmphoraEvent
+
+    pair.says(pair.master, "UP")
+    pair.says(pair.backup, "DOWN")
+    assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
+    pair.rig.storage.transaction(lambda tx: tx.settle_amphora(pair.master.id, AmphoraEvent.DELETE))
+    pair.says(pair.backup, "DOWN 1/2")
+    assert pair.statuses()[Kind.MEMBER] is Operating.ERROR
+
+
+def test_traffic_of_both_is_kept_apart_and_can_be_summed(pair: PairRig) -> None:
+    from sqlalchemy import text
+
+    pair.says(pair.master, "UP", rx=5, tx=7, conns=1, totconns=2)
+    pair.says(pair.backup, "UP", rx=50, tx=70, conns=10, totconns=20)
+    pair.rig.writer.flush(pair.rig.clock, last=True)
+    query = "SELECT SUM(bytes_in), SUM(bytes_out), SUM(active_connections), COUNT(*) FROM listener_statistics"
+    with pair.rig.storage._engine.connect() as connection:
+        assert tuple(connection.execute(text(query)).one()) == (55, 77, 11, 2)
