@@ -13,6 +13,7 @@ import sys
 import threading
 from collections.abc import Callable, Sequence
 
+from octavia_core.controller.knock import Door
 from octavia_core.controller.outbox import Outbox
 from octavia_core.controller.start import start_worker
 from octavia_core.controller.supervisor import Supervisor, follow_input
@@ -25,9 +26,9 @@ __all__ = ["child", "main", "serve"]
 
 log = logging.getLogger("octavia_daemons.worker")
 
-GRACE = 60.0
-"""Seconds that operations under way have at the end; what is not over then is taken up by another worker."""
 NAME, ABOUT = "octavia-core-worker", "Carry out operations from the database."
+LEAVING = 10.0
+"""Seconds beyond their grace after which processes that do not end are killed."""
 CHILD = "OCTAVIA_WORKER_NUMBER"
 """Environment variable that makes this program one of the processes of a supervisor: which one."""
 
@@ -70,17 +71,20 @@ def serve(
             _reload(supervisor, read)
         return storage.next_due()
 
+    door = Door(settings)
     supervisor = Supervisor(
         [sys.executable, "-m", "octavia_daemons.worker", *words],
         lambda number: os.environ | {CHILD: str(number)},
         count=settings.controller_worker.workers,
         look=look,
         poll=settings.engine.poll_interval,
-        grace=GRACE,
+        grace=settings.engine.grace + LEAVING,
+        door=door,
     )
     try:
         supervisor.run(stop)
     finally:
+        door.close()
         storage.close()
 
 
@@ -111,7 +115,7 @@ def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
         try:
             stop.wait()
         finally:
-            started.worker.stop(GRACE)
+            started.worker.stop(settings.engine.grace)
             outbox.stop()
     finally:
         started.release()

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 import attrs
 
+from octavia_core.controller.knock import Door
 from octavia_core.errors import TransientError
 from octavia_core.policy.retry import RetryPolicy
 
@@ -26,7 +27,8 @@ __all__ = ["Supervisor", "follow_input"]
 log = logging.getLogger("octavia_core.supervisor")
 
 BACKOFF = RetryPolicy(attempts=1_000_000, first=0.1, longest=30.0)
-"""Pauses before a child that died is replaced."""
+"""Pauses before a child that died is replaced: at once after one bad moment, ever more slowly where starting is in vain,
+and never more slowly than somebody who has mended the cause would wait for."""
 HEALTHY = 30.0
 """Seconds after which a child that dies begins anew with the shortest pause."""
 TICK = 1.0
@@ -77,6 +79,7 @@ class Supervisor:
         look: seconds until something is due in the queue, 0 for now, None for nothing: `Storage.next_due`.
         poll: longest pause between two looks, seconds.
         grace: seconds that children have to end what they do.
+        door: where others of this machine knock when they have stored something; None for polling alone.
     """
 
     def __init__(
@@ -88,14 +91,15 @@ class Supervisor:
         look: Callable[[], float | None],
         poll: float,
         grace: float,
+        door: Door | None = None,
     ) -> None:
-        self._command, self._environment = tuple(command), environment
+        self._command, self._environment, self._door = tuple(command), environment, door
         self._count, self._look, self._poll, self._grace = max(1, count), look, poll, grace
         self._children: list[_Child] = []
         self._leaving: list[tuple[_Child, float]] = []
         self._again: dict[int, tuple[float, int]] = {}
         self._next = 0
-        self._pause = poll
+        self._pause = BUSY
 
     @property
     def pids(self) -> list[int]:
@@ -146,11 +150,12 @@ class Supervisor:
             pause = BACKOFF.delay(failures)
             self._again[child.number] = (time.monotonic() + pause, failures)
             log.error(
-                "worker %d (process %d) ended with %d; another one is started in %.1f s, and what it did is taken over "
+                "worker %d (process %d) ended with %d%s; another one is started in %.1f s, and what it did is taken over "
                 "when its lease ends",
                 child.number,
                 child.process.pid,
                 code,
+                f", {failures} times in a row" if failures > 1 else "",
                 pause,
             )
         for number, (at, failures) in list(self._again.items()):
@@ -180,7 +185,12 @@ class Supervisor:
         for child in self._children:
             if child.pidfd >= 0:
                 waiter.register(child.pidfd, select.POLLIN)
+        idle = self._pause == BUSY  # while there is work, whoever ends some looks for more: knocks can wait
+        if idle and self._door is not None and self._door.fileno() >= 0:
+            waiter.register(self._door.fileno(), select.POLLIN)
         waiter.poll(max(1, int(1000 * min([seconds, TICK, *starts]))))
+        if idle and self._door is not None:
+            self._door.heard()
 
     def _reap_leaving(self) -> None:
         for child, until in list(self._leaving):
