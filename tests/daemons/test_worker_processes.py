@@ -14,7 +14,7 @@ import pytest
 
 from octavia_core import Controller, NewLoadBalancer
 from octavia_core.controller.sources import load_settings
-from octavia_core.controller.supervisor import Supervisor
+from octavia_core.controller.supervisor import BACKOFF, Supervisor
 from octavia_core.db.storage import prepare
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import Provisioning
@@ -121,7 +121,7 @@ def test_sighup_reads_the_settings_anew(tmp_path: Path) -> None:
         end(supervisor)
 
 
-def test_a_child_that_dies_at_once_is_started_less_and_less_often() -> None:
+def test_a_child_that_dies_at_once_is_started_less_and_less_often(caplog: pytest.LogCaptureFixture) -> None:
     stop = threading.Event()
     looks: list[float] = []
 
@@ -140,6 +140,10 @@ def test_a_child_that_dies_at_once_is_started_less_and_less_often() -> None:
     command = [sys.executable, "-S", "-c", "raise SystemExit(3)"]
     Supervisor(command, environment, count=1, look=look, poll=0.05, grace=1.0).run(stop)
     assert 2 <= len(starts) <= 6
+    said = [record.getMessage() for record in caplog.records if "ended with 3" in record.getMessage()]
+    assert "another one is started in 0.1 s" in said[0]
+    assert "ended with 3, 2 times in a row; another one is started in 0.2 s" in said[1]
+    assert BACKOFF.delay(9) < BACKOFF.delay(10) == BACKOFF.delay(1000) == 30.0
 
 
 def test_a_child_that_does_not_end_is_killed_after_the_grace() -> None:
