@@ -21,8 +21,8 @@ import attrs
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.domain.tree import LoadBalancer, Member, Pool
+from octavia_core.domain.vocabulary import AmphoraStatus, PoolProtocol
 from octavia_core.errors import OctaviaError, PermanentError, SecretMissing
 from octavia_core.ports.compute import BootFiles, ComputePort, Death, Server, ServerSpec, ServerState
 from octavia_core.ports.network import NetworkPort, VipRequest
@@ -82,12 +82,14 @@ class NetworkCase:
         again: another driver over the same outside.
         free: an address that may be asked for.
         foreign: an address that is not on the driver's network.
+        subnets: two subnets that members may be on, of a driver that plugs them.
     """
 
     network: NetworkPort
     again: Callable[[], NetworkPort]
     free: str
     foreign: str
+    subnets: tuple[str, str] = ("", "")
 
 
 @attrs.frozen(kw_only=True)
@@ -410,6 +412,35 @@ def two_amphorae_have_ports_of_their_own(case: NetworkCase) -> None:
     _must(case.network.plugged(two), "unplugging one amphora leaves the other")
 
 
+def member_networks_come_and_go_as_members_do(case: NetworkCase) -> None:
+    bare, amphora = _reserve(case.network, str(uuid.uuid4())), _amphora()
+    vip = case.network.plug_vip(bare, amphora)
+
+    def after(*subnets: str) -> set[str]:
+        """Subnets that are plugged for members, after it was asked for these."""
+        members = tuple(Member(id=s, address="192.0.2.1", protocol_port=80, subnet_id=s) for s in subnets)
+        pool = Pool(id="pool", protocol=PoolProtocol.HTTP, members=members)
+        wanted = attrs.evolve(bare, pools=(pool,))
+        changed = case.network.plug_member_networks(wanted, amphora)
+        _must(not case.again().plug_member_networks(wanted, amphora), "asked for again, nothing changes")
+        seen = [network for network in case.network.plugged(amphora) if network.port_id != vip.port_id]
+        _must({n.port_id for n in changed} <= {n.port_id for n in seen}, "what changed is plugged")
+        for network in seen:
+            _must(network.mac_address == network.mac_address.lower(), "MAC addresses are lower case")
+            _must(all(fixed.get("ip_address") for fixed in network.fixed_ips), "a plug has its addresses")
+        return {str(fixed["subnet_id"]) for network in seen for fixed in network.fixed_ips}
+
+    if not case.network.plugs_members:
+        _must(after(*filter(None, case.subnets)) == set(), "a network that reaches all members plugs nothing for them")
+        return
+    one, two = case.subnets
+    _must(after(one) == {one}, "a member's subnet is plugged")
+    _must(after(one, two) == {one, two}, "a second one too")
+    _must(after(two) == {two}, "what no member needs is unplugged")
+    _must(after() == set(), "without members nothing is left of them")
+    _must([n.port_id for n in case.network.plugged(amphora)] == [vip.port_id], "the VIP stays")
+
+
 def releasing_leaves_nothing_and_twice_is_success(case: NetworkCase) -> None:
     load_balancer = _reserve(case.network, str(uuid.uuid4()))
     case.network.plug_vip(load_balancer, _amphora())
@@ -434,6 +465,7 @@ NETWORK_CONTRACT: tuple[Callable[[NetworkCase], None], ...] = (
     a_foreign_address_is_refused,
     a_plug_is_made_once_and_seen,
     two_amphorae_have_ports_of_their_own,
+    member_networks_come_and_go_as_members_do,
     releasing_leaves_nothing_and_twice_is_success,
     a_listener_is_reachable_somewhere,
 )

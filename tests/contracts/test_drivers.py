@@ -92,7 +92,11 @@ def local_network(tmp_path):
 @pytest.fixture
 def simulated_network(cloud):
     return NetworkCase(
-        network=SimulatedNetwork(cloud), again=lambda: SimulatedNetwork(cloud), free="10.128.7.7", foreign="192.0.2.1"
+        network=SimulatedNetwork(cloud),
+        again=lambda: SimulatedNetwork(cloud),
+        free="10.128.7.7",
+        foreign="192.0.2.1",
+        subnets=("one", "two"),
     )
 
 
