@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor, wait
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.vocabulary import AmphoraStatus, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import OctaviaError
 from octavia_core.flows.world import World
 from octavia_core.ports.amphora import BootIdentity
@@ -44,11 +44,10 @@ def tell_agents(storage: Storage, world: World, patience: float = PATIENCE) -> S
 def _tell(world: World, amphora: Amphora) -> bool:
     if amphora.agent is None:
         return False
-    topology = Topology.SINGLE if amphora.role in (None, "STANDALONE") else Topology.ACTIVE_STANDBY
     # Its certificate stays: only settings are sent, so no key has to be made for this.
     identity = BootIdentity(
         amphora_id=amphora.id,
-        topology=topology,
+        topology=amphora.topology,
         server_pem=Secret(b""),
         controller_ca_pem=world.issuer.controller_ca(),
     )

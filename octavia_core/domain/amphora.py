@@ -5,7 +5,7 @@ from __future__ import annotations
 import attrs
 
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.vocabulary import AmphoraStatus, Role
+from octavia_core.domain.vocabulary import AmphoraStatus, Role, Topology
 
 __all__ = ["DEFAULT_AGENT_PORT", "AgentAddress", "Amphora", "VrrpGroup"]
 
@@ -52,6 +52,11 @@ class Amphora:
     cached_zone: str | None = None
     image_id: str | None = None
     compute_flavor: str | None = None
+
+    @property
+    def topology(self) -> Topology:
+        """What its agent has to know: whether it shares a VIP with another one."""
+        return Topology.SINGLE if self.role in (None, Role.STANDALONE) else Topology.ACTIVE_STANDBY
 
     @property
     def agent(self) -> AgentAddress | None:

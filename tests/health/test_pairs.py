@@ -140,3 +140,9 @@ def test_traffic_of_both_is_kept_apart_and_can_be_summed(pair: PairRig) -> None:
     query = "SELECT SUM(bytes_in), SUM(bytes_out), SUM(active_connections), COUNT(*) FROM listener_statistics"
     with pair.rig.storage._engine.connect() as connection:
         assert tuple(connection.execute(text(query)).one()) == (55, 77, 11, 2)
+
+
+def test_the_agent_of_a_pair_is_told_its_topology_again(pair: PairRig) -> None:
+    """An agent behaves as one of a pair, or not, by its settings alone: a refresh must not change that."""
+    single = Amphora(id="x", status=AmphoraStatus.ALLOCATED, role=Role.STANDALONE)
+    assert (pair.master.topology, single.topology) == (Topology.ACTIVE_STANDBY, Topology.SINGLE)

@@ -14,7 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.places import domains
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind
 from octavia_core.errors import BadRequest, OctaviaError
 from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
@@ -117,7 +117,7 @@ class Actor:
             # Its certificate stays: only settings are sent, so no key has to be made for this.
             identity = BootIdentity(
                 amphora_id=amphora.id,
-                topology=Topology.SINGLE,
+                topology=amphora.topology,
                 server_pem=Secret(b""),
                 controller_ca_pem=self._world.issuer.controller_ca(),
             )
