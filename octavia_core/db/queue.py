@@ -85,6 +85,7 @@ _TAKE = Prepared(
         wait=None,
         wait_kind=None,
         attempts=_OF.attempts + 1,
+        commit_token=bindparam("b_token"),
         updated_at=db_now(),
     )
 )
@@ -102,18 +103,18 @@ _DUE = Prepared(
 )
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _taken(count: int) -> Prepared:
-    """So many operations of one holder, by parameters `id_0` and on, and `holder`."""
+    """Of so many operations, by parameters `id_0` and on, those that the transaction with that `token` took."""
     ids = [bindparam(f"id_{place}", type_=_OF.id.type) for place in range(count)]
-    return Prepared(select(oc_operation).where(_OF.id.in_(ids), _OF.holder == bindparam("holder")))
+    return Prepared(select(oc_operation).where(_OF.id.in_(ids), _OF.commit_token == bindparam("token")))
 
 
 class Queue(ABC):
     """Claiming, parking and waking; the transactions are the storage's."""
 
     @abstractmethod
-    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
+    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None, marks: bool = False) -> T:
         """Run `work` in one transaction."""
 
     @abstractmethod
@@ -131,7 +132,7 @@ class Queue(ABC):
         if not candidates:
             return []
         order = _Order(holder=holder, lease=microseconds(lease), limit=limit)
-        taken = self.write(lambda tx: _take(tx, candidates, order))
+        taken = self.write(lambda tx: _take(tx, candidates, order), marks=True)
         return [
             (operation, Claim(operation_id=operation.id, holder=holder, fence=operation.fence, lease=lease))
             for operation in taken
@@ -247,10 +248,12 @@ class _Order:
     lease: int
     limit: int
     careful: bool = False
+    again: bool = False
 
 
 def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> Sequence[Operation]:
     fences: dict[str, int] = {}
+    tried: list[str] = []
     locks: set[str] = set()
     for row in sorted(candidates, key=lambda row: (row.state == _QUEUED, row.created_at, row.id)):
         if len(fences) == order.limit:
@@ -258,9 +261,11 @@ def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> 
         if row.lock_on is not None and row.lock_on in locks:
             continue
         values = {"b_id": row.id, "b_fence": row.fence, "b_state": row.state, "b_lock": row.lock_on}
+        values |= {"b_holder": order.holder, "b_lease": order.lease, "b_token": tx.token}
+        tried.append(row.id)
         try:
             with tx.savepoint() if order.careful else contextlib.nullcontext():
-                won = tx.write(_TAKE, {**values, "b_holder": order.holder, "b_lease": order.lease})
+                won = tx.write(_TAKE, values)
         except IntegrityError:  # somebody else took the lock of that load balancer first
             if tx.dialect != "postgresql" or order.careful:
                 continue
@@ -269,10 +274,10 @@ def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> 
         if won:
             fences[row.id] = row.fence + 1
             locks.add(row.lock_on)
-    if not fences:
+    # what an earlier attempt took, whose COMMIT arrived although its answer was lost, bears this token as well
+    ids = tried if order.again else list(fences)
+    order.again = True
+    if not ids:
         return []
-    ids = list(fences)
-    mine = tx.rows(_taken(len(ids)), holder=order.holder, **{f"id_{place}": id for place, id in enumerate(ids)})
-    return sorted(
-        (operation_of(row) for row in mine if row.fence == fences[row.id]), key=lambda each: ids.index(each.id)
-    )
+    mine = tx.rows(_taken(len(ids)), token=tx.token, **{f"id_{place}": id for place, id in enumerate(ids)})
+    return sorted((operation_of(row) for row in mine), key=lambda each: ids.index(each.id))

@@ -113,9 +113,16 @@ class SqlStorage(Queue):
         """Run `work` on one consistent snapshot."""
         return self.look(work)
 
-    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None) -> T:
-        """`transaction`, for this room: with statements of its own."""
-        attempt = _Attempt(work, claim)
+    def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None, marks: bool = False) -> T:
+        """`transaction`, for this room: with statements of its own.
+
+        Args:
+            work: what to do.
+            claim: shown first.
+            marks: the work leaves its transaction's `token` in the rows that it changes, and finds them by it when it is
+                run again: so nothing else has to tell whether a lost COMMIT arrived.
+        """
+        attempt = _Attempt(work, claim, marks)
         if self._together is None:
             return self._run(lambda: self._alone(attempt))
         together = self._together
@@ -152,7 +159,7 @@ class SqlStorage(Queue):
     def _alone(self, attempt: _Attempt[T]) -> T:
         with self._engine.connect() as connection:
             connection.begin()
-            if attempt.uncertain and self._arrived(connection, attempt):
+            if attempt.uncertain and not attempt.marks and self._arrived(connection, attempt):
                 return attempt.result
             self._carry_out(connection, attempt)
             try:
@@ -164,11 +171,13 @@ class SqlStorage(Queue):
 
     def _carry_out(self, connection: Connection, attempt: _Attempt[T]) -> T:
         tx = SqlTransaction(connection, writes=True, wire=self.wire)
+        tx.token = attempt.token
         if attempt.claim is not None:
             _show(tx, attempt.claim, attempt.token)
         attempt.result = attempt.work(tx)
         tx.flush()
-        if attempt.claim is None and tx.changed and self._together is None and not attempt.uncertain:
+        told = attempt.claim is not None or attempt.marks or attempt.uncertain or self._together is not None
+        if tx.changed and not told:
             self._leave_token(tx, attempt.token)
         return attempt.result
 
@@ -198,8 +207,8 @@ class _Attempt(Generic[T]):
 
     result: T
 
-    def __init__(self, work: Callable[[SqlTransaction], T], claim: Claim | None) -> None:
-        self.work, self.claim = work, claim
+    def __init__(self, work: Callable[[SqlTransaction], T], claim: Claim | None, marks: bool) -> None:
+        self.work, self.claim, self.marks = work, claim, marks
         self.token = str(uuid.uuid4())
         self.uncertain = False
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,8 @@ RATE = {"sqlite": 100.0, "mariadb": 60.0, "postgresql": 60.0}
 IDLE = {"sqlite": 0.05, "mariadb": 0.1, "postgresql": 0.1}
 PROCESSES = (1, 2, 4)
 PARKED = 10_000
+ASKING = 4
+"""Wishes are stored by so many threads, as an API does it."""
 TICK = os.sysconf("SC_CLK_TCK")
 CONFIGURATION = """
 [controller_worker]
@@ -65,7 +68,7 @@ connection = "{url}"
 def run(options: Options) -> Report:
     """Measure what was asked for; see the module."""
     chosen = [name for name in DATABASES if name in options.rest] or list(DATABASES)
-    figures: list[Figure] = [Figure("one fsync of 4 KiB", _fsync(), note="median")]
+    figures: list[Figure] = []
     aims: list[Aim] = []
     home = servers.open_run()
     try:
@@ -152,24 +155,25 @@ def _one_at_a_time(kind: str, place: tuple[Path, str], figures: list[Figure], ai
         row = storage.read(lambda tx, of=operation.id: tx.operation(of))  # type: ignore[misc]
         waits.append((row.finished_at - row.created_at) / 1e6)
     worker.stop(10.0)
+    figures.append(Figure(f"{kind}: one fsync of 4 KiB at that time", _fsync(), note="median, beside the idle figure"))
     aims.append(Aim(f"{kind}: idle, acceptance to ACTIVE (median)", statistics.median(waits), IDLE[kind]))
     storage.close()
 
 
 class _Counted:
-    """Statements and transactions of a storage; without BEGIN, COMMIT and what sets a transaction up."""
+    """Statements and transactions of a storage; BEGIN, COMMIT, savepoints and pings are not counted."""
 
     def __init__(self, storage: SqlStorage) -> None:
+        self._wire, self.transactions = storage.wire, 0
         self.reset()
-        engine = storage._engine
-        event.listen(engine, "before_cursor_execute", self._statement)
-        event.listen(engine, "begin", self._begin)
+        event.listen(storage._engine, "begin", self._begin)
+
+    @property
+    def statements(self) -> int:
+        return self._wire.sent - self._before
 
     def reset(self) -> None:
-        self.statements = self.transactions = 0
-
-    def _statement(self, connection: Any, cursor: Any, statement: str, *_: Any) -> None:
-        self.statements += not statement.startswith(("BEGIN", "SET TRANSACTION", "START TRANSACTION"))
+        self._before, self.transactions = self._wire.sent, 0
 
     def _begin(self, _: Any) -> None:
         self.transactions += 1
@@ -188,14 +192,13 @@ def _under_load(
         ids: list[str] = []
         for what in ("create", "update", "delete"):
             cpu, started = _cpu(pid) + time.process_time(), time.monotonic()
-            operations = []
             if what == "create":
-                operations = [acceptor.create_load_balancer(_wish(n), Asked()) for n in range(100, 100 + many)]
+                operations = _asked(lambda n: acceptor.create_load_balancer(_wish(n), Asked()), range(100, 100 + many))
                 ids = [str(operation.load_balancer_id) for operation in operations]
             elif what == "update":
-                operations = [acceptor.change_load_balancer(id, {"description": "x"}, Asked()) for id in ids]
+                operations = _asked(lambda one: acceptor.change_load_balancer(one, {"description": "x"}, Asked()), ids)
             else:
-                operations = [acceptor.delete_load_balancer(id, Asked(), cascade=True) for id in ids]
+                operations = _asked(lambda one: acceptor.delete_load_balancer(one, Asked(), cascade=True), ids)
             rows = _until_over(storage, operations)
             seconds = time.monotonic() - started
             cpu = _cpu(pid) + time.process_time() - cpu
@@ -215,6 +218,12 @@ def _under_load(
         memory = max(_memory(child) for child in _children(pid))
         figures.append(Figure(f"{kind}, {processes} process(es): memory of a worker process", memory, "MB"))
     storage.close()
+
+
+def _asked(ask: Callable[[Any], Operation], about: Sequence[Any]) -> list[Operation]:
+    """Wishes of several people at once."""
+    with ThreadPoolExecutor(ASKING) as people:
+        return list(people.map(ask, about))
 
 
 @contextlib.contextmanager

@@ -86,7 +86,8 @@ class Amphorae(Session):
         """
         port = values.pop("agent_port", None)
         changes = amphora_changes(amphora_id, values)
-        if self.write(update(amphora).where(amphora.c.id == amphora_id).values(**changes, updated_at=db_utcnow())) == 0:
+        given = {"b_id": amphora_id, **{f"b_{name}": value for name, value in changes.items()}}
+        if self.write(_change(tuple(changes)), given) == 0:
             raise NotFound(Kind.AMPHORA.words, amphora_id)
         if port is not None:
             self._set_port(amphora_id, port)
@@ -120,6 +121,14 @@ def _query() -> Select[Any]:
 
 
 _BY_ID = Prepared(_query().where(amphora.c.id == bindparam("id")))
+
+
+@functools.cache
+def _change(columns: tuple[str, ...]) -> Prepared:
+    """New values of these columns."""
+    changes: dict[str, Any] = {name: bindparam(f"b_{name}", type_=amphora.c[name].type) for name in columns}
+    which = amphora.c.id == bindparam("b_id")
+    return Prepared(update(amphora).where(which).values(**changes, updated_at=db_utcnow()))
 
 
 @functools.cache

@@ -33,6 +33,8 @@ class Session:
         self._wire = wire
         self.changed = False
         """True once a statement changed something: only then a second application could matter."""
+        self.token = ""
+        """Of a transaction that writes: the same over all attempts at it."""
 
     @property
     def dialect(self) -> str:
@@ -114,7 +116,7 @@ def _clocks(every: Mapping[str, Any]) -> Clocks:
     return tuple((name, type(value)) for name, value in every.items() if isinstance(value, FunctionElement))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.cache
 def _insert_new(table: Table, columns: tuple[str, ...], clocks: Clocks) -> Prepared:
     given = [bindparam(f"b_{name}", type_=table.c[name].type) for name in columns]
     there = exists(select(table.c.id).where(table.c.id == bindparam("b_id", type_=table.c.id.type)))
@@ -122,7 +124,7 @@ def _insert_new(table: Table, columns: tuple[str, ...], clocks: Clocks) -> Prepa
     return Prepared(table.insert().from_select([*columns, *(name for name, _ in clocks)], source))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def _insert(table: Table, columns: tuple[str, ...], clocks: Clocks) -> Prepared:
     """One row with these columns; building it takes longer than running it."""
     statement = table.insert()

@@ -208,7 +208,7 @@ def _status(table: Table, column: str) -> Prepared:
     return Prepared(select(table.c[column]).where(table.c.id == bindparam("id")))
 
 
-@functools.lru_cache(maxsize=256)
+@functools.cache
 def _move_amphora(columns: tuple[str, ...], sources: tuple[str, ...]) -> Prepared:
     """An amphora to `b_status` from one of these, with new values of these columns."""
     of = amphora.c
