@@ -289,7 +289,11 @@ class _Bench:
 
 
 def _send(port: int, datagrams: list[list[bytes]], rate: int, seconds: float) -> int:
-    """Send at that rate, in bursts of a hundredth of a second, each amphora in its turn; how many were sent."""
+    """Send at that rate, in bursts of a hundredth of a second, each amphora in its turn; how many were sent.
+
+    The turn that is sent first is another one than last time: an exact repeat would not count.
+    """
+    datagrams.reverse()
     order = list(range(len(datagrams[0])))
     random.shuffle(order)
     turns = [[each[place] for place in order] for each in datagrams]

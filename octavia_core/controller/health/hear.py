@@ -91,7 +91,7 @@ class Here:
 
     def __init__(self, settings: Settings, bound: socket.socket, memory: Memory, told: Told) -> None:
         key = settings.health_manager.heartbeat_key
-        self._settings, self._memory, self._told = settings, memory, told
+        self._settings, self._memory, self._told = _at_its_port(settings, bound), memory, told
         self._receiver, self._skimmer = Receiver(bound), Skimmer([key.reveal()] if key else [])
         self._stop, self._lag = threading.Event(), _Lag()
         self._thread = threading.Thread(target=self._run, name="octavia-health-receive", daemon=True)
@@ -165,8 +165,7 @@ class Fronts:
         self._stop, self._lag = threading.Event(), _Lag()
         self._lock = threading.Lock()
         self._deaf: set[int] = set()
-        port = int(bound.getsockname()[1])
-        here = attrs.evolve(settings, health_manager=attrs.evolve(settings.health_manager, bind_port=port))
+        here = _at_its_port(settings, bound)
         sockets = [bound, *(bind_receiver(here, beside=True) for _ in range(count - 1))]
         self._receivers = [Receiver(each) for each in sockets]
         self._sockets = sockets
@@ -287,6 +286,12 @@ class Fronts:
                 if self._memory.keep((said for _, said in some), read_at):
                     self._told.news()
             self._lag.note(oldest)
+
+
+def _at_its_port(settings: Settings, bound: socket.socket) -> Settings:
+    """Where amphorae send to by now, whatever was asked for at first."""
+    port = int(bound.getsockname()[1])
+    return attrs.evolve(settings, health_manager=attrs.evolve(settings.health_manager, bind_port=port))
 
 
 def _ended(process: subprocess.Popen[bytes]) -> int:
