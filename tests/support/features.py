@@ -52,7 +52,8 @@ _NETWORK = "of the network driver"
 ELSEWHERE = {
     "load_balancer.listeners": "the tree itself",
     "load_balancer.pools": "the tree itself",
-    "load_balancer.topology": "peers section: test_push.py::test_a_pair_shares_its_stick_tables",
+    "load_balancer.topology": "keepalived: test_keepalived.py, tests/namespaces/test_pair.py; "
+    "peers section: test_push.py::test_a_pair_shares_its_stick_tables",
     "load_balancer.provider": "chooses the driver",
     "load_balancer.flavor_id": "of the compute driver",
     "load_balancer.availability_zone": "of the compute driver",
