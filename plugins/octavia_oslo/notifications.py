@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import oslo_messaging
+from oslo_context import context
 from oslo_messaging.notify import notifier
 
 from octavia_core.domain.operation import Event
@@ -53,7 +54,9 @@ class Notifications:
             payload = event.data.get("provider")
             name = NAMES.get(str(event.data.get("change")))
             if name is not None and isinstance(payload, Mapping):
-                self._sender().info({"project_id": payload.get("project_id")}, name, dict(payload))
+                # a context, not a dict: the library lets nothing of a dict through
+                about = context.RequestContext(project_id=payload.get("project_id"), overwrite=False)
+                self._sender().info(about, name, dict(payload))
 
     def _sender(self) -> Any:
         with self._lock:

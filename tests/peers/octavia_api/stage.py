@@ -89,6 +89,7 @@ class Stage:
             "haproxy_amphora": {"client_cert": authority / "controller.pem", "server_ca": authority / "agents.pem"},
             "engine": {"lease": 2, "poll_interval": 0.1, "sweep": "off", **engine},
             "oslo_messaging_rabbit": {"rabbit_retry_interval": 1, "rabbit_retry_backoff": 1},
+            "oslo_messaging_notifications": {"driver": "messagingv2"},
         }
         text = "".join(
             f"[{group}]\n" + "".join(f"{name} = {value}\n" for name, value in options.items()) + "\n"

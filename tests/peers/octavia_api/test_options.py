@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -20,15 +22,9 @@ from importlib.metadata import entry_points
 json.dump([[str(group or "DEFAULT"), o.dest, o.default, bool(o.secret)] for group, options in entry.load()()
            for o in options], sys.stdout, default=str)
 """
-OTHER_DEFAULTS = {
-    ("DEFAULT", "host"): "upstream's is the name of the machine, which we ask for when it is needed",
-    (
-        "health_manager",
-        "health_update_threads",
-    ): "upstream starts as many processes as there are CPUs, ours one is enough for most",
-    ("certificates", "server_certs_key_passphrase"): "upstream's is known to everybody, so leaving it out is refused",
-}
-"""Options whose default in the core's settings is not upstream's, and why."""
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "differences.md"
+OTHER_DEFAULTS = frozenset(re.findall(r"^\| \[(\w+)\] (\w+) \|", PAGE.read_text(encoding="utf-8"), re.MULTILINE))
+"""(group, option) whose default is not upstream's: the page says why."""
 
 Theirs = dict[tuple[str, str], tuple[Any, bool]]
 
@@ -66,6 +62,7 @@ def test_every_option_of_upstreams_controller_is_known(theirs: Theirs) -> None:
 
 def test_the_cores_settings_have_upstreams_defaults(theirs: Theirs) -> None:
     assert set(theirs) >= READ_HERE
+    assert len(OTHER_DEFAULTS) == 3
     for group, name, value, _ in Settings():
         if (group, name) in theirs and (group, name) not in OTHER_DEFAULTS:
             default = theirs[(group, name)][0]
