@@ -9,6 +9,7 @@ balancers of each side (200); a further word `quick` leaves the killing out.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import itertools
 import os
 import re
@@ -16,7 +17,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +36,16 @@ COUNTED = 10
 IN_FLIGHT = 50
 """Load balancers that are asked for when a side is killed."""
 MEMBERS = 200
-PATIENCE = 240.0
+PATIENCE = 600.0
 GIVE_UP = 20.0
 """Seconds without a change after which what is pending counts as lost."""
 QUEUE, EXCHANGE = "octavia_provisioning_v2", "octavia"
 ENTRY = re.compile(r"^(?:\d{6} +\d+:\d+:\d+)?[\t ]*(\d+) (\w+)\t(.*)$")
 """A line of the general log that begins an entry: thread, command, argument."""
+
+UPDATE = re.compile(r"UPDATE\s+`?member\b", re.IGNORECASE)
+API = "root"
+"""The account of the API, and of this benchmark, which only looks."""
 
 Recorded = tuple[str, dict[str, Any], bytes]
 """A load balancer's id, properties of its message, and the message."""
@@ -151,17 +156,20 @@ class _Bench:
             side.stop()
         return self._report()
 
+    @staticmethod
+    def _kombu() -> Any:
+        """The library that oslo.messaging speaks AMQP with; it has no type information."""
+        return importlib.import_module("kombu")
+
     # -- the API's messages --------------------------------------------------------------------------------------------
     def _record(self, count: int) -> list[Recorded]:
         """Have the API create load balancers, and take what it sends."""
-        import kombu
-
         began = time.monotonic()
         ids = [self.on.load_balancer(f"bench {next(self.names)}")["id"] for _ in range(count)]
         rate = count / (time.monotonic() - began)
         self.say(f"the API accepted {rate:.1f} load balancers a second")
         found: list[Recorded] = []
-        with kombu.Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
+        with self._kombu().Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
             channel = connection.channel()
             while len(found) < count:
                 message = channel.basic_get(QUEUE, no_ack=True)
@@ -171,10 +179,8 @@ class _Bench:
         return found
 
     def _publish(self, messages: Sequence[Recorded]) -> None:
-        import kombu
-
-        with kombu.Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
-            exchange = kombu.Exchange(EXCHANGE, type="topic", durable=False)
+        with self._kombu().Connection(self.on.broker.url.replace("rabbit:", "amqp:")) as connection:
+            exchange = self._kombu().Exchange(EXCHANGE, type="topic", durable=False)
             producer = connection.Producer(exchange=exchange, routing_key=QUEUE, auto_declare=False)
             for _, _, body in messages:
                 producer.publish(body, content_type="application/json", content_encoding="utf-8")
@@ -205,10 +211,10 @@ class _Bench:
         return int(str(self.on.database.rows(query, status, *ids)[0]["n"]))
 
     def _statements(self, side: _Side, messages: Sequence[Recorded]) -> None:
-        with self._logged(side) as statements:
+        with self._logged(side) as said:
             self._publish(messages)
             self._all_active([lb for lb, _, _ in messages])
-        kinds = Counter(_kind(text) for text in statements)
+        kinds = Counter(_kind(text) for text in said[side.user])
         each = {kind: count / len(messages) for kind, count in kinds.items()}
         side.figures |= {f"{kind} each": each.get(kind, 0.0) for kind in ("SELECT", "UPDATE", "INSERT", "DELETE")}
         side.figures["COMMIT each"] = each.get("COMMIT", 0.0)
@@ -224,16 +230,21 @@ class _Bench:
         self.on.settled(lb, within=PATIENCE)
         members = [{"address": f"192.0.2.{n % 250 + 1}", "protocol_port": 80 + n // 250} for n in range(MEMBERS)]
         for what in ("batch", "unchanged batch"):
-            with self._logged(side) as statements:
+            with self._logged(side) as said:
                 cpu = side.cpu_seconds()
                 self.on.ask("PUT", f"/v2/lbaas/pools/{pool}/members", {"members": members})
                 began = time.monotonic()
                 until(f"{what}: ACTIVE", lambda: self.on.status(lb) == "ACTIVE", within=PATIENCE, pause=0.005)
                 side.figures[what] = time.monotonic() - began
                 side.figures[f"{what} CPU"] = side.cpu_seconds() - cpu
-            updates = [text for text in statements if re.match(r"UPDATE\s+`?member\b", text, re.IGNORECASE)]
-            side.figures[f"{what} UPDATEs of members"] = len(updates)
-            self.say(f"{side.user}: {what} {side.figures[what]:.2f} s, {len(updates)} UPDATEs of members")
+            updates, marked = (
+                sum(bool(UPDATE.match(text)) for text in statements) for statements in (said[side.user], said[API])
+            )
+            side.figures[f"{what} UPDATEs of members"] = updates
+            side.figures[f"{what} UPDATEs of members by the API"] = marked
+            self.say(
+                f"{side.user}: {what} {side.figures[what]:.2f} s, {updates} UPDATEs of members; the API's: {marked}"
+            )
 
     def _killed(self, side: _Side, messages: Sequence[Recorded]) -> None:
         ids = [lb for lb, _, _ in messages]
@@ -254,32 +265,30 @@ class _Bench:
         self.say(f"{side.user}: {side.figures['ACTIVE after the kill']:.0f} of {len(ids)} ACTIVE after kill -9")
 
     @contextlib.contextmanager
-    def _logged(self, side: _Side) -> Iterator[list[str]]:
-        """What the side says to MariaDB meanwhile, statement by statement."""
+    def _logged(self, side: _Side) -> Iterator[Mapping[str, list[str]]]:
+        """What the side and the API say to MariaDB meanwhile, statement by statement; filled at the end."""
         rows = self.on.database.rows
         log = self.on.database.folder / "general.log"
         rows("SET GLOBAL general_log_file = %s", str(log))
-        threads = {
-            str(row["id"])
-            for row in rows("SELECT ID AS id FROM information_schema.processlist WHERE USER = %s", side.user)
-        }
+        connections = rows("SELECT ID AS id, USER AS user FROM information_schema.processlist")
+        whose = {str(row["id"]): str(row["user"]) for row in connections}
         rows("SET GLOBAL general_log = ON")
-        statements: list[str] = []
-        yield statements
+        said: dict[str, list[str]] = {side.user: [], API: []}
+        yield said
         rows("SET GLOBAL general_log = OFF")
-        mine = False
+        last: list[str] | None = None
         for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
             entry = ENTRY.match(line)
             if entry is None:  # a statement of several lines goes on
-                if mine:
-                    statements[-1] += " " + line.strip()
+                if last is not None:
+                    last[-1] += " " + line.strip()
                 continue
             thread, command, argument = entry.groups()
-            if command == "Connect" and argument.startswith(f"{side.user}@"):
-                threads.add(thread)
-            mine = command == "Query" and thread in threads
-            if mine:
-                statements.append(argument.strip())
+            if command == "Connect":
+                whose[thread] = argument.partition("@")[0]
+            last = said.get(whose.get(thread, "")) if command == "Query" else None
+            if last is not None:
+                last.append(argument.strip())
         log.unlink()
 
     # -- what comes of it ----------------------------------------------------------------------------------------------
@@ -300,7 +309,13 @@ class _Bench:
             Aim("load balancers a second, ours to theirs", rate, 10, "x", at_least=True),
             Aim("statements of a load balancer", ours["statements each"], 40, ""),
             Aim(f"a batch of {MEMBERS} members", ours["batch"], 0.5),
-            Aim("UPDATEs of members in an unchanged batch", ours["unchanged batch UPDATEs of members"], 0, ""),
+            # the API itself marks every member PENDING_UPDATE, changed or not; one statement has to settle them
+            Aim(
+                "UPDATEs of members in an unchanged batch",
+                ours["unchanged batch UPDATEs of members"],
+                min(1, ours["unchanged batch UPDATEs of members by the API"]),
+                "",
+            ),
         ]
         if self.killing:
             active = ours["ACTIVE after the kill"]

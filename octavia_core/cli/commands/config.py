@@ -25,6 +25,8 @@ ConfigDir = Annotated[
     list[str] | None,
     typer.Option("--config-dir", metavar="DIR", help="Every *.conf in it, in order of name, after the files."),
 ]
+Remarks = Sequence[tuple[str, str, str, str]]
+"""File, group, option, and what is to be said of it."""
 
 
 def add(app: typer.Typer) -> None:
@@ -66,10 +68,11 @@ def show(
 
 def check(session: Session, config_file: ConfigFile = None, config_dir: ConfigDir = None) -> None:
     """Check settings, drivers, certificates, programs and the database, without starting anything."""
+    remarks: Remarks = []
     if not (config_file or config_dir):
         with session.look() as controller:
             world = controller.world
-        place, remarks = f"state directory {session.path}", []
+        place = f"state directory {session.path}"
     else:
         from octavia_core.controller.wiring import build_world
         from octavia_core.db.storage import SqlStorage
@@ -83,6 +86,8 @@ def check(session: Session, config_file: ConfigFile = None, config_dir: ConfigDi
     ports = ("compute", "network", "amphora", "certificates", "issuer")
     names = {port: type(getattr(world, port)).__name__ for port in ports}
     words = [f"{file}: [{group}] {name} {remark}" for file, group, name, remark in remarks]
+    # a driver that runs differently on different machines says how it does here
+    words += [note for port in ports if isinstance(note := getattr(getattr(world, port), "note", None), str)]
     if session.json:
         data: dict[str, Any] = {"ok": True, "drivers": names, "remarks": words}
         data |= {"settings": place} if config_file or config_dir else {"state_directory": session.path}
@@ -123,9 +128,6 @@ def state_settings(session: Session) -> Settings:
     from octavia_core.controller.state import prepare_state
 
     return prepare_state(session.path).settings()
-
-
-Remarks = Sequence[tuple[str, str, str, str]]
 
 
 def _read(session: Session, files: list[str] | None, folders: list[str] | None) -> tuple[Settings, Remarks]:

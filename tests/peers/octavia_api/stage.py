@@ -24,7 +24,7 @@ from octavia_core.testing.outside import SimulatedCloud
 from tests.peers.environment import peer
 from tests.peers.octavia_api.programs import Broker, Database, Process, free_port, until
 
-__all__ = ["PROJECT", "Stage", "stage"]
+__all__ = ["PROJECT", "ROOT", "Stage", "peer", "stage"]
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "11111111222233334444555555555555"
