@@ -67,6 +67,9 @@ class LocalCompute:
     Raises:
         DriverUnavailable: no usable HAProxy, or not Linux; the message says what to install.
         ConfigurationError: no state directory, or no network.
+
+    Attributes:
+        note: in which form amphorae run here, and why: one sentence, which `octavia-admin config check` shows.
     """
 
     time_limit = 10.0
@@ -81,10 +84,11 @@ class LocalCompute:
             raise ConfigurationError("local amphorae need a state directory; give one with --state or state_directory=")
         self._settings = settings
         self._haproxy = _haproxy(settings.local.haproxy)
-        self.form = form_of(settings)
+        form = form_of(settings)
+        self.note = form.why
         state = Path(settings.state_directory).resolve()
         self._homes = state / "amphorae"
-        self._place = Inside(settings, self._homes) if self.form.namespaces else Loopback(settings)
+        self._place = Inside(settings, self._homes) if form.namespaces else Loopback(settings)
         self._watches: weakref.WeakSet[DeathWatch] = weakref.WeakSet()
 
     def boot(self, spec: ServerSpec, files: Callable[[], BootFiles]) -> Server:

@@ -63,9 +63,9 @@ class Pair:
         )
         return holder
 
-    def healed(self, *without: str) -> None:
-        """Wait until there are two again, none of them one of these."""
-        until(lambda: len([a for a in self.amphorae() if a.id not in without]) == 2, "two amphorae again")
+    def healed(self, *without: str, count: int = 2) -> None:
+        """Wait until there are so many again, none of them one of these."""
+        until(lambda: len([a for a in self.amphorae() if a.id not in without]) == count, "enough amphorae again")
         until(lambda: not self.stage.controller.operations(open_only=True), "nothing left to do")
 
     def child(self, amphora: Amphora, program: str) -> int:
