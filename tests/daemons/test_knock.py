@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 import select
+import subprocess
+import sys
 import threading
 import uuid
 
@@ -61,6 +65,22 @@ def test_nobody_there_and_a_second_door_are_no_trouble() -> None:
         first.close()
         second.close()
         second.close()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")
+def test_a_knock_of_another_user_does_not_count() -> None:
+    here = settings()
+    door = Door(here)
+    try:
+        name = door._socket.getsockname()
+        knock = f"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'!', bytes({list(name)}))"
+        subprocess.run(
+            [sys.executable, "-S", "-W", "ignore", "-c", knock], check=True, user=pwd.getpwnam("nobody").pw_uid
+        )
+        assert waits(door)
+        assert not door.heard()
+    finally:
+        door.close()
 
 
 def test_a_supervisor_looks_at_once_when_somebody_knocks(monkeypatch: pytest.MonkeyPatch) -> None:
