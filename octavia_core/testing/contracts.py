@@ -22,7 +22,7 @@ import attrs
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer, Member, Pool
-from octavia_core.domain.vocabulary import AmphoraStatus, PoolProtocol
+from octavia_core.domain.vocabulary import AmphoraStatus, PoolProtocol, Topology
 from octavia_core.errors import OctaviaError, PermanentError, SecretMissing
 from octavia_core.ports.compute import BootFiles, ComputePort, Death, Server, ServerSpec, ServerState
 from octavia_core.ports.network import NetworkPort, VipRequest
@@ -458,6 +458,13 @@ def a_listener_is_reachable_somewhere(case: NetworkCase) -> None:
         _must(host == address and 0 < int(reached) < 65536, "reachable_at gives host:port of the VIP")
 
 
+def a_topology_is_carried_or_objected_to_in_a_sentence(case: NetworkCase) -> None:
+    _must(case.network.objection(Topology.SINGLE) is None, "a network carries load balancers of one amphora")
+    said = case.network.objection(Topology.ACTIVE_STANDBY)
+    _must(said is None or "ACTIVE_STANDBY" in said, "an objection names the topology")
+    _must(not case.network.list(), "asking reserves nothing")
+
+
 NETWORK_CONTRACT: tuple[Callable[[NetworkCase], None], ...] = (
     the_same_load_balancer_twice_has_the_same_address,
     competing_load_balancers_have_addresses_of_their_own,
@@ -468,6 +475,7 @@ NETWORK_CONTRACT: tuple[Callable[[NetworkCase], None], ...] = (
     member_networks_come_and_go_as_members_do,
     releasing_leaves_nothing_and_twice_is_success,
     a_listener_is_reachable_somewhere,
+    a_topology_is_carried_or_objected_to_in_a_sentence,
 )
 
 
