@@ -73,10 +73,12 @@ def test_a_knock_of_another_user_does_not_count() -> None:
     door = Door(here)
     try:
         name = door._socket.getsockname()
-        knock = f"import socket; socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'!', bytes({list(name)}))"
-        subprocess.run(
-            [sys.executable, "-S", "-W", "ignore", "-c", knock], check=True, user=pwd.getpwnam("nobody").pw_uid
+        stranger = pwd.getpwnam("nobody").pw_uid
+        knock = (
+            f"import os, socket; os.setuid({stranger})\n"
+            f"socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM).sendto(b'!', bytes({list(name)}))"
         )
+        subprocess.run([sys.executable, "-S", "-W", "ignore", "-c", knock], check=True)
         assert waits(door)
         assert not door.heard()
     finally:
