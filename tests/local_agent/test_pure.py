@@ -16,6 +16,7 @@ from octavia_local.agent.changes import (
     SetState,
     SetWeight,
     compare,
+    needs_no_check,
     servers,
 )
 from octavia_local.agent.plugs import Plugs
@@ -190,6 +191,50 @@ def test_anything_else_is_a_reload() -> None:
     assert compare(backend("m 127.0.0.1:1"), backend("m 127.0.0.1:1"), ["files/c+ca.pem"]) is None
     text = "backend b\n default-server check\n server m 127.0.0.1:1\n"
     assert compare(rendered(text), rendered(text + " server n 127.0.0.1:2\n"), ()) is None
+
+
+def certain(old: Rendered, new: Rendered) -> bool:
+    steps = compare(old, new, ())
+    return steps is not None and needs_no_check(old, new, steps)
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        ("a 127.0.0.1:1 weight 256 check", "mem 127.0.0.1:2 weight 1"),
+        ("a 127.0.0.1:1 weight 1 check disabled", "mem 127.0.0.1:2 weight 0"),
+        ("a 127.0.0.1:1 weight 1 check",),
+        ("a 127.0.0.1:1 weight 1 check", "mem 127.0.0.1:2 weight 1", "c 127.0.0.9:65535 weight 7 check"),
+        ("a 127.0.0.1:1 weight 1 check", "mem 127.0.0.1:2 weight 1", "c [2001:db8::1]:80 weight 7"),
+    ],
+)
+def test_haproxy_is_not_asked_about_what_it_accepts_for_certain(new: tuple[str, ...]) -> None:
+    assert certain(backend("a 127.0.0.1:1 weight 1 check", "mem 127.0.0.1:2 weight 1"), backend(*new))
+
+
+@pytest.mark.parametrize(
+    "new",
+    [
+        ("a 127.0.0.1:1 weight 257",),  # out of range
+        ("a 127.0.0.1:1 weight 99999999999",),
+        ("a 127.0.0.1:1 weight \u00b2",),  # a digit to Python
+        ("a 127.0.0.1:1 weight 1", "b 127.0.0.1:2 weight 1 check"),  # words that no other member has
+        ("a 127.0.0.1:1 weight 1", "b example:2 weight 1"),  # a name to be looked up
+        ("a 127.0.0.1:1 weight 1", "b 127.0.0.1:0 weight 1"),
+        ("a 127.0.0.1:1 weight 1", "b 127.0.0.1:70000 weight 1"),
+        ("a 127.0.0.1:1 weight 1", "b\\ c 127.0.0.1:2 weight 1"),
+        ("a 127.0.0.1:1 weight 1", "a 127.0.0.1:1 weight 1"),  # two of one name
+    ],
+)
+def test_haproxy_is_asked_about_everything_else(new: tuple[str, ...]) -> None:
+    assert not certain(backend("a 127.0.0.1:1 weight 1"), backend(*new))
+
+
+def test_haproxy_is_asked_when_a_member_goes_that_another_line_names() -> None:
+    text = "backend b\n use-server mem if TRUE\n server mem 127.0.0.1:1\n"
+    other = " server other 127.0.0.1:2\n"
+    assert certain(rendered(text + other), rendered(text))
+    assert not certain(rendered(text + other), rendered("backend b\n use-server mem if TRUE\n" + other))
 
 
 def test_new_contents_of_a_certificate_are_taken_over_at_run_time() -> None:

@@ -18,6 +18,7 @@ from octavia_local.agent.changes import (
     SetWeight,
     Step,
     compare,
+    needs_no_check,
     servers,
 )
 from octavia_local.agent.generation import Generation, make, remove_tree
@@ -138,7 +139,9 @@ class Balancer:
             try:
                 generation = self._make(document)
                 try:
-                    complaint = self._haproxy.check(generation, peer_name(amphora_id))
+                    complaint = None
+                    if not self._is_certain(generation, peer_name(amphora_id)):
+                        complaint = self._haproxy.check(generation, peer_name(amphora_id))
                 finally:
                     remove_tree(generation.folder)
                 if complaint is not None:
@@ -271,6 +274,14 @@ class Balancer:
     def _make(self, document: Document) -> Generation:
         self._generations += 1
         return make(f"{self._run}/{self._generations}", document, self._sockets, self._around.root)
+
+    def _is_certain(self, wanted: Generation, peer: str) -> bool:
+        """True when what runs differs so little that HAProxy need not be asked."""
+        running, before = self._haproxy.current, self._haproxy.generation
+        if running is None or before is None or not running.child.running or peer != self._haproxy.peer:
+            return False
+        steps = compare(before.rendered, wanted.rendered, before.changed_files(wanted))
+        return steps is not None and needs_no_check(before.rendered, wanted.rendered, steps)
 
     def _change_in_place(self, wanted: Generation, peer: str) -> bool:
         """True when the running process does now what `wanted` says."""

@@ -8,7 +8,9 @@ in between.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+import re
+import socket
+from collections.abc import Collection, Iterator
 from typing import NamedTuple
 
 from octavia_local.agent.syntax import Line, Section, read
@@ -23,10 +25,13 @@ __all__ = [
     "SetWeight",
     "Step",
     "compare",
+    "needs_no_check",
     "servers",
 ]
 
 _DEFAULT_WEIGHT = 1
+_HIGHEST_WEIGHT = 256
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _FLAGS = frozenset({"check", "backup", "disabled", "send-proxy", "send-proxy-v2", "send-proxy-v2-ssl-cn", "check-ssl"})
 _WITH_VALUE = frozenset({"weight", "inter", "fall", "rise", "addr", "port", "verify", "check-alpn", "cookie"})
 _NEEDS_TLS_FILES = frozenset({"required"})  # as the value of `verify`
@@ -91,14 +96,14 @@ Step = AddServer | RemoveServer | SetWeight | SetState | SetCertificate
 
 def servers(rendered: Rendered) -> dict[str, ServerLine]:
     """All members of all backends, by path, without the Prometheus internals."""
-    return {
-        server.path: server
-        for section in read(rendered.text)
-        if section.kind in ("backend", "listen") and "prometheus" not in section.name
-        for line in section.lines
-        if line.word(0) == "server"
-        for server in [_server(section.name, line)]
-    }
+    found = (_server(section.name, line) for section, line in _server_lines(rendered))
+    return {server.path: server for server in found}
+
+
+def _server_lines(rendered: Rendered) -> Iterator[tuple[Section, Line]]:
+    for section in read(rendered.text):
+        if section.kind in ("backend", "listen") and "prometheus" not in section.name:
+            yield from ((section, line) for line in section.lines if line.word(0) == "server")
 
 
 def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str]) -> tuple[Step, ...] | None:
@@ -135,6 +140,49 @@ def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str])
     return (*steps, *changes, *gone)
 
 
+def needs_no_check(running: Rendered, wanted: Rendered, steps: Collection[Step]) -> bool:
+    """True when HAProxy accepts `wanted` for certain, because it runs `running` and the steps add nothing new to judge.
+
+    A start of HAProxy for its `-c` takes longer than all the rest of a change of weight.
+    """
+    before, after = servers(running), servers(wanted)
+    if sum(1 for _ in _server_lines(wanted)) != len(after):
+        return False  # two of one name
+    return all(_is_certain(step, before, wanted.text) for step in steps)
+
+
+def _is_certain(step: Step, before: dict[str, ServerLine], text: str) -> bool:
+    match step:
+        case SetState():
+            return True
+        case SetWeight(weight=weight):
+            return 0 <= weight <= _HIGHEST_WEIGHT
+        case RemoveServer(path=path):
+            return path.rpartition("/")[2] not in text  # so nothing refers to it
+        case AddServer(server=server):
+            backend, _, name = server.path.rpartition("/")
+            like = (one for path, one in before.items() if path.rpartition("/")[0] == backend)
+            return (
+                server.rest is not None
+                and any(one.rest == server.rest for one in like)
+                and 0 <= server.weight <= _HIGHEST_WEIGHT
+                and _PLAIN_NAME.fullmatch(name) is not None
+                and _is_address(server.address)
+            )
+    return False
+
+
+def _is_address(text: str) -> bool:
+    """An IPv4 address or IPv6 address in brackets, with a port."""
+    host, _, port = text.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") and host.endswith("]") else socket.AF_INET
+    try:
+        socket.inet_pton(family, host.strip("[]"))
+    except OSError:
+        return False
+    return port.isascii() and port.isdigit() and 0 < int(port) < 65536
+
+
 def _names(rendered: Rendered) -> tuple[object, ...]:
     lists = tuple((listed.name, listed.text) for listed in rendered.crt_lists)
     return (*lists, *sorted(copy.name for copy in rendered.files))
@@ -159,7 +207,7 @@ def _server(backend: str, line: Line) -> ServerLine:
     while position < len(texts):
         keyword = texts[position]
         value = texts[position + 1] if position + 1 < len(texts) else ""
-        if keyword == "weight" and value.isdigit():
+        if keyword == "weight" and value.isascii() and value.isdigit():
             weight = int(value)
             position += 2
         elif keyword == "disabled":

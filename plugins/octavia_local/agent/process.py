@@ -75,6 +75,12 @@ class Haproxy:
             return self._generation
 
     @property
+    def peer(self) -> str:
+        """The name that `current` has among peers."""
+        with self._lock:
+            return self._peer
+
+    @property
     def count(self) -> int:
         """Running processes, those that finish their last connections included."""
         with self._lock:
