@@ -56,7 +56,8 @@ class LocalNetwork:
             return None
         return (
             "topology ACTIVE_STANDBY needs amphorae with network namespaces of their own, where keepalived can move the "
-            "VIP; local amphorae on loopback cannot share one: leave the topology out, or say SINGLE"
+            "VIP; local amphorae on loopback cannot share one: leave the topology out, say SINGLE, or set [local] amphora to "
+            "namespace"
         )
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
+import socket
+import sys
 from ipaddress import IPv6Network
 
 import pytest
@@ -13,7 +16,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol
 from octavia_core.errors import OctaviaError
 from octavia_local.namespaces import plan_of
 from tests.main_job.stage import PATIENCE, Stage, http, only_member, processes_of, until
-from tests.namespaces.rig import answer_of, inside, links_of, member_at
+from tests.namespaces.rig import HOST, answer_of, inside, links_of, member_at
 
 
 def url(stage: Stage, lb: object) -> str:
@@ -96,6 +99,21 @@ def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage):
 
             stage.controller.create_member(lb.pools[0].id, NewMember("127.0.0.1", 8001)).wait(PATIENCE)
         assert serving(stage, lb) == "one"  # the last good configuration
+
+
+def test_what_listens_on_loopback_only_is_out_of_an_amphoras_reach(stage):
+    with member_at("one") as one, socket.create_server(("127.0.0.1", 0)) as private:
+        stage.build(http(one, port=80))
+        (amphora,) = stage.controller.amphorae()
+        ask = "import socket, sys; print(socket.socket().connect_ex((sys.argv[1], int(sys.argv[2]))))"
+        agent = stage.agent_pid(amphora.id)
+
+        def answer(host: str, port: int) -> int:
+            return int(inside(agent, sys.executable, "-c", ask, host, str(port)))
+
+        assert answer("127.0.0.1", private.getsockname()[1]) == errno.ECONNREFUSED
+        assert answer(HOST, private.getsockname()[1]) == errno.ECONNREFUSED
+        assert answer(one.address, one.protocol_port) == 0
 
 
 def test_a_udp_listener_is_refused_in_a_sentence(stage):
