@@ -6,6 +6,8 @@ import contextlib
 import io
 import json
 import os
+import re
+import socket
 import subprocess
 import sys
 import threading
@@ -23,10 +25,10 @@ from octavia_core.controller.explain import Explanation
 from octavia_core.controller.sources import load_settings
 from octavia_core.db.storage import prepare
 from octavia_core.domain.codec import to_json
-from octavia_core.domain.operation import Operation
 from octavia_core.settings import Settings
 from octavia_core.testing.outside import SimulatedCloud
 
+PAGE = Path(__file__).parents[2] / "docs/how-to/find-out-why.md"
 PATIENCE = 60.0
 LEASE = 1.0
 MOVING = ("age", "next_attempt", "next", "summary")
@@ -48,8 +50,8 @@ class Stage:
 
     folder: Path
     url: str
-    engine: str = ""
-    text: str = ""
+    table: str = ""
+    """What the command said last."""
 
     @property
     def config(self) -> Path:
@@ -141,6 +143,7 @@ heartbeat_key = "only for tests"
         assert {k for k, v in found.items() if v is not None} == {k for k, v in wanted.items() if v is not None}
         table = self.admin("why", id)
         assert (table.code, table.err) == (0, "")
+        self.table = table.out
         first, *rest = table.out.splitlines()
         assert first.startswith(f"{said.kind} ")
         assert said.status in first
@@ -151,8 +154,21 @@ heartbeat_key = "only for tests"
             assert (label in labels) == (value is not None), table.out
         return said
 
-    def rows(self, client: Controller) -> list[Operation]:
-        return list(client.storage.read(lambda tx: tx.operations()))
+    def shown(self, title: str) -> None:
+        """The page shows what the command said last, under that title; ids, numbers and the machine's name are others."""
+        page = PAGE.read_text(encoding="utf-8")
+        section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+        block = section.partition("```text\n")[2].partition("```")[0]
+        assert plain(block) == plain(self.table), f"{PAGE.name}, {title}:\n{self.table}"
+
+
+def plain(text: str) -> str:
+    """Without what is different each time."""
+    text = text.replace(f" on {socket.gethostname()[:40]}", " on HOST").replace(" on controller-1", " on HOST")
+    text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
+    text = re.sub(r"database \S+", "database URL", text)
+    text = re.sub(r"\d+(\.\d+)?( ms| min \d+ s)?", "N", text)
+    return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 
 def until(true: Callable[[], Any], what: str = "") -> Any:

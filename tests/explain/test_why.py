@@ -25,8 +25,8 @@ from octavia_core.domain.operation import (
     Subject,
 )
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.tree import LoadBalancer, Member, Pool
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, PoolProtocol, Provisioning
+from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Operating, PoolProtocol, Provisioning
 from octavia_core.errors import BadRequest, NotFound
 from octavia_core.ports.storage import Claim, Heard
 from octavia_core.settings import Database, Settings
@@ -48,6 +48,8 @@ class Scene:
         self.lb, self.pool, self.member, self.amphora = (new_id() for _ in range(4))
 
     def tree(self, status: Provisioning = Provisioning.ACTIVE, **member: Any) -> None:
+        operating = member.pop("operating", Operating.ONLINE)
+        listeners = member.pop("listeners", ())
         pool = Pool(
             id=self.pool,
             protocol=PoolProtocol.HTTP,
@@ -55,7 +57,12 @@ class Scene:
             members=(Member(id=self.member, address="10.0.0.1", protocol_port=80, pool_id=self.pool, **member),),
         )
         lb = LoadBalancer(
-            id=self.lb, name="web", provisioning_status=status, operating_status=Operating.ONLINE, pools=(pool,)
+            id=self.lb,
+            name="web",
+            provisioning_status=status,
+            operating_status=operating,
+            listeners=listeners,
+            pools=(pool,),
         )
         self.storage.transaction(lambda tx: tx.insert(lb))
 
@@ -104,6 +111,25 @@ def test_nothing_is_wrong(scene: Scene) -> None:
     assert amphora.situation is Situation.FINE
     assert amphora.summary.startswith("last heard 0.")
     assert "it is in place and NO_MONITOR" in scene.why(scene.member).summary
+
+
+def test_what_is_not_online_is_not_called_fine(scene: Scene) -> None:
+    listener = Listener(id=new_id(), protocol=ListenerProtocol.HTTP, protocol_port=80, load_balancer_id=scene.lb)
+    scene.tree(operating=Operating.OFFLINE, listeners=(listener,))
+    scene.serving()
+    said = scene.why()
+    assert said.situation is Situation.DEGRADED
+    assert "not ONLINE yet: no amphora has reported that its listeners are open" in said.summary
+
+
+def test_without_listeners_it_says_why_it_is_offline(scene: Scene) -> None:
+    scene.tree(operating=Operating.OFFLINE)
+    scene.serving()
+    said = scene.why()
+    assert (said.situation, said.summary) == (
+        Situation.FINE,
+        "nothing is wrong; it is OFFLINE, since it has no listener that takes part",
+    )
 
 
 def test_somebody_works_at_it(scene: Scene) -> None:

@@ -128,7 +128,24 @@ def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation
                 next="it is judged anew at every look: once what holds that back is over it is replaced, or heard again",
                 advice=(f"replace it now all the same: octavia-admin amphora failover {heart.amphora_id}",),
             )
-    return attrs.evolve(base, summary=f"nothing is wrong; it is {tree.operating_status}")
+    return _operating(tree, base)
+
+
+def _operating(tree: LoadBalancer, base: Explanation) -> Explanation:
+    """Nothing is known to be wrong, and it may be so all the same: what the amphorae report decides."""
+    status = tree.operating_status
+    if status is Operating.ONLINE:
+        return attrs.evolve(base, summary="nothing is wrong; it is ONLINE")
+    if not tree.enabled or not any(listener.enabled for listener in tree.listeners):
+        reason = "it is disabled" if not tree.enabled else "it has no listener that takes part"
+        return attrs.evolve(base, summary=f"nothing is wrong; it is {status}, since {reason}")
+    reason = " yet: no amphora has reported that its listeners are open" if status is Operating.OFFLINE else ""
+    return attrs.evolve(
+        base,
+        situation=Situation.DEGRADED,
+        summary=f"it is in place, but {'not ONLINE' if reason else status}{reason}",
+        advice=(f"see what its amphorae report: octavia-admin lb show {tree.id}",),
+    )
 
 
 def _problems(facts: Facts, tree: LoadBalancer, operations: Sequence[Operation]) -> tuple[str, ...]:

@@ -95,7 +95,7 @@ class Facts:
                 next_attempt=None,
                 advice=(advice,),
             )
-        who = "the controller" if self.running else "the next worker that looks"
+        who = "the controller" if self.running else "a worker"
         return attrs.evolve(said, next=f"{who} {does}")
 
     def nobody(self, base: Explanation, summary: str) -> Explanation:

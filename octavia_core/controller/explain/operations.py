@@ -149,10 +149,10 @@ def _parked(facts: Facts, row: Operation, base: Explanation, journal: Sequence[J
     attempts = max((e.attempts for e in journal if e.outcome is Outcome.INTENT), default=row.attempts)
     engine = facts.settings.engine
     if undoing:
-        problem = f"what was done is being undone, and that hit an error that may pass ({row.error or 'unknown'})"
+        problem = f"it was to end ({row.error or 'unknown reason'}), and what was done is being undone"
+        if attempts:
+            problem += f"; {base.step} could not be done yet"
         said = attrs.evolve(base, situation=Situation.UNDOING, summary=problem)
-        if due <= 0 and not attempts:
-            said = attrs.evolve(said, summary=f"what was done is to be undone: {row.error or 'unknown reason'}")
         return facts.next(said, f"tries again; after {engine.undo_attempts} attempts a cleanup goes on with that undo")
     if row.flow == CLEANUP:
         said = attrs.evolve(
