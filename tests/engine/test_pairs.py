@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning, Role, To
 from octavia_core.domain.wishes import NewLoadBalancer, NewMember
 from octavia_core.errors import BadRequest
 from octavia_core.ports.network import NetworkPort
+from octavia_core.ports.storage import Transaction
 from octavia_core.testing.outside import FaultKind
 from octavia_core.testing.simulator import SimulatedAmphorae, SimulatedCompute, SimulatedNetwork
 from tests.engine.copies import copy_of
@@ -322,3 +324,70 @@ def test_one_that_an_api_has_accepted_all_the_same_ends_in_error_with_the_reason
         assert engine.world.compute.list() == []
     finally:
         engine.close()
+
+
+def test_a_pair_that_never_worked_is_built_by_a_failover(tmp_path: Path) -> None:
+    engine = Engine.open(copy_of("pair-create-refused", tmp_path / "state"))
+    try:
+        engine.settle()
+        assert engine.load_balancer().provisioning_status is Provisioning.ERROR
+        assert engine.world.compute.list() == []
+        engine.acceptor.failover_load_balancer(engine.load_balancer().id, Asked())
+        engine.settle()
+        assert engine.load_balancer().provisioning_status is Provisioning.ACTIVE
+        assert (engine.unpaired(), engine.leaked()) == ([], [])
+    finally:
+        engine.close()
+
+
+@pytest.mark.parametrize("missing", [Role.MASTER, Role.BACKUP])
+def test_one_that_is_missing_is_built_and_the_other_replaced(engine: Engine, missing: Role) -> None:
+    from octavia_core.lifecycle.amphora import AmphoraEvent
+
+    lost = pair(engine)[missing]
+    kept = other(engine, lost.id)
+
+    def lose(tx: Transaction) -> None:
+        tx.settle_amphora(lost.id, AmphoraEvent.DELETE)
+        tx.settle_amphora(lost.id, AmphoraEvent.DELETED)
+
+    engine.world.compute.destroy(f"amphora-{lost.id}")
+    engine.world.network.unplug_vip(engine.load_balancer(), lost)
+    engine.storage.transaction(lose)
+    seen: list[str | None] = []
+    engine.acceptor.failover_load_balancer(engine.load_balancer().id, Asked())
+    engine.settle(probe=lambda point, path: seen.append(holder(engine)))
+    assert well(engine)
+    assert kept.id not in {amphora.id for amphora in pair(engine).values()}
+    assert None not in seen
+
+
+def test_a_creation_whose_request_was_lost_is_carried_out_again(tmp_path: Path) -> None:
+    """Rows of a pair, one amphora of which was half made, and nobody at work: what the sweep repairs."""
+    engine = Engine.open(copy_of("pair-create", tmp_path / "state"))
+    try:
+        while engine.run("worker", _die_at_boot) is not None:
+            pass
+    except _Died:
+        pass
+    try:
+        (operation,) = engine.open_operations()
+        left = engine.storage.read(lambda tx: tx.amphorae(engine.load_balancer().id))
+        assert len(left) == 2
+        engine.storage.transaction(lambda tx: tx.abandon_operation(operation.id, "lost"))
+        again = attrs.evolve(operation, id=str(uuid.uuid4()), arguments={"again": True}, request_id=None)
+        engine.storage.transaction(lambda tx: tx.add_operation(again))
+        engine.settle()
+        assert well(engine)
+        assert not {amphora.id for amphora in left} & {amphora.id for amphora in pair(engine).values()}
+    finally:
+        engine.close()
+
+
+class _Died(Exception):
+    """The worker is gone."""
+
+
+def _die_at_boot(point: str, path: str) -> None:
+    if (point, path) == ("effect", "master/boot"):
+        raise _Died
