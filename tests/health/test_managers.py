@@ -7,6 +7,7 @@ import random
 import socket
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,6 +25,7 @@ from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.domain.tree import Listener, LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, Provisioning
 from octavia_core.ports.clock import SystemClock
+from octavia_core.testing.outside import FaultKind
 from tests.db.values import new_id
 from tests.health.managing import KEY, settings_of, world_of
 from tests.health.rig import until
@@ -104,13 +106,24 @@ class Managed:
         self.health.start()
         self.sequence = 0
 
-    def beat(self) -> None:
+    def datagrams(self) -> list[bytes]:
         """One heartbeat of everybody."""
         self.sequence += 1
+        found = []
+        for each in self.amphorae:
+            tree = self.storage.read(lambda tx, each=each: tx.tree(str(each.load_balancer_id)))  # type: ignore[misc]
+            assert tree is not None
+            stats = {"tx": 0, "rx": 1, "conns": 0, "totconns": 1, "ereq": 0}
+            listeners = {one.id: {"status": "OPEN", "stats": stats} for one in tree.listeners}
+            document = {"id": each.id, "seq": self.sequence, "listeners": listeners, "pools": {}, "ver": 3}
+            found.append(encode(document, KEY))
+        return found
+
+    def beat(self) -> None:
+        """Everybody sends one."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-            for each in self.amphorae:
-                document = {"id": each.id, "seq": self.sequence, "listeners": {}, "pools": {}, "ver": 3}
-                sender.sendto(encode(document, KEY), ("127.0.0.1", self.port))
+            for each in self.datagrams():
+                sender.sendto(each, ("127.0.0.1", self.port))
 
     def failovers(self) -> int:
         return sum(one.flow == "failover" for one in self.storage.read(lambda tx: tx.operations(limit=100)))
@@ -175,6 +188,40 @@ def test_a_process_that_hears_for_it_and_is_killed_is_replaced_and_nobody_is_jud
         until(lambda: here.health.counters["accepted"] == 12)
         until(lambda: here.health._listening_since > 0)
         assert here.failovers() == 0
+    finally:
+        here.close()
+
+
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(120.0, marks=pytest.mark.slow)])
+def test_far_more_than_can_be_read_is_seen_to_be_dropped_and_nobody_who_sends_is_failed_over(
+    tmp_path: Path, seconds: float
+) -> None:
+    here = Managed(
+        tmp_path,
+        processes=1,
+        heartbeat_timeout=1.0,
+        health_check_interval=0.1,
+        heartbeat_interval=0.2,
+        sock_rlimit=4096,
+    )
+    here.cloud.fail("amphora.info", kind=FaultKind.UNREACHABLE, times=1_000_000)
+    try:
+        here.beat()
+        until(lambda: here.health.counters["accepted"] == 6)
+        turns = [here.datagrams() for _ in range(50)]
+        sent, end = 0, time.monotonic() + seconds
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect(("127.0.0.1", here.port))
+            while time.monotonic() < end:
+                for datagram in turns[sent % 50]:
+                    sender.send(datagram)
+                sent += 1
+            for datagram in here.datagrams():
+                sender.send(datagram)
+            assert here.failovers() == 0
+            until(lambda: here.health.counters["dropped"] > 0)
+        assert len(here.health._memory._known) == 6, "one entry each, whatever comes in"
+        assert here.health.counters["accepted"] <= 6 * (sent + 2)
     finally:
         here.close()
 
