@@ -70,6 +70,7 @@ class HealthManager:
     bind_ip: str = _option("127.0.0.1", "address that receives heartbeats")
     bind_port: int = _option(5555, "UDP port that receives heartbeats; 0 picks a free one")
     heartbeat_key: Secret | None = _option(None, "key that signs heartbeats")
+    heartbeat_keys_accepted: tuple[Secret, ...] = _option((), "further keys that heartbeats may be signed with")
     heartbeat_interval: float = _option(10.0, "seconds between the heartbeats of an amphora")
     heartbeat_timeout: float = _option(60.0, "seconds of silence after which an amphora counts as dead")
     health_check_interval: float = _option(3.0, "seconds between two looks for silent amphorae")
@@ -80,6 +81,12 @@ class HealthManager:
     failover_threshold: int | None = _option(None, "this many silent at once: no failover at all")
     controller_ip_port_list: tuple[str, ...] = _option((), "where amphorae send heartbeats; empty: this controller")
     sock_rlimit: int = _option(0, "receive buffer in bytes, 0 for the system's default")
+
+    @property
+    def keys(self) -> tuple[bytes, ...]:
+        """Every key that heartbeats may be signed with: first the one that agents are given."""
+        every = (*((self.heartbeat_key,) if self.heartbeat_key else ()), *self.heartbeat_keys_accepted)
+        return tuple(dict.fromkeys(key.reveal() for key in every))
 
 
 @attrs.frozen(kw_only=True)

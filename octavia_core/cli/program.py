@@ -19,6 +19,7 @@ from octavia_core.cli.commands import (
     look,
     machine,
     operation,
+    rotation,
     simulate,
 )
 from octavia_core.cli.exits import Exit
@@ -54,6 +55,7 @@ def build() -> typer.Typer:
     health.add(app)
     operation.add(app)
     simulate.add(app)
+    rotation.add(app)
     return app
 
 

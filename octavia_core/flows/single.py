@@ -5,11 +5,12 @@ from __future__ import annotations
 import attrs
 
 from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Topology
-from octavia_core.errors import NotFound, PermanentError
+from octavia_core.errors import NotFound, PermanentError, TransientError
 from octavia_core.flows import amphorae
 from octavia_core.flows.flow import Flow, emit
 from octavia_core.flows.requests import nothing_to_do
@@ -18,8 +19,9 @@ from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.amphora import BootIdentity
 from octavia_core.ports.storage import Transaction
+from octavia_core.settings import Settings
 
-__all__ = ["CONFIGURE_AGENT", "DELETE_AMPHORA"]
+__all__ = ["CONFIGURE_AGENT", "DELETE_AMPHORA", "mark_of"]
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +83,11 @@ def _configure_agent(run: Run, world: World) -> None:
     topology = target.tree.topology if target.tree else Topology.SINGLE
 
     def tell(_: str) -> None:
+        what, mark = operation.arguments.get("tell"), operation.arguments.get("mark")
+        if what and mark_of(world.settings, str(what)) != mark:
+            raise TransientError(
+                f"this worker's settings have another {what} than the agent is to be told; start it again"
+            )
         at = amphora.agent
         if at is None:
             raise PermanentError(f"amphora {amphora.id} has no management address")
@@ -99,7 +106,19 @@ def _configure_agent(run: Run, world: World) -> None:
     )
 
 
+def mark_of(settings: Settings, what: str) -> str | None:
+    """The fingerprint of what agents are told of "heartbeat-key" or "controllers"; None when there is nothing."""
+    health = settings.health_manager
+    if what == "heartbeat-key":
+        return fingerprint(health.heartbeat_key.reveal()) if health.heartbeat_key else None
+    places = health.controller_ip_port_list or (health.bind_ip,)  # a port of its own choice is told by whoever has it
+    return fingerprint(" ".join(places).encode())
+
+
 def _failed(tx: Transaction, operation: Operation, reason: str) -> None:
+    if "tell" in operation.arguments:  # one of many that are told something: it serves as before
+        emit(tx, operation, "rotation.missed", f"its agent could not be told: {reason}", reason=reason)
+        return
     amphorae.fail_amphora(tx, str(operation.amphora_id))
     emit(
         tx, operation, "operation.failed", f"{operation.flow} failed, the amphora is in ERROR: {reason}", reason=reason

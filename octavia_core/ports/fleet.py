@@ -9,6 +9,8 @@ from typing import Any, Protocol
 
 import attrs
 
+from octavia_core.domain.operation import Operation
+
 __all__ = ["Comeback", "Fleet", "Governing", "Observer", "Unserving"]
 
 
@@ -94,6 +96,9 @@ class Fleet(Protocol):
 
     def observers(self) -> Sequence[Observer]:
         """All rows of health managers, by name."""
+
+    def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
+        """Operations of a flow whose `request_id` begins like that (no wildcards in it)."""
 
     def amphora_states(self) -> Mapping[str, int]:
         """How many amphorae there are in each status; the DELETED ones are left out."""

@@ -90,9 +90,8 @@ class Here:
     """Hearing on a thread of this process."""
 
     def __init__(self, settings: Settings, bound: socket.socket, memory: Memory, told: Told) -> None:
-        key = settings.health_manager.heartbeat_key
         self._settings, self._memory, self._told = _at_its_port(settings, bound), memory, told
-        self._receiver, self._skimmer = Receiver(bound), Skimmer([key.reveal()] if key else [])
+        self._receiver, self._skimmer = Receiver(bound), Skimmer(settings.health_manager.keys)
         self._stop, self._lag = threading.Event(), _Lag()
         self._thread = threading.Thread(target=self._run, name="octavia-health-receive", daemon=True)
 
@@ -260,8 +259,8 @@ class Fronts:
                 env=os.environ | {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
             )
             self._processes[number] = process
-        key = self._settings.health_manager.heartbeat_key
-        orders = {"socket": bound.fileno(), "keys": [key.reveal().hex()] if key else []}
+        keys = self._settings.health_manager.keys
+        orders = {"socket": bound.fileno(), "keys": [key.hex() for key in keys]}
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it ended already, which is noticed by its end of output
             process.stdin.write(json.dumps(orders).encode() + b"\n")

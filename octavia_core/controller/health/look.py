@@ -18,6 +18,7 @@ from octavia_core.controller.health.figures import Figures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
+from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.policy.governor import (
     Act,
@@ -59,7 +60,7 @@ class Lookout:
         health, engine = settings.health_manager, settings.engine
         self._storage, self._clock, self._memory, self._wall = storage, clock, memory, wall
         self._ask, self._actor = ask, actor
-        self._figures = Figures(storage)
+        self._figures, self._accepts = Figures(storage), [fingerprint(key) for key in health.keys]
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
         self._late = int(late_after(health.heartbeat_timeout, health.heartbeat_interval) * _MICRO)
@@ -215,6 +216,7 @@ class Lookout:
                 oldest = max(oldest, (ear.now - newest, heart.amphora_id))
         return {
             "listening_since": ear.listening_since,
+            "accepts": self._accepts,
             "watched": len(self._hearts),
             "hears": mine,
             "never_heard": never,

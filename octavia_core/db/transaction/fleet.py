@@ -21,9 +21,9 @@ from octavia_core.db.tables.own import (
     oc_operation,
     oc_revision,
 )
-from octavia_core.db.transaction.operations import OPEN
+from octavia_core.db.transaction.operations import OPEN, operation_of
 from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
-from octavia_core.domain.operation import OperationState
+from octavia_core.domain.operation import Operation, OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from octavia_core.ports.fleet import Comeback, Governing, Observer, Unserving
 
@@ -88,10 +88,20 @@ class Fleet(Session):
             for row in self.rows(select(oc_observer).order_by(oc_observer.c.name))
         ]
 
+    def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
+        """Those of the flow are found by the unique key of flow and request."""
+        of = oc_operation.c
+        which = (of.flow == flow, of.request_id.startswith(prefix, autoescape=True))
+        return [operation_of(row) for row in self.rows(select(oc_operation).where(*which))]
+
     def amphora_states(self) -> Mapping[str, int]:
         """By status, without the DELETED."""
         of = amphora.c
-        query = select(of.status, func.count().label("many")).where(of.status != str(AmphoraStatus.DELETED)).group_by(of.status)
+        query = (
+            select(of.status, func.count().label("many"))
+            .where(of.status != str(AmphoraStatus.DELETED))
+            .group_by(of.status)
+        )
         return {row.status: int(row.many) for row in self.rows(query.order_by(of.status))}
 
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:

@@ -1,0 +1,165 @@
+"""Giving every agent new settings without a failover: another heartbeat key, or another list of controllers.
+
+Rule 1: nobody is told to sign with a key that a living health manager would refuse. Rule 2: each amphora is told by an
+operation of its own whose request names what it is told, so beginning again goes on where it stopped, and an agent that
+does not answer changes no status. Rule 3: a worker that still has the old settings tells nobody (the operation carries
+the fingerprint of what is to be told).
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+
+import attrs
+
+from octavia_core.controller.governing import STALE
+from octavia_core.domain.operation import Event, Operation, OperationState
+from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.errors import ConfigurationError, Refused
+from octavia_core.flows.single import mark_of
+from octavia_core.ports.storage import Storage, Transaction
+from octavia_core.settings import Settings
+
+__all__ = ["Progress", "What", "progress", "rotate"]
+
+FLOW = "configure-agent"
+_SERVING = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.READY)
+_TOGETHER = 200
+"""Operations that are stored in one transaction."""
+
+
+class What(StrEnum):
+    """What agents are told."""
+
+    HEARTBEAT_KEY = "heartbeat-key"
+    CONTROLLERS = "controllers"
+
+
+@attrs.frozen(kw_only=True)
+class Progress:
+    """How far it is.
+
+    Attributes:
+        mark: fingerprint of what is told.
+        amphorae: that serve now; `told`: have it; `under_way`; `failed`: could not be told; the rest is not asked for.
+        failures: amphora -> why, of some of those that failed.
+        refusing: living health managers that would refuse heartbeats signed with it (for a key).
+    """
+
+    what: What
+    mark: str
+    amphorae: int
+    told: int
+    under_way: int
+    failed: int
+    failures: Mapping[str, str]
+    refusing: tuple[str, ...]
+
+    @property
+    def done(self) -> bool:
+        """Whether everybody has it, so that the old key may be dropped."""
+        return self.told == self.amphorae
+
+
+def progress(storage: Storage, settings: Settings, what: What) -> Progress:
+    """How far the rotation to what these settings say is. Raises ConfigurationError when they say nothing."""
+    mark = _mark(settings, what)
+    return storage.read(lambda tx: _progress(tx, what, mark))
+
+
+def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> int:
+    """Store what is not stored yet, and what failed again; how many operations.
+
+    Raises:
+        Refused: a living health manager does not accept the new key; the message names it.
+        ConfigurationError: there is no key.
+    """
+    mark = _mark(settings, what)
+    found = storage.read(lambda tx: _progress(tx, what, mark))
+    if found.refusing:
+        raise Refused(
+            f"{len(found.refusing)} health manager(s) do not accept the new key yet ({', '.join(found.refusing[:3])}); "
+            "name it in their [health_manager] heartbeat_keys_accepted first, and start them again"
+        )
+    wanted = storage.read(lambda tx: _missing(tx, what, mark))
+    for start in range(0, len(wanted), _TOGETHER):
+        some = wanted[start : start + _TOGETHER]
+        storage.transaction(lambda tx, some=some: _store(tx, some))  # type: ignore[misc]
+    if wanted:
+        text = f"{len(wanted)} agents are told another {'heartbeat key' if what is What.HEARTBEAT_KEY else 'list of controllers'}"
+        event = Event(
+            name="rotation.begun", text=text, data={"what": str(what), "amphorae": len(wanted), "actor": actor}
+        )
+        storage.transaction(lambda tx: tx.emit(event))
+    return len(wanted)
+
+
+def _mark(settings: Settings, what: What) -> str:
+    mark = mark_of(settings, what)
+    if mark is None:
+        raise ConfigurationError("[health_manager] heartbeat_key is not set, so there is nothing to tell")
+    return mark
+
+
+def _prefix(what: What, mark: str) -> str:
+    return f"{what}/{mark}/"
+
+
+def _asked(tx: Transaction, what: What, mark: str) -> dict[str, Operation]:
+    """Amphora -> the last operation that tells it."""
+    found = tx.requests(FLOW, _prefix(what, mark))
+    return {str(one.amphora_id): one for one in sorted(found, key=lambda one: one.created_at)}
+
+
+def _progress(tx: Transaction, what: What, mark: str) -> Progress:
+    serving = [a.id for a in tx.amphorae() if a.status in _SERVING]
+    asked = _asked(tx, what, mark)
+    states = Counter(asked[id].state for id in serving if id in asked)
+    failed = [id for id in serving if id in asked and asked[id].state in _ENDED_BADLY]
+    now = tx.governing().now
+    alive = [one for one in tx.observers() if now - one.written_at <= STALE * 1_000_000]
+    refusing = [one.name for one in alive if mark not in str(one.figures.get("accepts"))]
+    return Progress(
+        what=what,
+        mark=mark,
+        amphorae=len(serving),
+        told=states[OperationState.SUCCEEDED],
+        under_way=sum(many for state, many in states.items() if not state.final),
+        failed=len(failed),
+        failures={id: asked[id].error or "no reason recorded" for id in failed[:10]},
+        refusing=tuple(refusing) if what is What.HEARTBEAT_KEY else (),
+    )
+
+
+_ENDED_BADLY = (OperationState.FAILED, OperationState.CANCELLED)
+
+
+def _missing(tx: Transaction, what: What, mark: str) -> Sequence[Operation]:
+    asked = _asked(tx, what, mark)
+    found = []
+    for amphora in tx.amphorae():
+        last = asked.get(amphora.id)
+        if amphora.status not in _SERVING or (last is not None and last.state not in _ENDED_BADLY):
+            continue
+        again = "" if last is None else f"/{last.created_at}"
+        found.append(
+            Operation(
+                id=str(uuid.uuid4()),
+                flow=FLOW,
+                load_balancer_id=amphora.load_balancer_id,
+                amphora_id=amphora.id,
+                internal=True,
+                actor="rotation",
+                request_id=f"{_prefix(what, mark)}{amphora.id}{again}",
+                arguments={"tell": str(what), "mark": mark},
+            )
+        )
+    return found
+
+
+def _store(tx: Transaction, operations: Sequence[Operation]) -> None:
+    for operation in operations:
+        tx.add_operation(operation)
