@@ -88,7 +88,7 @@ class LocalCompute:
         self.note = form.why
         state = Path(settings.state_directory).resolve()
         self._homes = state / "amphorae"
-        self._place = Inside(settings, self._homes) if form.namespaces else Loopback(settings)
+        self._place = Inside(settings, self._homes) if form.namespaces else Loopback(settings, self._homes)
         self._watches: weakref.WeakSet[DeathWatch] = weakref.WeakSet()
 
     def boot(self, spec: ServerSpec, files: Callable[[], BootFiles]) -> Server:

@@ -20,7 +20,7 @@ from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, Vip
 from octavia_core.settings import Settings
 from octavia_local.form import keepalived
 from octavia_local.home import Home, amphora_id_of
-from octavia_local.namespaces import Namespaces, plan_of
+from octavia_local.namespaces import Namespaces, ipv6_here, plan_of
 from octavia_local.reservations import Reservations, made_elsewhere, made_up, made_up_mac, place_of
 
 __all__ = ["NamespaceNetwork"]
@@ -105,6 +105,11 @@ class NamespaceNetwork:
             if holder != load_balancer.id:
                 whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
                 raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
+            if ipaddress.ip_address(address) not in self._subnet_of(address):
+                raise PermanentError(
+                    f"VIP {address} of load balancer {load_balancer.id} is not in {self._subnet_of(address)}: it was made with"
+                    " other settings; set [local] amphora and namespace_network as they were, or delete it and ask again"
+                )
             plug = self._kept.plug(amphora.id)
             if plug is None or plug.get("vip") != address:
                 own = self._choose(amphora.id, ipaddress.ip_address(address).version, {*held, *self._own_addresses()})
@@ -204,6 +209,10 @@ class NamespaceNetwork:
         except ValueError:
             raise PermanentError(f"VIP address {text!r} is no IP address") from None
         subnet = self._plan.vips if address.version == 4 else self._plan.vips6
+        if address.version == 6 and not ipv6_here():
+            raise PermanentError(
+                f"VIP address {text} is IPv6, which is switched off on this machine (sysctl net.ipv6.conf.default.disable_ipv6)"
+            )
         last = subnet[-1] if address.version == 4 else None
         if address not in subnet or address in (subnet[0], subnet[1], last):
             raise PermanentError(

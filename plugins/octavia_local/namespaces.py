@@ -33,7 +33,7 @@ from octavia_core.settings import Settings
 from octavia_local.home import as_port_error, private_directory, write_private
 from octavia_local.links import Link, Links, in_namespace, namespace_of, new_namespace
 
-__all__ = ["Namespaces", "Plan", "plan_of"]
+__all__ = ["LOCK", "Namespaces", "Plan", "ipv6_here", "plan_of"]
 
 T = TypeVar("T")
 
@@ -45,7 +45,10 @@ _ALIAS = "octavia-core"
 _WORSE = 2000
 """Metric of default routes through the management network: those through the VIP's network are better."""
 _LOCK_WITHIN = 5.0
+LOCK = "links.lock"
+"""File in the state directory's `network`: held while links change, and there once namespaces were used."""
 
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IPv4Networks = tuple[ipaddress.IPv4Network, ipaddress.IPv4Network]
 IPv6Networks = tuple[ipaddress.IPv6Network, ipaddress.IPv6Network]
 
@@ -190,7 +193,7 @@ class Namespaces:
         bridge = self._own(here, name, alias)
         if bridge is not None and bridge.up and bridge.alias:
             return bridge.index
-        networks = self.plan.networks(kind)
+        networks = _spoken(self.plan.networks(kind))
         if bridge is None:
             self._check_free(here, networks)
         index = bridge.index if bridge is not None else here.add_bridge(name, _mac(name, self.plan.owner))
@@ -199,7 +202,7 @@ class Namespaces:
         here.change(index, ifalias=alias, state="up")
         return index
 
-    def _check_free(self, here: Links, wanted: Sequence[ipaddress.IPv4Network | ipaddress.IPv6Network]) -> None:
+    def _check_free(self, here: Links, wanted: Sequence[Network]) -> None:
         ours = {link.index for link in self._ours(here)}
         for index, used in _used(here):
             for network in wanted:
@@ -218,9 +221,10 @@ class Namespaces:
             inside.change(links["lo"], state="up")
             index = links["mgmt"]
             inside.add_address(index, ipaddress.IPv4Interface((address, plan.agents.prefixlen)))
-            inside.add_address(index, plan.management6(address))
+            if ipv6_here():
+                inside.add_address(index, plan.management6(address))
             inside.change(index, state="up")
-            for network in plan.networks(_MANAGEMENT):
+            for network in _spoken(plan.networks(_MANAGEMENT)):
                 inside.add_route(index, "default", str(network[1]), metric=_WORSE)
         return launch()
 
@@ -254,7 +258,7 @@ class Namespaces:
 
     def alone(self) -> AbstractContextManager[None]:
         """Hold the lock of the links; not to be held twice."""
-        return _locked(self._folder, "links.lock")
+        return _locked(self._folder, LOCK)
 
 
 def _raise_loopback(here: Links) -> None:
@@ -264,7 +268,20 @@ def _raise_loopback(here: Links) -> None:
         here.change(loopback.index, state="up")
 
 
-def _used(here: Links) -> list[tuple[int, ipaddress.IPv4Network | ipaddress.IPv6Network]]:
+def ipv6_here() -> bool:
+    """Whether new interfaces of the calling thread's namespace speak IPv6 (sysctl net.ipv6.conf.default.disable_ipv6)."""
+    try:
+        with open("/proc/sys/net/ipv6/conf/default/disable_ipv6", encoding="ascii") as file:
+            return file.read().strip() == "0"
+    except OSError:
+        return False
+
+
+def _spoken(networks: Sequence[Network]) -> Sequence[Network]:
+    return [network for network in networks if network.version == 4 or ipv6_here()]
+
+
+def _used(here: Links) -> list[tuple[int, Network]]:
     """(index of the interface, network) of all that this machine has addresses in, or routes to."""
     return [*((index, address.network) for index, address in here.addresses()), *here.routes()]
 
@@ -306,7 +323,7 @@ def _chosen(state: Path, identity: str) -> str:
     folder = state / "network"
     path = folder / "namespaces.json"
     try:
-        with _locked(folder, "links.lock"):
+        with _locked(folder, LOCK):
             try:
                 known = json.loads(path.read_bytes())
             except (FileNotFoundError, ValueError):

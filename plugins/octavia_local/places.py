@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from octavia_core.errors import PermanentError
+from octavia_core.errors import DriverUnavailable, PermanentError
 from octavia_core.settings import Settings
 from octavia_local.form import keepalived
 from octavia_local.home import Home, amphora_id_of
-from octavia_local.namespaces import Namespaces, plan_of
+from octavia_local.namespaces import LOCK, Namespaces, plan_of
 from octavia_local.processes import Process
 from octavia_local.ranges import Ranges
 from octavia_local.reservations import place_of
@@ -32,15 +33,21 @@ class Place(Protocol):
 class Loopback:
     """Every address of the upper half of `[local] network` is tried by the agent, which binds exclusively."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, homes: Path) -> None:
+        self._settings = settings
         self._agents = Ranges.of(settings).agents
+        self._networks = homes.parent / "network"
 
     def start(self, home: Home, facts: Mapping[str, Any], launch: Callable[[], Process]) -> Process:
         home.write("local.json", {"addresses": rotated(self._agents, home.amphora_id), **facts})
         return launch()
 
     def clear(self, amphora_id: str) -> None:
-        return  # its sockets went with its processes
+        """Its sockets went with its processes; links are there only when it was booted while namespaces were asked for."""
+        if not (self._networks / LOCK).exists():
+            return
+        with contextlib.suppress(DriverUnavailable):  # then nobody here can remove them
+            Namespaces(plan_of(self._settings), self._networks).remove(amphora_id)
 
 
 class Inside:
