@@ -78,13 +78,14 @@ class Outbox:
     def _deliver(self) -> None:
         for lane in self._lanes:
             while True:
-                after = self._storage.read(lambda tx, lane=lane: tx.delivered(lane.name))  # type: ignore[misc]
-                batch = self._storage.read(lambda tx, after=after: tx.events(after=after, limit=BATCH))  # type: ignore[misc]
+                batch = self._storage.read(lambda tx, lane=lane: tx.events(after=tx.delivered(lane.name), limit=BATCH))  # type: ignore[misc]
                 if not batch:
                     break
                 lane.hand(batch)
                 last = batch[-1].sequence
                 self._storage.transaction(lambda tx, lane=lane, last=last: tx.set_delivered(lane.name, last))  # type: ignore[misc]
+                if len(batch) < BATCH:
+                    break  # what came meanwhile has nudged
 
 
 class _Lane:

@@ -33,6 +33,8 @@ TURNS = 2
 """How often the sides alternate."""
 COUNTED = 10
 """Load balancers whose statements are counted."""
+WORDING = 80
+"""Characters by which statements are told apart, in the details."""
 IN_FLIGHT = 50
 """Load balancers that are asked for when a side is killed."""
 MEMBERS = 200
@@ -111,6 +113,7 @@ class _Bench:
         self.on, self.say, self.many = on, options.say, many
         self.killing = "quick" not in options.rest
         self.names = itertools.count()
+        self.wordings: dict[str, dict[str, int]] = {}
         on.worker.stop()
         on.consumer.stop()
         peers = {"TMPDIR": str(on.folder / "tmp"), "PYTHONWARNINGS": "ignore"}
@@ -215,6 +218,7 @@ class _Bench:
             self._publish(messages)
             self._all_active([lb for lb, _, _ in messages])
         kinds = Counter(_kind(text) for text in said[side.user])
+        self.wordings[side.user] = dict(Counter(text[:WORDING] for text in said[side.user]).most_common(60))
         each = {kind: count / len(messages) for kind, count in kinds.items()}
         side.figures |= {f"{kind} each": each.get(kind, 0.0) for kind in ("SELECT", "UPDATE", "INSERT", "DELETE")}
         side.figures["COMMIT each"] = each.get("COMMIT", 0.0)
@@ -320,7 +324,12 @@ class _Bench:
         if self.killing:
             active = ours["ACTIVE after the kill"]
             aims.append(Aim(f"ACTIVE of {IN_FLIGHT} after kill -9", active, IN_FLIGHT, "", at_least=True))
-        return Report(name="dropin", figures=figures, aims=aims, details={"theirs": theirs, "ours": ours})
+        return Report(
+            name="dropin",
+            figures=figures,
+            aims=aims,
+            details={"theirs": theirs, "ours": ours, "statements": self.wordings},
+        )
 
 
 def _kind(text: str) -> str:
