@@ -14,7 +14,14 @@ from octavia_core.domain.tree import HealthMonitor, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, MonitorType, Topology
 from octavia_core.errors import AmphoraUnreachable
 from octavia_core.ports.amphora import BootIdentity, Delivery, Material
-from octavia_core.settings import Certificates, ControllerWorker, HaproxyAmphora, HealthManager, Settings
+from octavia_core.settings import (
+    Certificates,
+    ControllerWorker,
+    HaproxyAmphora,
+    HealthManager,
+    KeepalivedVrrp,
+    Settings,
+)
 from octavia_haproxy.driver import HaproxyDriver
 from tests.haproxy.certificates import Authority as Signer
 from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MANAGEMENT, MEMBERS, VIP, VRRP, Lab, Machine, lab
@@ -55,6 +62,7 @@ def settings(laboratory):
         health_manager=HealthManager(
             heartbeat_key=Secret(KEY), heartbeat_interval=1, bind_ip=f"{MANAGEMENT}.1", bind_port=5555
         ),
+        keepalived_vrrp=KeepalivedVrrp(vrrp_check_interval=1),
     )
 
 
@@ -80,10 +88,9 @@ def driver(settings):
     made.close()
 
 
-@pytest.fixture(scope="module")
-def machine(laboratory, driver, identity) -> Machine:
-    """Booted, its agent answers."""
-    made = laboratory.boot(AMPHORA_ID, driver.boot_files(identity), 11)
+def booted(laboratory: Lab, driver: HaproxyDriver, identity: BootIdentity, number: int) -> Machine:
+    """An amphora, when its agent answers."""
+    made = laboratory.boot(identity.amphora_id, driver.boot_files(identity), number)
 
     def answers():
         assert made.process.running(), made.said()
@@ -98,6 +105,12 @@ def machine(laboratory, driver, identity) -> Machine:
         print(made.said())
         raise
     return made
+
+
+@pytest.fixture(scope="module")
+def machine(laboratory, driver, identity) -> Machine:
+    """The amphora of a SINGLE load balancer."""
+    return booted(laboratory, driver, identity, 11)
 
 
 @pytest.fixture(scope="module")
