@@ -64,12 +64,11 @@ def store_rows(url: str, size: int) -> list[dict[str, Any]]:
         ),
     ]  # fmt: skip
 
-    def store(tx: Any) -> None:
-        for table, rows in tables:
-            for start in range(0, len(rows), 2000):
-                tx.write_many(table.insert(), rows[start : start + 2000])
-
-    storage.write(store)
+    for table, rows in tables:  # in the order of their keys, a transaction per portion: pages fill one after the other
+        rows.sort(key=lambda row: str(row["id"]))
+        for start in range(0, len(rows), 5000):
+            portion = rows[start : start + 5000]
+            storage.write(lambda tx, table=table, portion=portion: tx.write_many(table.insert(), portion))  # type: ignore[misc]
     storage.close()
     return made
 
