@@ -1,0 +1,153 @@
+"""From memory to rows: what is written when, and what a trouble of one part leaves of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event, func, select
+
+from octavia_core.controller.health import memory as memory_module
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.write import PORTION
+from octavia_core.db.tables.listener import listener_statistics
+from octavia_core.domain.heartbeat import Heartbeat, decode, encode
+from octavia_core.domain.vocabulary import Kind, Operating
+from octavia_core.errors import TransientError
+from octavia_core.ports.storage import Transaction
+from tests.health.rig import Rig
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    here = Rig(tmp_path, 3, heartbeat_timeout=60.0, heartbeat_interval=10.0)
+    yield here
+    here.close()
+
+
+def status(here: Rig, id: str) -> Operating:
+    owner = here.storage.read(lambda tx: tx.owner(Kind.AMPHORA, id))
+    tree = here.storage.read(lambda tx: tx.tree(str(owner)))
+    assert tree is not None
+    return tree.listeners[0].operating_status
+
+
+def test_a_status_that_somebody_else_wrote_is_put_right_by_the_next_report_though_it_says_nothing_new(rig: Rig) -> None:
+    id = rig.ids[0]
+    for _ in range(3):
+        rig.clock.advance(11.0)
+        rig.heard(id)
+        rig.writer.flush(rig.clock)
+    assert status(rig, id) is Operating.ONLINE
+    listener = rig.listeners[id]
+    rig.storage.transaction(lambda tx: tx.set_operating({(Kind.LISTENER, listener): Operating.ERROR}))
+    rig.clock.advance(11.0)
+    rig.heard(id)
+    rig.writer.flush(rig.clock)
+    assert status(rig, id) is Operating.ONLINE
+
+
+def test_a_steady_batch_reads_no_load_balancer_and_changes_no_status(rig: Rig) -> None:
+    rig.writer._look_for_changes(rig.clock.monotonic())
+    rig.clock.advance(1.0)
+    rig.heard(*rig.ids)
+    sent: list[str] = []
+    listen = lambda connection, cursor, statement, *rest: sent.append(statement)  # noqa: E731
+    event.listen(rig.storage._engine, "before_cursor_execute", listen)
+    try:
+        assert rig.writer.flush(rig.clock) == 3
+    finally:
+        event.remove(rig.storage._engine, "before_cursor_execute", listen)
+    assert not [statement for statement in sent if "FROM load_balancer" in statement or "UPDATE listener" in statement]
+
+
+def test_traffic_that_cannot_be_written_holds_up_nobodys_liveness_and_is_not_lost(
+    rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = rig.ids[0]
+    rig.clock.advance(1.0)
+    before = rig.storage.read(lambda tx: tx.liveness([id]))[0].last_heard
+    rig.memory.keep([rig.beat(id, rx=7)], rig.clock.monotonic())
+    transaction = rig.storage.transaction
+
+    def failing(work, **more):  # type: ignore[no-untyped-def]
+        def guarded(tx: Transaction) -> object:
+            if "add_traffic" in work.__code__.co_names:
+                raise TransientError("the database has no room for figures")
+            return work(tx)
+
+        return transaction(guarded, **more)
+
+    monkeypatch.setattr(rig.storage, "transaction", failing)
+    with pytest.raises(TransientError):
+        rig.writer.flush(rig.clock)
+    monkeypatch.undo()
+    after = rig.storage.read(lambda tx: tx.liveness([id]))[0].last_heard
+    assert before is not None
+    assert after is not None
+    assert after > before
+    rig.writer.flush(rig.clock, last=True)
+    total = rig.storage.look(lambda tx: tx.value(select(func.sum(listener_statistics.c.bytes_in))))
+    assert total == 7
+
+
+def beat(id: str, seq: int, *listeners: str, ver: int = 3, **stats: int) -> Heartbeat:
+    reports = {each: {"status": "OPEN", "stats": stats} for each in listeners or ("l",)}
+    return decode(encode({"id": id, "seq": seq, "ver": ver, "listeners": reports, "pools": {}}, "k"), ["k"])
+
+
+def applied(memory: Memory, now: float, traffic: float | None) -> int:
+    batch = memory.take(now, traffic=traffic)
+    memory.written(batch, dict.fromkeys(batch.beats, True), now)
+    return sum(delta.bytes_in for delta in batch.traffic)
+
+
+def test_traffic_of_each_amphora_is_written_after_its_own_half_minute() -> None:
+    memory = Memory(reapply=1000.0)
+    ids = [f"a{n}" for n in range(300)]
+    seconds, written = 0, []
+    for seconds in range(91):
+        memory.keep([beat(id, seconds, rx=1) for id in ids[seconds % 10 :: 10]], float(seconds))
+        written.append(applied(memory, float(seconds), 30.0))
+    assert sum(written[:10]) == 300, "the first heartbeat makes the row"
+    assert max(written[10:]) < 300, "never all at once"
+    assert sum(written) + applied(memory, 91.0, 0.0) == 30 * 91
+
+
+def test_what_a_listener_counted_is_kept_when_the_amphora_has_others() -> None:
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat("a", 1, "l", rx=1)], 0.0)
+    applied(memory, 0.0, 0.0)
+    memory.keep([beat("a", 2, "l", rx=5), beat("a", 3, "m", rx=6), beat("a", 4, "l", "m", rx=7)], 1.0)
+    sums = {delta.listener_id: delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic}
+    assert sums == {"l": 12, "m": 13}
+
+
+def test_those_who_went_silent_have_their_traffic_written_too() -> None:
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat("a", 1, rx=1)], 0.0)
+    applied(memory, 0.0, 30.0)
+    memory.keep([beat("a", 2, rx=5)], 1.0)
+    assert applied(memory, 1.0, 30.0) == 0
+    assert sum(applied(memory, float(now), 30.0) for now in range(2, 200)) == 5
+    memory.keep([beat("a", 3, rx=9)], 200.0)
+    memory.forget_others((), 300.0)
+    assert applied(memory, 300.0, 30.0) == 9
+
+
+def test_more_news_than_a_batch_takes_come_with_the_next(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_module, "AT_ONCE", 2)
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat(f"a{n}", 1) for n in range(5)], 0.0)
+    found = [set(memory.take(0.0, traffic=None).beats) for _ in range(3)]
+    assert [len(some) for some in found] == [2, 2, 1]
+    assert set.union(*found) == {f"a{n}" for n in range(5)}
+    assert PORTION > 0
+
+
+def test_counters_of_a_liar_stop_at_what_a_column_holds() -> None:
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat("a", n, rx=2**62) for n in range(5)], 0.0)
+    (delta,) = memory.take(0.0, traffic=0.0).traffic
+    assert delta.bytes_in == 2**63 - 1
