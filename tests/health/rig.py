@@ -46,6 +46,7 @@ class Rig:
         clock: Clock | None = None,
         engine: Mapping[str, Any] | None = None,
         storage: type[SqlStorage] = SqlStorage,
+        database: str | None = None,
         **health: Any,
     ) -> None:
         create_authorities(str(folder / "authority"))
@@ -61,7 +62,7 @@ class Rig:
                         "ca_certificate": str(authority / "agents.pem"),
                         "ca_private_key": str(authority / "agents.key"),
                     },
-                    "database": {"connection": f"sqlite:///{folder}/octavia.db"},
+                    "database": {"connection": database or f"sqlite:///{folder}/octavia.db"},
                     "engine": dict(engine or {}),
                     "health_manager": {"heartbeat_timeout": TIMEOUT, "heartbeat_interval": 0.2} | health,
                 },

@@ -67,7 +67,8 @@ class Lookout:
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
         self._lock = threading.RLock()
-        self._hearts: Mapping[str, Liveness] = {}
+        self._hearts: dict[str, Liveness] = {}
+        self._servers: dict[str, str] = {}
         self._read_at: int | None = None
         self._pushed: set[str] = set()
         self._proofs: dict[str, str] = {}
@@ -90,13 +91,12 @@ class Lookout:
         """There is proof that a server ended: judged at once, and at every look until its failover could start."""
         with self._lock:
             now = self._wall.now()
-            if not any(heart.compute_id == server_id for heart in self._hearts.values()):
+            if self._servers.get(server_id) not in self._hearts:
                 self._read(now)  # it is younger than the last look
-            for heart in self._hearts.values():
-                if heart.compute_id == server_id:
-                    self._proofs[heart.amphora_id] = evidence
-            if self._proofs:
-                self._decide([], now)
+            id = self._servers.get(server_id)
+            if id is not None and id in self._hearts:
+                self._proofs[id] = evidence
+                self._decide([], now, proofs={id: evidence})
 
     def look(self, listening_since: int, observer: str) -> None:
         """One look at everybody. Raises TransientError when the database is away."""
@@ -136,6 +136,7 @@ class Lookout:
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
+        self._servers = {h.compute_id: id for id, h in self._hearts.items() if h.compute_id}
         self._read_at = now
         self._memory.forget_others(self._hearts, self._clock.monotonic() - self._timeout / _MICRO)
 
@@ -240,11 +241,20 @@ class Lookout:
         self._others = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
         return [Receiver(name=name, before=before[name], now=fresh[name]) for name in self._others]
 
-    def _decide(self, suspects: Sequence[Suspect], now: int, facts: Facts | None = None) -> None:
+    def _decide(
+        self,
+        suspects: Sequence[Suspect],
+        now: int,
+        facts: Facts | None = None,
+        proofs: Mapping[str, str] | None = None,
+    ) -> None:
+        """About suspects, and those with proof (all that are known, unless some are given)."""
         known = {one.amphora_id for one in suspects}
-        self._proofs = {id: proof for id, proof in self._proofs.items() if id in self._hearts}
+        alone = proofs is not None  # then what is held is told by the next look, which sees everybody
+        if proofs is None:
+            proofs = self._proofs = {id: proof for id, proof in self._proofs.items() if id in self._hearts}
         proven = [
-            Suspect(amphora_id=id, evidence=proof, proof=proof) for id, proof in self._proofs.items() if id not in known
+            Suspect(amphora_id=id, evidence=proof, proof=proof) for id, proof in proofs.items() if id not in known
         ]
         all_of_them = (*suspects, *proven)
         shared = self._storage.read(lambda tx: tx.governing())
@@ -261,7 +271,7 @@ class Lookout:
         if serving:
             self._actor.stop(serving, stopped[0].evidence)
             self._read_at = None
-        if suspects or any(d.rule in (Rule.RATE, Rule.PAUSED) for d in decisions):
+        if not alone and (suspects or any(d.rule in (Rule.RATE, Rule.PAUSED) for d in decisions)):
             self._actor.tell(decisions, hearts)
 
     def _carry_out(self, decisions: Sequence[Decision]) -> Sequence[Decision]:
@@ -275,8 +285,9 @@ class Lookout:
             return decisions
         waiting = {d.amphora_id: d for d in self._actor.fail_over(lost, self._rate)}
         done = {heart.amphora_id for heart, _ in lost} - waiting.keys()
-        self._proofs = {id: proof for id, proof in self._proofs.items() if id not in done}
-        self._hearts = {id: heart for id, heart in self._hearts.items() if id not in done}
+        for id in done:
+            self._proofs.pop(id, None)
+            del self._hearts[id]
         return [waiting.get(d.amphora_id, d) for d in decisions]
 
     def _resume(self, quiet: Iterable[Liveness]) -> None:
