@@ -218,7 +218,7 @@ class Engine:
     failovers_per_minute: float = _option(600.0, "failovers that all health managers together may start in a minute")
     failover_retry_first: float = _option(30.0, "seconds until a failover that failed is tried again; then doubled")
     failover_retry_longest: float = _option(3600.0, "longest pause between two such attempts, seconds")
-    threads: int = _option(4, "operations side by side in one worker process")
+    threads: int = _option(8, "operations side by side in one worker process")
     grace: float = _option(60.0, "seconds that a worker which is told to end has for what runs; the rest is taken over")
     sweep: str = _option("report", "rows whose request was lost: off, report (say so) or repair (carry them out)")
     sweep_interval: float = _option(60.0, "seconds between two looks for them")

@@ -61,6 +61,7 @@ _OURS = frozenset(
         "octavia.db",
         "octavia.db-wal",
         "octavia.db-shm",
+        "octavia.db-turn",
         "amphorae",
         "network",
         "secrets",

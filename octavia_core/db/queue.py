@@ -113,6 +113,9 @@ def _taken(count: int) -> Prepared:
 class Queue(ABC):
     """Claiming, parking and waking; the transactions are the storage's."""
 
+    one_writer: bool
+    """Whether the database writes for one at a time."""
+
     @abstractmethod
     def write(self, work: Callable[[SqlTransaction], T], *, claim: Claim | None = None, marks: bool = False) -> T:
         """Run `work` in one transaction."""
@@ -128,11 +131,16 @@ class Queue(ABC):
         known = frozenset((flow, version) for flow, versions in flows.items() for version in versions)
         if not known or limit < 1:
             return []
-        candidates = self.look(lambda tx: tx.rows(_candidates(known), many=4 * limit))
-        if not candidates:
-            return []
         order = _Order(holder=holder, lease=microseconds(lease), limit=limit)
-        taken = self.write(lambda tx: _take(tx, candidates, order), marks=True)
+
+        def look(tx: SqlTransaction) -> Sequence[Row[Any]]:
+            return tx.rows(_candidates(known), many=4 * limit)
+
+        if self.one_writer:
+            order.candidates = self.look(look)  # who writes keeps others from it: so not without need
+            if not order.candidates:
+                return []
+        taken = self.write(lambda tx: _take(tx, look, order), marks=True)
         return [
             (operation, Claim(operation_id=operation.id, holder=holder, fence=operation.fence, lease=lease))
             for operation in taken
@@ -248,12 +256,20 @@ class _Order:
     lease: int
     limit: int
     careful: bool = False
-    again: bool = False
+    candidates: Sequence[Row[Any]] | None = None
+    tried: dict[str, None] = attrs.field(factory=dict)
 
 
-def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> Sequence[Operation]:
+def _take(
+    tx: SqlTransaction, look: Callable[[SqlTransaction], Sequence[Row[Any]]], order: _Order
+) -> Sequence[Operation]:
+    if order.candidates is None:
+        order.candidates = look(tx)
+    # A second attempt takes nothing but what the first one tried: that may be taken already, by a COMMIT whose answer was
+    # lost; it bears this token then.
+    again = bool(order.tried)
+    candidates = [row for row in order.candidates if row.id in order.tried] if again else order.candidates
     fences: dict[str, int] = {}
-    tried: list[str] = []
     locks: set[str] = set()
     for row in sorted(candidates, key=lambda row: (row.state == _QUEUED, row.created_at, row.id)):
         if len(fences) == order.limit:
@@ -262,7 +278,7 @@ def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> 
             continue
         values = {"b_id": row.id, "b_fence": row.fence, "b_state": row.state, "b_lock": row.lock_on}
         values |= {"b_holder": order.holder, "b_lease": order.lease, "b_token": tx.token}
-        tried.append(row.id)
+        order.tried[row.id] = None
         try:
             with tx.savepoint() if order.careful else contextlib.nullcontext():
                 won = tx.write(_TAKE, values)
@@ -274,9 +290,7 @@ def _take(tx: SqlTransaction, candidates: Sequence[Row[Any]], order: _Order) -> 
         if won:
             fences[row.id] = row.fence + 1
             locks.add(row.lock_on)
-    # what an earlier attempt took, whose COMMIT arrived although its answer was lost, bears this token as well
-    ids = tried if order.again else list(fences)
-    order.again = True
+    ids = list(order.tried if again else fences)
     if not ids:
         return []
     mine = tx.rows(_taken(len(ids)), token=tx.token, **{f"id_{place}": id for place, id in enumerate(ids)})

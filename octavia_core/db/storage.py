@@ -75,11 +75,13 @@ class SqlStorage(Queue):
         self._reader = engine.execution_options(**{READS: True})
         path = sqlite_path(engine.url)
         self._turn = None if path is None else Turn(path.with_name(f"{path.name}-turn"))
+        self.one_writer = self._turn is not None
         self._together = None if self._turn is None else Together(engine, self._turn)
         self._tokens = 0
-        self._patient = Retrying(
+        self._again = settings.max_retries > 1
+        self._patient = Retrying(  # after the first attempt, which nearly always is the only one
             retry=retry_if_exception(_passes),
-            stop=stop_after_attempt(max(settings.max_retries, 1)),
+            stop=stop_after_attempt(max(settings.max_retries - 1, 1)),
             wait=wait_random_exponential(multiplier=0.01, max=settings.retry_interval),
             reraise=True,
         )
@@ -149,6 +151,11 @@ class SqlStorage(Queue):
 
     def _run(self, once: Callable[[], T]) -> T:
         try:
+            try:
+                return once()
+            except (SQLAlchemyError, Regrouped) as error:
+                if not self._again or not _passes(error):
+                    raise
             return self._patient(once)
         except SQLAlchemyError as error:
             told = translated(error, self._engine.url)
