@@ -85,6 +85,27 @@ def test_one_that_is_killed_is_replaced_and_what_came_meanwhile_is_heard(heard: 
     assert not set(before) & set(heard.fronts.pids)
 
 
+def ready(pid: int) -> bool:
+    """Whether its program runs, and not only Python's start."""
+    with open(f"/proc/{pid}/status", encoding="ascii") as file:
+        ignored = next(line for line in file if line.startswith("SigIgn"))
+    return bool(int(ignored.split()[1], 16) & 1 << signal.SIGTERM - 1)
+
+
+def test_signals_for_everybody_of_a_service_do_not_end_them_before_their_manager(heard: Heard) -> None:
+    heard.send(datagram("a", 1))
+    until(lambda: heard.memory.counters["accepted"] == 1)
+    until(lambda: all(map(ready, heard.fronts.pids)))
+    before = heard.fronts.pids
+    for pid in before:
+        os.kill(pid, signal.SIGTERM)
+        os.kill(pid, signal.SIGINT)
+    heard.send(datagram("a", 2))
+    until(lambda: heard.memory.counters["accepted"] == 2)
+    assert heard.fronts.pids == before
+    assert heard.deaf == []
+
+
 def test_a_port_that_is_shared_among_processes_is_not_shared_with_others(heard: Heard) -> None:
     taken = HealthManager(bind_port=heard.port, health_update_threads=2)
     with pytest.raises(ConfigurationError, match="Address already in use"):

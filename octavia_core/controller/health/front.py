@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import select
+import signal
 import socket
 import sys
 import time
@@ -127,6 +128,9 @@ def _line(descriptor: int) -> bytes:
 
 def main() -> int:
     """Read what to do, and do it until standard input ends."""
+    # A terminal and systemd send these to everybody; its health manager ends it, when all is read.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
     orders = json.loads(_line(0))
     os.set_blocking(1, False)
     try:
@@ -138,7 +142,7 @@ def main() -> int:
     with socket.socket(fileno=orders["socket"]) as bound:
         try:
             Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0).run()
-        except (BrokenPipeError, KeyboardInterrupt):
+        except BrokenPipeError:
             return 0  # the health manager is gone
     return 0
 
