@@ -36,7 +36,7 @@ def test_one_has_the_vip_and_both_listen_for_it(pair):
 
 def test_a_dead_haproxy_is_started_again_where_it_was(pair):
     master = pair.settled()
-    with Client(pair.vip) as client:
+    with Client(pair.vip, limit=20.0) as client:
         client.wait_for(20)
         os.kill(pair.child(master, "haproxy"), signal.SIGKILL)
         client.wait_for(50)
@@ -68,7 +68,7 @@ def test_a_dead_agent_takes_its_amphora_along_the_other_serves_and_a_new_pair_fo
 
 def test_a_failover_of_both_loses_no_request(pair):
     before = {a.id for a in pair.amphorae()}
-    with Client(pair.vip, limit=10.0) as client:
+    with Client(pair.vip, limit=20.0) as client:
         client.wait_for(20)
         pair.stage.controller.failover_load_balancer(pair.lb.id).wait(PATIENCE)
         client.wait_for(50)
