@@ -1,7 +1,7 @@
 """Creating, changing and deleting load balancers on each database: operations a second, waiting, CPU, statements, memory.
 
 Worker processes under their supervisor, the simulator's drivers, servers that force their data to the disk; this process
-stores the wishes. All of them, and the database, share the machine's cores. Further words choose databases
+stores the wishes, by several threads. All of them, and the database, share the machine's cores. Further words choose databases
 (`sqlite mariadb postgresql`), `parked` only parks; `--rounds` is the number of load balancers.
 """
 
@@ -34,6 +34,7 @@ from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.flows.catalogue import claimable
 from octavia_core.flows.runner import Runner
 from octavia_core.hooks.plugins import Plugins
+from octavia_core.ports.storage import Claim, Transaction
 from octavia_core.settings import Settings
 from tests.benchmarks.harness import Aim, Figure, Options, Report
 from tests.support import servers
@@ -280,15 +281,22 @@ def _parked(kind: str, place: tuple[Path, str], figures: list[Figure], aims: lis
     _, settings = _configured(place, poll=1.0)
     storage = SqlStorage.open(settings)
     world = build_world(settings, Plugins())
-    server = {"kind": "server-active", "value": {"server_id": ""}}
-    flow = {"create": [1]}
-    for number in range(PARKED):
-        # as flows leave them: stored, claimed once, parked for long
-        id = f"{number:08}-0000-4000-8000-000000000000"
-        storage.transaction(lambda tx, new=id: tx.add_operation(Operation(id=new, flow="create", load_balancer_id=new)))  # type: ignore[misc]
-        if number % 500 == 499:
-            for operation, claim in storage.claim("bench", flow, lease=60.0, limit=500):
-                storage.park(claim, wake_in=3600.0, wait=server | {"value": {"server_id": operation.id}})
+    ids = [f"{number:08}-0000-4000-8000-000000000000" for number in range(PARKED)]
+
+    def park(claim: Claim) -> None:
+        wait = {"kind": "server-active", "value": {"server_id": claim.operation_id}}
+        storage.park(claim, wake_in=3600.0, wait=wait)
+
+    def store(tx: Transaction, some: Sequence[str]) -> None:
+        for each in some:
+            tx.add_operation(Operation(id=each, flow="create", load_balancer_id=each))
+
+    # as flows leave them: stored, claimed once, parked for long
+    with ThreadPoolExecutor(16) as several:
+        for first in range(0, PARKED, 500):
+            storage.transaction(lambda tx, some=ids[first : first + 500]: store(tx, some))  # type: ignore[misc]
+            claimed = storage.claim("bench", {"create": [1]}, lease=600.0, limit=500)
+            list(several.map(park, [claim for _, claim in claimed]))
     waiter = Waiter(storage, _Building(world), idle=1.0)  # type: ignore[arg-type]
     waiter.look()
     cpu, looks = time.process_time(), 5
