@@ -14,7 +14,7 @@ from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import NotFound
 
 ROOT = Path(__file__).resolve().parents[2]
-NAMED = re.compile(r"octavia-admin (?!beside)([a-z][a-z0-9]*)(?: ([a-z][a-z0-9-]*))?")
+NAMED = re.compile(r"octavia-admin (?!beside)([a-z][a-z0-9]*(?:-[a-z0-9]+)*)(?: ([a-z][a-z0-9-]*))?")
 
 COMING: set[str] = set()
 """Named already, and not there yet; taken from here when it is."""
