@@ -1,0 +1,107 @@
+"""The driver tells the agent of interfaces, and the agent in its namespace really has them."""
+
+from __future__ import annotations
+
+import os
+import threading
+
+import pytest
+
+from octavia_core.domain.amphora import AgentAddress
+from octavia_core.ports.network import HostRoute, PluggedNetwork, VipPlug
+from octavia_haproxy.driver import HaproxyDriver
+from octavia_local.links import Links, namespace_of
+from octavia_local.namespaces import plan_of
+from tests.local.rig import LocalRig
+from tests.namespaces.rig import NETWORK, inside
+
+MAC, OTHER = "02:00:00:00:07:01", "02:00:00:00:07:02"
+
+
+class Amphora:
+    """A booted amphora, and the driver that speaks to its agent."""
+
+    def __init__(self, rig: LocalRig) -> None:
+        server = rig.boot()
+        self.pid = rig.process(server).pid
+        self.at = AgentAddress(amphora_id=server.id, host=server.management_ip, port=server.agent_port)
+        self.driver = HaproxyDriver(rig.settings)
+        self.bridge = plan_of(rig.settings).bridge("m")
+
+    def give(self, mac: str) -> None:
+        """A new interface, as a network driver would plug it."""
+        namespace = namespace_of(self.pid)
+        try:
+            with Links() as links:
+                links.add_veth(f"oct{mac[-2:]}", links.find(self.bridge).index, f"new{mac[-2:]}", mac, namespace)
+                links.change(links.find(f"oct{mac[-2:]}").index, state="up")
+        finally:
+            os.close(namespace)
+
+    def shows(self, *command: str) -> str:
+        return inside(self.pid, "ip", *command)
+
+
+@pytest.fixture
+def amphora(tmp_path):
+    with LocalRig(tmp_path / "state", amphora="namespace", namespace_network=NETWORK) as rig:
+        amphora = Amphora(rig)
+        yield amphora
+        amphora.driver.close()
+
+
+def network(mac: str, *fixed: dict) -> PluggedNetwork:
+    return PluggedNetwork(network_id="n", port_id="p", mac_address=mac, fixed_ips=fixed, mtu=1400)
+
+
+def test_a_vip_is_plugged_with_its_addresses_and_routes(amphora):
+    amphora.give(MAC)
+    plug = VipPlug(
+        port_id="p",
+        mac_address=MAC,
+        vip="192.0.2.10",
+        subnet_cidr="192.0.2.0/24",
+        gateway="192.0.2.1",
+        vrrp_ip="192.0.2.11",
+        mtu=1400,
+        host_routes=(HostRoute(destination="198.51.100.0/24", nexthop="192.0.2.2"),),
+        additional_vips=(
+            {"ip_address": "2001:db8::10", "subnet_cidr": "2001:db8::/64", "gateway": "2001:db8::1", "host_routes": []},
+        ),
+    )
+    amphora.driver.plug_vip(amphora.at, plug)
+    amphora.driver.plug_vip(amphora.at, plug)  # plugged already: success
+    addresses = amphora.shows("address", "show", "eth1")
+    for words in ("mtu 1400", f"link/ether {MAC}", "192.0.2.11/24", "192.0.2.10/32", "2001:db8::10/128"):
+        assert words in addresses
+    assert "default via 192.0.2.1 dev eth1" in amphora.shows("route")
+    assert "198.51.100.0/24 via 192.0.2.2 dev eth1" in amphora.shows("route")
+    assert "default via 2001:db8::1 dev eth1" in amphora.shows("-6", "route")
+    assert amphora.driver.interface(amphora.at, "192.0.2.11") == "eth1"
+    assert amphora.driver.interface(amphora.at, "2001:db8::10") == "eth1"
+    assert amphora.driver.interface(amphora.at, "192.0.2.99") is None
+
+
+def test_a_member_network_is_plugged_and_rewritten(amphora):
+    amphora.give(OTHER)
+    first = {"ip_address": "203.0.113.5", "subnet_cidr": "203.0.113.0/24"}
+    second = {"ip_address": "2001:db8:1::5", "subnet_cidr": "2001:db8:1::/64"}
+    amphora.driver.plug_network(amphora.at, network(OTHER, first))
+    assert "203.0.113.5/24" in amphora.shows("address", "show", "eth2")
+    assert "dev eth2" not in amphora.shows("route", "show", "default")  # members' networks are no way to the world
+    amphora.driver.plug_network(amphora.at, network(OTHER, second))
+    now = amphora.shows("address", "show", "eth2")
+    assert "2001:db8:1::5/64" in now
+    assert "203.0.113.5" not in now
+
+
+def test_an_interface_that_comes_late_is_waited_for(amphora):
+    late = threading.Timer(0.5, amphora.give, (OTHER,))
+    late.start()
+    try:
+        amphora.driver.plug_network(
+            amphora.at, network(OTHER, {"ip_address": "203.0.113.5", "subnet_cidr": "203.0.113.0/24"})
+        )
+    finally:
+        late.join()
+    assert "203.0.113.5/24" in amphora.shows("address", "show", "eth2")
