@@ -25,6 +25,7 @@ from octavia_core.ports.amphora import Delivery, VrrpDelivery
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_haproxy.client import InterfaceRule
 from octavia_haproxy.driver import HaproxyDriver
+from tests.peers.amphora_agent.conftest import logged
 from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MEMBERS, VIP, VIPS, VRRP
 from tests.peers.octavia_api.programs import until
 from tests.support.running import ask
@@ -62,9 +63,9 @@ def test_the_agent_answers_as_the_amphora_it_was_booted_as(machine, driver):
     assert info.haproxy_version
 
 
-def test_a_controller_without_certificate_gets_no_word_out_of_it(machine, settings):
+def test_a_controller_without_certificate_gets_no_word_out_of_it(machine, settings, driver):
     context = ssl.create_default_context(cafile=settings.haproxy_amphora.server_ca)
-    before = machine.requests()
+    before = logged(machine, driver)
     with (
         socket.create_connection((machine.at.host, machine.at.port), timeout=20) as plain,
         pytest.raises(ssl.SSLError, match=r"(?i)certificate required|handshake failure"),
@@ -72,7 +73,7 @@ def test_a_controller_without_certificate_gets_no_word_out_of_it(machine, settin
     ):
         secure.sendall(b"GET / HTTP/1.0\r\n\r\n")
         secure.recv(100)
-    assert machine.requests() == before
+    assert logged(machine, driver) == before
 
 
 def test_a_controller_of_another_authority_is_refused(machine, settings, tmp_path):
@@ -329,11 +330,9 @@ def test_keepalived_is_configured_started_and_stopped(machine, driver, tree):
         subnet=vip_plug(machine),
     )
     driver.start_vrrp(machine.at, delivery)
-    before = len(machine.requests())
+    before = len(logged(machine, driver))
     driver.start_vrrp(machine.at, delivery)  # what it has is not sent again
-    driver.interface(machine.at, "127.0.0.1")
-    until("the log has it all", lambda: "/1.0/interface/127.0.0.1" in "".join(machine.requests()[before:]))
-    assert not [words for words in machine.requests()[before:] if words.endswith("upload")]
+    assert not [words for words in logged(machine, driver)[before:] if words.endswith("upload")]
     assert machine.inside("ps", "-C", "keepalived", "-o", "comm=", namespace=False).split()
     driver.stop_vrrp(machine.at)
 
