@@ -39,7 +39,8 @@ def octavia_secret_stores() -> Mapping[str, Callable[[Settings], SecretStorePort
 @hookimpl
 def octavia_heartbeat_address(settings: Settings) -> str | None:
     """In network namespaces, this machine's address on the management network."""
-    if settings.controller_worker.compute_driver != "local" or settings.local.amphora == "process":
+    local = settings.controller_worker.compute_driver == "local" and settings.state_directory
+    if not local or settings.local.amphora == "process":
         return None
     from octavia_local.form import form_of
 

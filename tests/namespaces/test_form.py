@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 
+import attrs
 import pytest
 
 from octavia_core.errors import ConfigurationError, DriverUnavailable, PermanentError
@@ -29,6 +30,10 @@ def settings_with(state, **local):
 def test_a_process_on_loopback_is_the_default(tmp_path):
     assert form_of(Settings()).name == "process"
     assert octavia_heartbeat_address(settings_with(tmp_path)) is None
+    assert (
+        octavia_heartbeat_address(attrs.evolve(settings_with(tmp_path, amphora="namespace"), state_directory=""))
+        is None
+    )
 
 
 def test_an_unknown_form_is_refused(tmp_path):
