@@ -43,11 +43,7 @@ class Notifications:
         self._notifier: Any = None
 
     def send(self, events: Sequence[Event]) -> None:
-        """Send one notification for each event that has one; at least once, as events come.
-
-        Raises:
-            Exception: whatever the library raises when the broker does not take it; the events come again.
-        """
+        """Send one notification for each event that has one. The library logs what the broker does not take, and drops it."""
         if not self._wanted:
             return
         for event in events:
