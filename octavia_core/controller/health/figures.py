@@ -14,7 +14,9 @@ __all__ = ["EVERY", "Figures", "rates"]
 log = logging.getLogger("octavia_core.health")
 
 EVERY = 3.0
-"""Seconds between two times that the row is written."""
+"""Seconds between two times that the row is written, at least."""
+PER_AMPHORA = 1e-4
+"""Seconds for each amphora, since each is counted: ten for a hundred thousand."""
 KEEP = 3600.0
 """Seconds after which the row of a health manager that is gone is removed."""
 _FINE = frozenset({"accepted", "repeated"})
@@ -27,6 +29,7 @@ class Figures:
         self._storage = storage
         self._at: float | None = None
         self._before: Mapping[str, int] = {}
+        self._pause = EVERY
 
     def tick(self, now: float, name: str, counters: Mapping[str, int], rest: Callable[[], Mapping[str, Any]]) -> bool:
         """Write the row when it is time; whether it was.
@@ -37,11 +40,13 @@ class Figures:
             counters: datagrams by what became of them, since it began.
             rest: everything else, asked for only when it is written.
         """
-        if self._at is not None and now - self._at < EVERY:
+        if self._at is not None and now - self._at < self._pause:
             return False
         counted = dict(counters)
         passed = None if self._at is None else now - self._at
-        figures = {**rates(counted, self._before, passed), **rest()}
+        more = rest()
+        figures = {**rates(counted, self._before, passed), **more}
+        self._pause = max(EVERY, PER_AMPHORA * int(more.get("watched", 0)))
         self._at, self._before = now, counted
         try:
             self._storage.transaction(lambda tx: tx.observe(name, figures, keep=KEEP))

@@ -42,6 +42,8 @@ log = logging.getLogger("octavia_core.health")
 
 _MICRO = 1_000_000
 _WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING)
+MANY = 200
+"""Amphorae that memory does not clear, above which the database is asked who is silent instead of about each."""
 _REMEMBERED = 3
 """Timeouts for which a receiver that hears nobody still counts as one that should agree."""
 
@@ -69,6 +71,7 @@ class Lookout:
         self._lock = threading.RLock()
         self._hearts: dict[str, Liveness] = {}
         self._servers: dict[str, str] = {}
+        self._watched: Counter[tuple[str, str]] | None = None
         self._read_at: int | None = None
         self._pushed: set[str] = set()
         self._proofs: dict[str, str] = {}
@@ -136,15 +139,32 @@ class Lookout:
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
+        self._watched = None
         self._servers = {h.compute_id: id for id, h in self._hearts.items() if h.compute_id}
         self._read_at = now
         self._memory.forget_others(self._hearts, self._clock.monotonic() - self._timeout / _MICRO)
 
     def _read_again(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
         ids = [heart.amphora_id for heart in quiet]
+        if len(ids) > MANY:
+            return self._read_silent(quiet, ear, mono)
         fresh = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness(ids)) if _watched(h)}
         gone = set(ids) - set(fresh)
+        if gone:
+            self._watched = None
         self._hearts = {id: h for id, h in ({**self._hearts, **fresh}).items() if id not in gone}
+        return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
+
+    def _read_silent(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
+        """The same where memory clears few: there are many receivers, or an outage. The database finds those whose rows are
+        old by an index; those that have no such row are read by their ids. Who is gone is noticed by the next look at all.
+        """
+        ids = {heart.amphora_id for heart in quiet}
+        unknown = [heart.amphora_id for heart in quiet if heart.last_heard is None or heart.observer is None]
+        before = ear.now - ear.timeout
+        rows = self._storage.read(lambda tx: [*tx.silent(before), *tx.liveness(unknown)])
+        fresh = {h.amphora_id: h for h in rows if h.amphora_id in ids and _watched(h)}
+        self._hearts = {**self._hearts, **fresh}
         return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
 
     def _newest(self, heart: Liveness, ear: Ear, mono: float) -> int | None:
@@ -196,13 +216,19 @@ class Lookout:
             now=now,
             timeout=self._timeout,
             suspects=(),
-            watched=Counter(place for h in self._hearts.values() for place in domains(h).items()),
+            watched=self._places(),
             late=Counter(place for h in quiet for place in domains(h).items()),
             late_total=len(late),
             receivers=(me, *self._receivers(now, observer)),
             dropped=self._dropped,
             threshold=self._threshold,
         )
+
+    def _places(self) -> Mapping[tuple[str, str], int]:
+        """How many are watched in each place; counted again when somebody came or went."""
+        if self._watched is None:
+            self._watched = Counter(place for h in self._hearts.values() for place in domains(h).items())
+        return self._watched
 
     def _figure(self, ear: Ear, mono: float, silent: int) -> Mapping[str, Any]:
         """What of this look goes into the row of this health manager."""
@@ -285,6 +311,7 @@ class Lookout:
             return decisions
         waiting = {d.amphora_id: d for d in self._actor.fail_over(lost, self._rate)}
         done = {heart.amphora_id for heart, _ in lost} - waiting.keys()
+        self._watched = None
         for id in done:
             self._proofs.pop(id, None)
             del self._hearts[id]
