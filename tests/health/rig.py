@@ -80,7 +80,14 @@ class Rig:
         self.ask = Inquiry(self.storage, world, TIMEOUT)
         actor = Actor(self.storage, world, lambda: None)
         self.lookout = Lookout(self.storage, self.settings, self.clock, self.memory, self.wall, self.ask, actor)
-        self.writer = Writer(self.storage, self.memory, self.wall, "here", 0.0)
+        self.writer = Writer(
+            self.storage,
+            self.memory,
+            self.wall,
+            "here",
+            0.0,
+            timeout=self.settings.health_manager.heartbeat_timeout,
+        )
         self.since = self.wall.now()
         self.sequence = 0
         self.listeners: dict[str, str] = {}

@@ -8,6 +8,10 @@ from typing import Any
 
 import pytest
 
+from octavia_core.controller.health import look
+from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.memory import Memory
 from octavia_core.domain.vocabulary import AmphoraStatus
 from tests.health.rig import Rig, until
 
@@ -176,3 +180,27 @@ def test_those_who_are_heard_again_last_after_an_outage_get_their_time(rig: Make
     here.pass_(0.5, *here.ids[:5])
     assert here.failovers() == [here.ids[5]], "and who stays silent for a timeout after it is over is lost"
     assert "of that, we could hear" in here.events("amphora.lost")[0]["evidence"]
+
+
+def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(look, "MANY", 2)
+    here = rig(12)
+    here.mute()
+    gone, *others = here.ids
+    lookout = Lookout(
+        here.storage,
+        here.settings,
+        here.clock,
+        Memory(2.0),  # of a host that hears nobody: others hear, and write
+        here.wall,
+        here.ask,
+        Actor(here.storage, here.world, lambda: None),
+    )
+    for _ in range(14):
+        here.clock.advance(0.1)
+        here.heard(*others)
+        here.writer.flush(here.clock)
+        lookout.look(here.since, "elsewhere")
+        if here.clock.monotonic() > 0.9:
+            here.answered(gone)
+    assert here.failovers() == [gone]
