@@ -122,7 +122,7 @@ def _create(run: Run, world: World) -> None:
     run.finish(finish)
 
 
-def _failed_create(tx: Transaction, operation: Operation, reason: str) -> None:
+def _failed(tx: Transaction, operation: Operation, reason: str) -> None:
     assert operation.load_balancer_id is not None
     for amphora in tx.amphorae(operation.load_balancer_id):
         if amphora.status is AmphoraStatus.PENDING_DELETE:
@@ -268,6 +268,6 @@ def _delete(run: Run, world: World) -> None:
     run.finish(finish)
 
 
-CREATE = Flow(name="create", body=_create, give_up=_failed_create, words="create load balancer")
-CONFIGURE = Flow(name="configure", body=_configure, give_up=fail_subjects, words="change load balancer")
+CREATE = Flow(name="create", body=_create, give_up=_failed, words="create load balancer")
+CONFIGURE = Flow(name="configure", body=_configure, give_up=_failed, words="change load balancer")
 DELETE = Flow(name="delete", body=_delete, give_up=failovers.failed, words="delete load balancer")

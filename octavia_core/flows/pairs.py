@@ -124,9 +124,21 @@ def replace(
     `tree` is the load balancer without what is below it. With `for_good`, what was replaced stays so, whatever fails
     later in the operation.
     """
-    run.record("site", lambda tx: amphorae.insert_amphora(tx, where), lambda tx: _drop(tx, where.amphora_id))
+
+    def begin(tx: Transaction) -> list[str]:
+        amphorae.insert_amphora(tx, where)
+        dead = [old.id for old in leaving if amphorae.declared_dead(tx, old.id)]
+        for id in dead:
+            tx.settle_amphora(id, AmphoraEvent.DELETE)
+        return dead
+
+    dead = run.record("site", begin, lambda tx: _drop(tx, where.amphora_id))
     booted = amphorae.boot(run, world, where)
     run.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+    # One that was declared dead may hold the VIP all the same, and serve nobody on it: it goes while the new one starts.
+    for old in leaving:
+        if old.id in dead:
+            amphorae.remove(run.scope(f"old-{old.id}"), world, tree, old)
     amphora = amphorae.allocate(run, world, where, booted)
     subnet = amphorae.plug(run, world, tree, amphora)
     amphora = attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip)
@@ -135,7 +147,8 @@ def replace(
 
     def leave(tx: Transaction) -> _Staying:
         for old in leaving:
-            tx.settle_amphora(old.id, AmphoraEvent.DELETE)
+            if old.id not in dead:
+                tx.settle_amphora(old.id, AmphoraEvent.DELETE)
         others = [a for a in tx.amphorae(tree.id) if a.id != where.amphora_id]
         return _Staying(
             serving=tuple(a for a in others if a.status in amphorae.SERVING),
@@ -143,9 +156,10 @@ def replace(
         )
 
     staying = run.record("leave", leave, result=_Staying)
-    for one in (*leaving, *staying.broken):
+    going = [old for old in leaving if old.id not in dead]
+    for one in (*going, *staying.broken):
         _silence(run.scope(f"old-{one.id}"), world, one)
-    for old in leaving:
+    for old in going:
         amphorae.remove(run.scope(f"old-{old.id}"), world, tree, old)
     run.record("retired", lambda tx: _retire(tx, where, leaving))
     if for_good:

@@ -33,7 +33,7 @@ from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
 from octavia_core.testing.simulator import SimulatedAmphorae
 
-__all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "die_at", "points_of", "prepared", "stop_at"]
+__all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "declared_dead", "die_at", "points_of", "prepared", "stop_at"]
 
 DATABASE = "database.url"
 """File of a folder that names its database; without it, the folder has an SQLite file."""
@@ -232,13 +232,13 @@ def _one_dies(engine: Engine) -> None:
     pair, vip = _pair(engine)
     (lost,) = [a for a in pair if a.id == vip]
     engine.world.compute.destroy(f"amphora-{lost.id}")
-    _declared_dead(engine, lost)
+    declared_dead(engine, lost)
 
 
 def _both_die(engine: Engine) -> None:
     for amphora in _pair(engine)[0]:
         engine.world.compute.destroy(f"amphora-{amphora.id}")
-        _declared_dead(engine, amphora)
+        declared_dead(engine, amphora)
 
 
 def _pair(engine: Engine) -> tuple[Sequence[Amphora], str | None]:
@@ -248,7 +248,7 @@ def _pair(engine: Engine) -> tuple[Sequence[Amphora], str | None]:
     return engine.storage.read(lambda tx: tx.amphorae(lb.id)), holder
 
 
-def _declared_dead(engine: Engine, amphora: Amphora) -> None:
+def declared_dead(engine: Engine, amphora: Amphora) -> None:
     lb = str(amphora.load_balancer_id)
     failover = Operation(
         id=str(uuid.uuid4()),

@@ -21,7 +21,7 @@ from octavia_core.ports.storage import Transaction
 from octavia_core.testing.outside import FaultKind
 from octavia_core.testing.simulator import SimulatedAmphorae, SimulatedCompute, SimulatedNetwork
 from tests.engine.copies import copy_of
-from tests.engine.outside import Engine
+from tests.engine.outside import Engine, declared_dead
 
 SERVING = "pair-configure"
 """A scenario whose folder has a pair that serves; its own wish, a member more, is stored."""
@@ -391,3 +391,29 @@ class _Died(Exception):
 def _die_at_boot(point: str, path: str) -> None:
     if (point, path) == ("effect", "master/boot"):
         raise _Died
+
+
+def test_one_that_was_declared_dead_goes_at_once_and_the_other_has_the_vip_while_the_new_one_is_built(
+    engine: Engine,
+) -> None:
+    """It may be half dead, and hold the VIP all the same."""
+    held = holder(engine)
+    assert held is not None
+    declared_dead(engine, pair_by_id(engine, held))
+    seen: dict[str, str | None] = {}
+    engine.settle(probe=lambda point, path: seen.setdefault(f"{point} {path.rpartition('/')[2]}", holder(engine)))
+    assert well(engine)
+    assert seen["before boot"] == held
+    assert seen["before server-active"] == other_than(engine, held, seen)
+    assert engine.cloud.calls("amphora.stop_vrrp") == []
+
+
+def pair_by_id(engine: Engine, amphora_id: str) -> Amphora:
+    return next(amphora for amphora in pair(engine).values() if amphora.id == amphora_id)
+
+
+def other_than(engine: Engine, amphora_id: str, seen: dict[str, str | None]) -> str:
+    """The one that stayed."""
+    (found,) = {id for id in seen.values() if id is not None} - {amphora_id}
+    assert found in {amphora.id for amphora in pair(engine).values()}
+    return found
