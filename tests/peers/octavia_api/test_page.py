@@ -41,7 +41,8 @@ def servers() -> Iterator[dict[str, str]]:
 
 
 def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, servers: dict[str, str]) -> None:
-    system.require("haproxy")
+    system.require("curl")
+    system.require("pgrep")
     upstream = peer()
     home = tmp_path / "home"
     home.mkdir(mode=0o700)
