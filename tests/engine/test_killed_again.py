@@ -44,7 +44,11 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 def test_who_recovers_is_killed_where_the_first_was(
     scenario: Scenario, point: str, path: str, tmp_path: Path, killer: Victims
 ) -> None:
-    """What was not recorded is done again, so the second one comes to the same point, unless it was recorded."""
+    """What was not recorded is done again, so the second one comes to the same point.
+
+    Not when it was recorded, and not when what leads there is decided anew, by a look at an outside that the first has
+    changed (a plug that is there already): then it ends in peace.
+    """
     folder = copy_of(scenario.name, tmp_path / "state")
     known = points(scenario.name)
     following = known[(known.index((point, path)) + 1) % len(known)]
@@ -52,7 +56,8 @@ def test_who_recovers_is_killed_where_the_first_was(
     if point == "entry":  # it is recorded: the next one after it
         assert killer.kill(folder, *following) in (-signal.SIGKILL, 0)
     else:
-        assert killer.kill(folder, point, path) == -signal.SIGKILL, "the second does it again, with the same key"
+        again = killer.kill(folder, point, path)
+        assert again == -signal.SIGKILL or (again == 0 and scenario.name == "configure-network")
         assert killer.kill(folder, *following) in (-signal.SIGKILL, 0)
     engine = Engine.open(folder)
     try:
