@@ -135,7 +135,7 @@ def _carry_out(ticket: _Ticket[Any], connection: Connection) -> None:
     raw.execute("SAVEPOINT work")
     try:
         ticket.result = ticket.work(connection)
-    except BaseException as error:
+    except BaseException as error:  # whatever it is, it is raised again in the thread that asked for the work
         ticket.error = error
         if not raw.in_transaction:
             raise Regrouped("the database has taken back a transaction that was shared") from error
