@@ -107,7 +107,8 @@ def test_every_rehearsal_adds_up(name: str, proof: bool, lasts: float, **shape: 
     assert sum(entry.amphorae for entry in started) == report.failed_over
     assert sum(entry.wrong for entry in started) == report.wrong
     assert all(0 <= entry.begin <= entry.end <= 600 + 3 for entry in report.timeline)
-    if name in ("receiver-deaf", "database-away"):
+    doubts = shape["amphorae"] >= 5 or shape["receivers"] > 1  # self-doubt needs somebody to compare with
+    if name == "database-away" or (name == "receiver-deaf" and doubts):
         assert report.failed_over == 0
 
 
