@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import statistics
 import threading
 import time
 from multiprocessing.connection import Connection
@@ -21,9 +20,13 @@ def run(url: str, folder: str, processes: int, pipe: Connection) -> None:
     """Do what the pipe says until it says stop."""
     measured = _Measured(url, Path(folder), processes)
     pipe.send((measured.port, os.getpid()))
-    while (order := pipe.recv()) != "stop":
-        pipe.send(getattr(measured, order)())
-    measured.stop()
+    try:
+        while (order := pipe.recv()) != "stop":
+            pipe.send(getattr(measured, order)())
+    except EOFError:
+        pass  # whoever measures is gone
+    finally:
+        measured.stop()
 
 
 class _Measured:
@@ -93,9 +96,9 @@ class _Measured:
             self.behind = max(self.behind, time.monotonic() - writer.written_at)
 
     def settle(self) -> int:
-        """How many reports the rows do not have yet."""
+        """How many amphorae have their report in the rows."""
         known = list(self.health._memory._known.values())
-        return sum(one.applied != one.said.words for one in known)
+        return sum(one.applied == one.said.words for one in known)
 
     def begin(self) -> bool:
         """A step begins."""
@@ -164,11 +167,6 @@ class _Measured:
         self.ended.set()
         self.health.stop()
         self.storage.close()
-
-
-def median(times: list[float]) -> float:
-    """Of several."""
-    return statistics.median(times)
 
 
 def _cpu(file: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import select
 import socket
 import struct
@@ -12,6 +13,8 @@ from octavia_core.errors import ConfigurationError
 from octavia_core.settings import OF_A_PLUGIN, Settings
 
 __all__ = ["Receiver", "bind_receiver"]
+
+log = logging.getLogger("octavia_core.health")
 
 LARGEST_DATAGRAM = 65536
 """Bytes; upstream's receiver takes as many."""
@@ -23,6 +26,8 @@ SO_MEMINFO = 55
 """Linux, asm-generic/socket.h; not in the socket module. Nine 32-bit counters, the last is sk_drops."""
 IP_FREEBIND = 15
 """Linux, linux/in.h; not in the socket module. Covers IPv6 sockets too."""
+SO_RCVBUFFORCE = 33
+"""Linux, asm-generic/socket.h; needs CAP_NET_ADMIN."""
 SO_TIMESTAMPNS = 35
 """Linux, asm-generic/socket.h: each message comes with the time of its arrival, two longs (seconds, nanoseconds)."""
 
@@ -41,7 +46,7 @@ def bind_receiver(settings: Settings, *, beside: bool = False) -> socket.socket:
     family = socket.AF_INET6 if ":" in health.bind_ip else socket.AF_INET
     receiver = socket.socket(family, socket.SOCK_DGRAM)
     if health.sock_rlimit:
-        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, health.sock_rlimit)
+        _make_room(receiver, health.sock_rlimit)
     if settings.origin("health_manager.bind_ip") == OF_A_PLUGIN:
         receiver.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)  # the address may come with the first amphora
     try:
@@ -56,6 +61,21 @@ def bind_receiver(settings: Settings, *, beside: bool = False) -> socket.socket:
         ) from error
     receiver.settimeout(PATIENCE)
     return receiver
+
+
+def _make_room(receiver: socket.socket, size: int) -> None:
+    """A receive buffer of that many bytes: beyond net.core.rmem_max where we may, else as many as that allows."""
+    try:
+        receiver.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+    except OSError:
+        receiver.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+    granted = receiver.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF) // 2  # the kernel doubles it for its own needs
+    if granted < size:
+        log.warning(
+            "the kernel gives heartbeats a buffer of %d bytes, not the %d of [health_manager] sock_rlimit; raise net.core.rmem_max",
+            granted,
+            size,
+        )
 
 
 def _free(family: int, address: str, port: int) -> bool:
