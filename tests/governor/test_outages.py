@@ -101,7 +101,8 @@ def test_all_amphorae_of_a_host_that_dies_are_rebuilt_and_no_others(rig: Make, c
     serving = [a for a in here.storage.read(lambda tx: tx.amphorae()) if a.status is AmphoraStatus.ALLOCATED]
     assert len(serving) == count
     assert len({a.load_balancer_id for a in serving}) == count, "each load balancer has one that serves"
-    lost = here.events("amphora.lost")
+    lost = [e.data for e in here.storage.read(lambda tx: tx.events(limit=100_000)) if e.name == "amphora.lost"]
+    assert len(lost) == len(dead)
     assert {(event["host"], event["zone"]) for event in lost} == {("host-1", "simulated")}
 
 
