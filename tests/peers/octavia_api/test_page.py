@@ -40,6 +40,7 @@ def servers() -> Iterator[dict[str, str]]:
             broker.close()
 
 
+@pytest.mark.timeout(700)
 def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, servers: dict[str, str]) -> None:
     system.require("curl")
     system.require("pgrep")
@@ -70,7 +71,7 @@ def test_the_commands_of_the_page_do_what_it_says(tmp_path: Path, servers: dict[
     page.start()
     assert page.guard is not None
     try:
-        ended = page.guard.wait(280)
+        ended = page.guard.wait(600)
     except subprocess.TimeoutExpired:
         ended = -1
     finally:
