@@ -33,7 +33,7 @@ log = logging.getLogger("octavia_core.health")
 
 WRITE_PAUSE = 0.02
 """Seconds between two batches at least: what arrives meanwhile shares one transaction."""
-WRITE_EVERY = 1.0
+WRITE_EVERY = 0.5
 """Seconds after which what was heard is written at the latest; half the timeout where that is shorter."""
 REAPPLY = 2.0
 """Seconds after which an unchanged report is held against the rows again, at least three heartbeats: a row may have
