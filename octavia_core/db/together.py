@@ -49,6 +49,11 @@ class _Ticket(Generic[T]):
         self.over = over
         self._told.set()
 
+    @property
+    def told(self) -> bool:
+        """It is over, or this thread is to lead."""
+        return self._told.is_set()
+
     def outcome(self) -> T:
         if self.error is not None:
             raise self.error
@@ -75,12 +80,16 @@ class Together:
         """
         if self._leader == threading.get_ident():
             raise RuntimeError("transactions do not nest: hand the transaction on")
-        mine = _Ticket(work)
-        with self._lock:
-            self._queue.append(mine)
-            leads, self._led = not self._led, True
-        if not leads:
-            mine.wait()
+        mine, leads = _Ticket(work), False
+        try:
+            with self._lock:
+                self._queue.append(mine)
+                leads, self._led = not self._led, True
+            if not leads:
+                mine.wait()
+        except BaseException:  # an interrupted thread must neither be waited for nor be made to lead
+            self._leave(mine, leads)
+            raise
         if not mine.over:
             self._lead(mine)
         return mine.outcome()
@@ -104,10 +113,21 @@ class Together:
             for ticket in group:
                 ticket.tell(over=True)
             with self._lock:
-                following = self._queue[0] if self._queue else None
-                self._led = following is not None
-            if following is not None:
-                following.tell(over=False)
+                self._hand_on()
+
+    def _hand_on(self) -> None:
+        """The next one leads, if there is one. Under the lock, so that whoever leaves knows whether it was told to."""
+        self._led = bool(self._queue)
+        if self._queue:
+            self._queue[0].tell(over=False)
+
+    def _leave(self, mine: _Ticket[Any], leads: bool) -> None:
+        """Take back a work that has not begun; one that has is carried out, and nobody hears of it."""
+        with self._lock:
+            if mine in self._queue:
+                self._queue.remove(mine)
+                if leads or mine.told:
+                    self._hand_on()
 
     def _next(self, already: int) -> _Ticket[Any] | None:
         with self._lock:

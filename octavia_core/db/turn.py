@@ -39,7 +39,7 @@ class Turn:
     def __init__(self, path: Path, *, courtesy: float = _COURTESY) -> None:
         self._path, self._courtesy = path, courtesy
         self._fd = -1
-        self._usable = True
+        self._usable = hasattr(fcntl, "F_OFD_SETLK")  # Linux; elsewhere writers queue by SQLite's own means
         self._just_had_it = False
 
     def __enter__(self) -> None:

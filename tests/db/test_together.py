@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import functools
+import signal
 import sqlite3
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -133,6 +135,45 @@ def test_a_commit_that_fails_is_everybodys_and_all_of_them_try_again(storage):
     assert ended == [None] * 3
     assert {each.name for each in storage.read(lambda tx: tx.load_balancers())} == {"lb0", "lb1", "lb2"}
     assert refused
+
+
+class Interrupted(BaseException):
+    """What a signal raises in the main thread."""
+
+
+@pytest.mark.skipif(threading.current_thread() is not threading.main_thread(), reason="signals reach the main thread")
+def test_who_is_interrupted_while_it_waits_holds_up_nobody(storage):
+    begun, go = threading.Event(), threading.Event()
+
+    def first(tx):
+        begun.set()
+        assert go.wait(30)
+
+    def interrupt(signum, frame):
+        raise Interrupted
+
+    def when_it_waits():
+        while not storage._together._queue:
+            time.sleep(0.001)
+        signal.pthread_kill(threading.main_thread().ident, signal.SIGUSR1)
+
+    before = signal.signal(signal.SIGUSR1, interrupt)
+    touched = []
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            holder = pool.submit(storage.transaction, first)
+            assert begun.wait(30)
+            pool.submit(when_it_waits)
+            with pytest.raises(Interrupted):
+                storage.transaction(touched.append)
+            behind = pool.submit(storage.transaction, lambda tx: "carried out")
+            go.set()
+            holder.result(30)
+            assert behind.result(30) == "carried out"
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert storage.transaction(lambda tx: "and the next") == "and the next"
+    assert touched == []
 
 
 def test_who_has_just_written_lets_another_process_go_first(tmp_path):
