@@ -70,7 +70,7 @@ class Writer:
         self._reread_at: float | None = None
         self._reread_wall = 0
         self.written_at = 0.0
-        """Monotonic time up to which all that was heard is in the rows."""
+        """Monotonic time up to which all that was heard is in the rows, but for traffic."""
 
     def flush(self, clock: Clock, *, last: bool = False) -> int:
         """Write everything that is new; how many heartbeats. `last`: the traffic too, whenever it was written before.
@@ -94,6 +94,8 @@ class Writer:
                 if portion.traffic:
                     self._storage.transaction(lambda tx: tx.add_traffic(portion.traffic))  # noqa: B023 - runs now
                 rest = _without(rest, portion)
+                if not len(rest):
+                    self.written_at = now  # what is left is traffic
         except BaseException:  # whatever it was, what was counted must not be lost
             self._memory.give_back(rest)
             raise
