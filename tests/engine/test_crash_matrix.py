@@ -39,10 +39,15 @@ def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
 
 
 @functools.cache
-def points(name: str) -> tuple[tuple[str, str], ...]:
-    """(point, path) of everything at which a run of the scenario passes."""
+def passed(name: str) -> tuple[tuple[str, str], ...]:
+    """(point, path) of everything at which a run of the scenario passes, in its order; that of branches is anybody's."""
     with tempfile.TemporaryDirectory() as scratch:
         return tuple(points_of(BY_NAME[name], copy_of(name, Path(scratch) / "state")))
+
+
+def points(name: str) -> tuple[tuple[str, str], ...]:
+    """The same by path, so that every process that runs the tests has one order."""
+    return tuple(sorted(passed(name), key=lambda one: (one[1], one[0])))
 
 
 def one_each(name: str, turn: int) -> list[tuple[str, str]]:

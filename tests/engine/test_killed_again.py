@@ -15,7 +15,7 @@ from octavia_core.flows.catalogue import FLOWS
 from octavia_core.testing.outside import FaultKind
 from tests.engine.copies import copy_of
 from tests.engine.outside import SCENARIOS, Engine, Scenario
-from tests.engine.test_crash_matrix import check, one_each, points
+from tests.engine.test_crash_matrix import check, one_each, passed, points
 from tests.engine.victims import Victims, victims
 from tests.explain.stage import Stage, until
 
@@ -50,7 +50,7 @@ def test_who_recovers_is_killed_where_the_first_was(
     changed (a plug that is there already): then it ends in peace.
     """
     folder = copy_of(scenario.name, tmp_path / "state")
-    known = points(scenario.name)
+    known = passed(scenario.name)
     following = known[(known.index((point, path)) + 1) % len(known)]
     assert killer.kill(folder, point, path) == -signal.SIGKILL
     if point == "entry":  # it is recorded: the next one after it
