@@ -135,7 +135,9 @@ class Worker:
                     taken = len(claimed)
                 if not self._led and (taken < free or not free):
                     due = storage.next_due()
-                    pause = self._poll if due is None else min(self._poll, max(0.005, due))
+                    # what is due now and was not to be had is somebody else's, or of a version that is not known here
+                    later = due if not free else due or None
+                    pause = self._poll if later is None else min(self._poll, max(0.005, later))
             except TransientError as error:
                 log.warning("the queue cannot be read, trying again: %s", error)
             finally:

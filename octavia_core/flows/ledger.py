@@ -51,6 +51,11 @@ class Shared:
     probe: Probe
     undoing: bool
     lock: threading.Lock = attrs.field(factory=threading.Lock)
+    commits: threading.RLock = attrs.field(factory=threading.RLock)
+    """Branches commit one after the other: whether a lost COMMIT arrived is read from the one mark of their operation, and
+    its row is locked by each of them anyway."""
+    needs: dict[int, float] = attrs.field(factory=dict)
+    """Branch -> until when (monotonic) the lease must last for the call that it makes now."""
     undos: dict[str, Undo] = attrs.field(factory=dict)
     lease_until: float = 0.0
     closed: bool = False
@@ -135,9 +140,13 @@ class Ledger:
                 tx.write_entries(entries)
             return made
 
-        began = shared.world.clock.monotonic()
         try:
-            made = shared.storage.transaction(transact, claim=shared.claim)
+            with shared.commits:
+                began = shared.world.clock.monotonic()
+                shared.needs.pop(id(self._pending), None)
+                lease = self._lease(began)
+                made = shared.storage.transaction(transact, claim=attrs.evolve(shared.claim, lease=lease))
+                shared.lease_until = began + lease
         except (FenceLost, TransientError):
             raise
         except Exception as error:  # a deferred record may raise anything; it is its own outcome, not its company's
@@ -146,7 +155,6 @@ class Ledger:
             self._pending.remove(culprit)
             del shared.journal[culprit.entry.path]
             self._fail(culprit.entry, error)
-        shared.lease_until = began + shared.claim.lease
         del self._pending[: len(pending)]
         for earlier in pending:
             shared.probe("entry", earlier.entry.path if isinstance(earlier, Deferred) else earlier.path)
@@ -160,14 +168,21 @@ class Ledger:
             self._commit(None)
 
     def _outlive(self, limit: float) -> None:
-        """Renew the lease when it might end before a call of `limit` seconds does."""
+        """Renew the lease when it might end before a call of `limit` seconds does. No other branch makes it shorter."""
         shared, clock = self._shared, self._shared.world.clock
         margin = min(LEASE_MARGIN, shared.claim.lease / 4)
-        if shared.lease_until - clock.monotonic() < max(limit + margin, shared.claim.lease / 3):
-            lease = max(shared.claim.lease, limit + margin)
+        with shared.commits:
             began = clock.monotonic()
-            shared.storage.renew(shared.claim, lease)
-            shared.lease_until = began + lease
+            if limit > 0:
+                shared.needs[id(self._pending)] = began + limit + margin
+            if shared.lease_until - began < max(limit + margin, shared.claim.lease / 3):
+                lease = self._lease(began)
+                shared.storage.renew(shared.claim, lease)
+                shared.lease_until = began + lease
+
+    def _lease(self, now: float) -> float:
+        """Seconds that the lease has to last from now on: the usual ones, or what the longest call under way needs."""
+        return max(self._shared.claim.lease, *(until - now for until in self._shared.needs.values()), 0.0)
 
     def _again(self, entry: JournalEntry, error: TransientError) -> NoReturn:
         attempts, policy = entry.attempts + 1, self._shared.patience.after(error)

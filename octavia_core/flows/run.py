@@ -101,7 +101,7 @@ class Run(Waiting, Undoing):
             do: the effect.
             undo: takes it back, given the key and the result if there was one; "nothing found" is success.
             result: the type to rebuild a recorded result as; None when the result is None or plain JSON.
-            limit: seconds that `do` may take; the lease is made to outlive it.
+            limit: seconds that `do` may take, and `undo`; the lease is made to outlive it.
         """
         shared, path = self._shared, self._prefix + name
         entry = shared.journal.get(path)
@@ -114,12 +114,12 @@ class Run(Waiting, Undoing):
             self._same(entry, EntryKind.STEP, to_json(key))
         recorded: R | None = self._recorded(entry, result) if entry.outcome is Outcome.DONE else None
         if undo is not None:
-            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, recorded), None))
+            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, recorded), None, limit))
         if entry.outcome is Outcome.DONE:
             return cast("R", recorded)
         self._resume_or_unwind(entry)
         shared.probe("before", path)
-        self._outlive(limit or 0.0)
+        self._outlive(limit)
         try:
             value = do(key)
         except TransientError as error:
@@ -132,7 +132,7 @@ class Run(Waiting, Undoing):
         finished = attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value))
         got = self._recorded(finished, result)
         if undo is not None:
-            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, got), None))
+            self._remember(Undo(path, entry.sequence, functools.partial(undo, key, got), None, limit))
         shared.journal[path] = finished
         self._pending.append(finished)
         return got

@@ -12,6 +12,7 @@ from octavia_core.domain.operation import Operation, OperationState
 from octavia_core.errors import NotFound, OctaviaError, TransientError
 from octavia_core.flows.catalogue import CLEANUP, flow_of
 from octavia_core.flows.flow import Flow, derived_id, emit
+from octavia_core.flows.ledger import LEASE_MARGIN
 from octavia_core.flows.run import FlowChanged, Parked, Probe, Run, Undo, Unwind
 from octavia_core.flows.world import World
 from octavia_core.policy.retry import RetryPolicy
@@ -137,15 +138,26 @@ class Runner:
         with contextlib.suppress(Unwind):
             flow.body(replay, self.world)
         undo = next((u for u in replay.undos() if u.path == path), None)
+        pause = CLEANUP_RETRY.delay(operation.attempts)
+        later = self.storage.read(lambda tx: _later(tx, subject)) if _belongs_to_all(path) else None
+        if later is not None and not later.state.final:
+            text = f"operation {later.id} is at work on load balancer {subject.load_balancer_id}"
+            raise Parked(pause, None, text, None)
         try:
-            if undo is not None and undo.work is not None:
+            if later is None and undo is not None and undo.work is not None:
+                # the lease is that of the cleanup, the journal that of the operation it cleans up after
+                self.storage.renew(claim, max(claim.lease, undo.limit + LEASE_MARGIN))
                 undo.work()
-        except OctaviaError as error:
-            raise Parked(CLEANUP_RETRY.delay(operation.attempts), None, str(error), None) from error
+        except FenceLost:
+            raise
+        except Exception as error:  # whatever an undo raises, it is tried again: nobody else would
+            said = str(error) if isinstance(error, OctaviaError) else f"{type(error).__name__}: {error}"
+            raise Parked(pause, None, said, None) from error
 
         def close(tx: Transaction) -> None:
             tx.close_operation(operation.id, OperationState.SUCCEEDED)
-            emit(tx, operation, "cleanup.finished", f"undo of {path} of operation {subject_id} is done")
+            done = "is done" if later is None else f"is not needed any more: operation {later.id} went beyond it"
+            emit(tx, operation, "cleanup.finished", f"undo of {path} of operation {subject_id} {done}")
 
         self.storage.transaction(close, claim=claim)
 
@@ -158,3 +170,24 @@ class Runner:
             log.warning("operation %s cannot be parked: %s", claim.operation_id, error)
             return Ending.LOST
         return Ending.PARKED
+
+
+def _belongs_to_all(path: str) -> bool:
+    """Is it a step about what all operations of a load balancer share (its address, what its amphorae serve)? Everything else
+    has names of its own operation, which nobody else uses.
+    """
+    return path.rpartition("/")[2] in ("reserve-vip", "push")
+
+
+def _later(tx: Transaction, subject: Operation) -> Operation | None:
+    """The operation that has taken the load balancer further since, or is about to."""
+    if subject.load_balancer_id is None:
+        return None
+    since = [
+        row
+        for row in tx.operations(load_balancer_id=subject.load_balancer_id)
+        if row.id != subject.id and row.created_at > subject.created_at
+    ]
+    under_way = [row for row in since if not row.state.final]
+    succeeded = [row for row in since if row.state is OperationState.SUCCEEDED]
+    return next(iter([*under_way, *succeeded]), None)

@@ -40,12 +40,13 @@ class Probe(Protocol):
 
 @attrs.frozen
 class Undo:
-    """How to take a step back. `path` is the step's."""
+    """How to take a step back. `path` is the step's; `limit` is how many seconds `work` may take."""
 
     path: str
     sequence: int
     work: Callable[[], None] | None
     record: Callable[[Transaction], None] | None
+    limit: float = 0.0
 
 
 def no_probe(point: str, path: str) -> None:

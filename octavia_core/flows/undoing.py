@@ -49,7 +49,7 @@ class Undoing(Ledger):
             entry = self._entry(path, EntryKind.UNDO)
             self._commit(entry)
         shared.probe("before", path)
-        self._outlive(0.0)
+        self._outlive(undo.limit)
         done = attrs.evolve(entry, outcome=Outcome.DONE)
         try:
             if undo.work is not None:

@@ -12,7 +12,7 @@ from octavia_core.domain.operation import EntryKind, Outcome
 from octavia_core.errors import OctaviaError, StepTimeout
 from octavia_core.flows.ledger import Ledger
 from octavia_core.flows.signals import Parked, Unwind
-from octavia_core.flows.waits import Wait, check, wait_to_json
+from octavia_core.flows.waits import Wait, check, limit_of, wait_to_json
 from octavia_core.policy.retry import RetryPolicy
 from octavia_core.ports.storage import Transaction
 
@@ -50,6 +50,7 @@ class Waiting(Ledger):
         clock, poll = shared.world.clock, shared.world.compute.poll_interval
         linger_until = clock.monotonic() + LINGER
         while True:
+            self._outlive(limit_of(shared.world, condition))
             (outcome,) = check(shared.world, [condition])
             if isinstance(outcome, OctaviaError):
                 self._fail(known, outcome)
@@ -65,7 +66,6 @@ class Waiting(Ledger):
                 waited = (shared.storage.now() - known.started_at) / 1_000_000 if known.started_at else 0.0
                 # until its time is over: those who check all waits in bulk wake it when it comes true
                 raise Parked(max(within - waited, 0.0) + 0.001, wait_to_json(condition), None, known)
-            self._outlive(0.0)
             clock.sleep(poll)
 
     def until(

@@ -14,7 +14,7 @@ from octavia_core.errors import AmphoraUnreachable, OctaviaError, PermanentError
 from octavia_core.flows.world import World
 from octavia_core.ports.compute import Server, ServerState
 
-__all__ = ["CHECKS", "AgentAnswers", "ServerActive", "Wait", "check", "wait_from_json", "wait_to_json"]
+__all__ = ["CHECKS", "AgentAnswers", "ServerActive", "Wait", "check", "limit_of", "wait_from_json", "wait_to_json"]
 
 
 @attrs.frozen
@@ -57,7 +57,7 @@ def _server_outcome(wait: ServerActive, server: Server | None) -> Outcome:
 def _agents(world: World, waits: Sequence[AgentAnswers]) -> list[Outcome]:
     def ask(wait: AgentAnswers) -> Outcome:
         try:
-            return to_json(world.amphora.info(wait.at))
+            return to_json(world.amphora.info(wait.at, limit=LOOK))
         except AmphoraUnreachable:
             return None
         except OctaviaError as error:
@@ -70,6 +70,8 @@ def _agents(world: World, waits: Sequence[AgentAnswers]) -> list[Outcome]:
         return list(pool.map(ask, waits))
 
 
+LOOK = 5.0
+"""Seconds within which an agent that is looked at answers, or has not answered yet."""
 SIDE_BY_SIDE = 16
 """Agents that are asked at the same time."""
 
@@ -87,6 +89,11 @@ def _kind(wait: Wait) -> str:
 def check(world: World, waits: Sequence[Wait]) -> list[Outcome]:
     """The outcomes of waits of one kind, in their order, with one port call where the port allows it."""
     return CHECKS[_kind(waits[0])][1](world, waits) if waits else []
+
+
+def limit_of(world: World, wait: Wait) -> float:
+    """Seconds that one look at such a thing may take."""
+    return world.compute.time_limit if isinstance(wait, ServerActive) else min(LOOK, world.amphora.time_limit)
 
 
 def wait_to_json(wait: Wait) -> dict[str, Any]:

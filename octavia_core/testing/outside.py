@@ -150,6 +150,7 @@ class SimulatedCloud:
             ":memory:" if path is None else path, timeout=10.0, isolation_level=None, check_same_thread=False
         )
         self._close = weakref.finalize(self, self._connection.close)
+        self._close.atexit = False  # closing waits for a call under way, and the end of a process does not
         with self._lock:
             # what a killed process wrote is safe in the system's memory; only a dying machine would lose it
             self._connection.execute("PRAGMA journal_mode=WAL")

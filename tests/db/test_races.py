@@ -238,7 +238,8 @@ def test_a_commit_whose_answer_is_lost_is_applied_exactly_once(served, arrived, 
     with Cut(served, arrived=arrived):
         result = served.write(add, claim=right if claimed else None)
     assert served.read(lambda tx: tx.tree(tree.id)).pools[0].members[0].weight == 2
-    assert runs["add"] == (1 if arrived else 2)
+    # what has arrived is not run again; what has not is run until it does, however often the database wants
+    assert runs["add"] == 1 if arrived else runs["add"] >= 2
     assert result == f"result {runs['add']}"
     if claimed:
         assert served.read(lambda tx: tx.operation(op.id)).state is OperationState.SUCCEEDED

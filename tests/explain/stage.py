@@ -167,7 +167,8 @@ def plain(text: str) -> str:
     text = text.replace(f" on {socket.gethostname()[:40]}", " on HOST").replace(" on controller-1", " on HOST")
     text = re.sub(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", "ID", text)
     text = re.sub(r"database \S+", "database URL", text)
-    text = re.sub(r"\d+(\.\d+)?( ms| min \d+ s)?", "N", text)
+    text = re.sub(r"\d+(\.\d+)? (ms|min \d+ s|s)\b", "N of time", text)
+    text = re.sub(r"\d+(\.\d+)?", "N", text)
     return "\n".join(line.rstrip() for line in text.strip().splitlines())
 
 

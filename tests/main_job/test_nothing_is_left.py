@@ -32,6 +32,7 @@ HISTORY = {
     "listener_statistics",  # totals of a deleted listener still count
     "oc_operation", "oc_journal", "oc_event",  # what happened
     "oc_meta", "oc_cursor",  # of the database itself
+    "oc_observer",  # one row of the health manager, written now and then
 }  # fmt: skip
 """Tables that may have more rows after load balancers that are gone."""
 

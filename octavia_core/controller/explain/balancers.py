@@ -73,12 +73,12 @@ def _swept(facts: Facts) -> str:
 
 
 def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Sequence[Operation]) -> Explanation:
-    failed = next((row for row in operations if row.state is OperationState.FAILED), None)
+    failed = next((row for row in operations if row.state in _UNDONE), None)
     reason = (failed.error if failed else None) or "the reason was not recorded"
     said = attrs.evolve(
         base,
         situation=Situation.FAILED,
-        summary=f"{failed.flow if failed else 'an operation'} failed: {reason}",
+        summary=f"{failed.flow if failed else 'an operation'} {_ended(failed)}: {reason}",
         operation=failed.id if failed else None,
         doing=failed.flow if failed else None,
         cause=reason,
@@ -92,6 +92,13 @@ def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Seq
     )
     lost = [a.id for a in facts.tx.amphorae(tree.id)]
     return coming_back(facts, said, lost) if facts.tx.comebacks(lost) else said
+
+
+_UNDONE = (OperationState.FAILED, OperationState.CANCELLED)
+
+
+def _ended(operation: Operation | None) -> str:
+    return "was undone" if operation is not None and operation.state is OperationState.CANCELLED else "failed"
 
 
 def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation:
@@ -151,7 +158,7 @@ def _operating(tree: LoadBalancer, base: Explanation) -> Explanation:
 def _problems(facts: Facts, tree: LoadBalancer, operations: Sequence[Operation]) -> tuple[str, ...]:
     reasons: dict[str, str] = {}
     for row in operations:
-        if row.state is OperationState.FAILED:
+        if row.state in _UNDONE:
             for subject in row.subjects:
                 reasons.setdefault(subject.id, row.error or "no reason recorded")
     in_error = {n.id for _, n in tree.nodes() if n.provisioning_status is Provisioning.ERROR}

@@ -11,6 +11,7 @@ from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_operation
 from octavia_core.db.transaction.removal import Removal
+from octavia_core.db.transaction.session import from_text
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning
 
@@ -43,7 +44,10 @@ class Purge(Removal):
     def _tales(self, before: int, limit: int) -> int:
         """Operations that ended, with their journals, and events that every plugin has been given."""
         of = oc_operation.c
-        query = select(of.id).where(of.state.in_(_FINAL), of.finished_at < before).limit(limit)
+        # a cleanup replays the journal of the operation that it cleans up after
+        open_ = select(of.arguments).where(of.flow == "cleanup", of.state.not_in(_FINAL))
+        needed = sorted({str(from_text(row.arguments).get("operation_id")) for row in self.rows(open_)})
+        query = select(of.id).where(of.state.in_(_FINAL), of.finished_at < before, of.id.not_in(needed)).limit(limit)
         ids = [row.id for row in self.rows(query)]
         removed = 0
         if ids:
