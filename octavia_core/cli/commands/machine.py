@@ -16,7 +16,7 @@ def add(app: typer.Typer) -> None:
     from octavia_core.cli.commands import config, up
 
     up.add(app)
-    command(app, "orphans")(orphans)
+    command(app, "orphans", cloud=True)(orphans)
     command(app, "plugins")(plugins)
     config.add(app)
     database = typer.Typer(no_args_is_help=True, help="The database of a state directory.")
