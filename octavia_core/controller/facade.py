@@ -6,6 +6,7 @@ Thread-safe; not fork-safe (open it after forking). It never configures logging,
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -26,7 +27,7 @@ from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event
 from octavia_core.domain.operation import Operation as Row
 from octavia_core.domain.tree import Listener, LoadBalancer
-from octavia_core.domain.vocabulary import Kind, Provisioning
+from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
 from octavia_core.domain.wishes import (
     NewHealthMonitor,
     NewL7Policy,
@@ -36,7 +37,7 @@ from octavia_core.domain.wishes import (
     NewMember,
     NewPool,
 )
-from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound
+from octavia_core.errors import BadRequest, ConfigurationError, LoadBalancerBusy, NotFound
 from octavia_core.ports.storage import Revision, Storage, Summary
 from octavia_core.settings import Settings
 
@@ -63,7 +64,7 @@ class Controller:
         self._acceptor = Acceptor(
             self.storage,
             default_topology(self.settings),
-            self.world.network.objection,
+            self._objection,
         )
         self._ended = threading.Condition()
         self._ends = 0
@@ -71,6 +72,9 @@ class Controller:
         if run:
             self.services = Services(started, self._one_ended)
             self.services.start()
+
+    def _objection(self, topology: Topology) -> str | None:
+        return self.world.network.objection(topology)  # asked when there is a wish: until then it may be nobody's
 
     @classmethod
     def open(
@@ -373,7 +377,9 @@ class Controller:
             NotFound: there is no such thing.
             BadRequest: several things have that name; the message lists their ids.
         """
-        looks = max(self.world.compute.poll_interval, SHORTEST)
+        looks = SHORTEST
+        with contextlib.suppress(ConfigurationError):  # a driver that is not installed here
+            looks = max(self.world.compute.poll_interval, SHORTEST)
         return why(self.storage, self.settings, name_or_id, running=self.running(), looks=looks)
 
     @sensible()

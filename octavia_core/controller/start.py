@@ -67,16 +67,24 @@ class Started:
 
 def start_worker(settings: Settings, *, chores: bool) -> Started:
     """The parts of one of several worker processes: it is nudged by a supervisor, and hears no heartbeats."""
-    started = start(None, settings=settings, plugins=None, run=False)
+    started = start(None, settings=settings, plugins=None, run=False, whole=True)
     runner = Runner(started.storage, started.world)
     started.worker = Worker(runner, threads=settings.engine.threads, led=True, chores=chores)
     return started
 
 
 def start(
-    state_directory: str | Path | None, *, settings: Settings | None, plugins: Mapping[str, object] | None, run: bool
+    state_directory: str | Path | None,
+    *,
+    settings: Settings | None,
+    plugins: Mapping[str, object] | None,
+    run: bool,
+    whole: bool = False,
 ) -> Started:
-    """Build the parts; see `Controller.open` for the arguments and errors."""
+    """Build the parts; see `Controller.open` for the arguments and errors.
+
+    A client of a cloud (neither `run` nor `whole`) has its drivers made when they are used: most of what it asks needs none.
+    """
     if (state_directory is None) == (settings is None):
         raise ConfigurationError("a controller needs either a state directory or settings")
     undo: list[Callable[[], None]] = []
@@ -105,7 +113,7 @@ def start(
         storage = SqlStorage.open(settings)
         undo.append(storage.close)
         found.hook.octavia_configured(settings=settings)
-        world = build_world(settings, found)
+        world = build_world(settings, found, on_use=state is None and not run and not whole)
     except BaseException:
         for step in reversed(undo):
             step()

@@ -30,15 +30,16 @@ class Waiter:
         storage: whose operations.
         world: what they wait for.
         idle: seconds between looks while nothing waits.
-
-    Attributes:
-        pause: seconds between looks while something does.
     """
 
     def __init__(self, storage: Storage, world: World, *, idle: float) -> None:
         self._storage, self._world = storage, world
-        self.pause = max(world.compute.poll_interval, SHORTEST)
-        self._idle = max(idle, self.pause)
+        self._idle = idle
+
+    @property
+    def pause(self) -> float:
+        """Seconds between looks while something waits."""
+        return max(self._world.compute.poll_interval, SHORTEST)
 
     def tick(self) -> float:
         """Look once, unless somebody else does; seconds until the next look.
@@ -48,7 +49,7 @@ class Waiter:
         """
         if self.pause >= SHARED and not self._storage.turn("waits", 0.9 * self.pause):
             return self.pause
-        return self.pause if self.look() else self._idle
+        return self.pause if self.look() else max(self._idle, self.pause)
 
     def look(self) -> int:
         """Check every wait now, and wake those that are over; how many there were."""

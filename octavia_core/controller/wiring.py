@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from typing import Any
+
 import attrs
 
 from octavia_core.certs.authority import Authority
@@ -15,26 +19,58 @@ from octavia_core.settings import Settings
 __all__ = ["build_world", "with_receiver"]
 
 
-def build_world(settings: Settings, plugins: Plugins, clock: Clock | None = None) -> World:
+def build_world(settings: Settings, plugins: Plugins, clock: Clock | None = None, *, on_use: bool = False) -> World:
     """Make the drivers that the settings name.
+
+    Args:
+        settings: which they are, and theirs.
+        plugins: where they come from.
+        clock: the system's, if None.
+        on_use: make each of them when it is used first, if ever, and raise then: for who looks at the database.
 
     Raises:
         DriverNotFound: a name that nobody offers; the message lists what there is.
         DriverUnavailable: a driver lacks something that can be installed.
         ConfigurationError: certificates or keys of the controller cannot be used.
     """
-    clock = clock or SystemClock()
+    time = clock or SystemClock()
     chosen = settings.controller_worker
-    store = plugins.driver("secret_store", settings.certificates.cert_manager, settings)
+
+    def made(make: Callable[[], Any]) -> Any:
+        return _OnUse(make) if on_use else make()
+
+    def certificates() -> Certificates:
+        store = plugins.driver("secret_store", settings.certificates.cert_manager, settings)
+        return Certificates(store, seconds=settings.certificates.cache_seconds, clock=time)
+
     return World(
-        compute=plugins.driver("compute", chosen.compute_driver, settings),
-        network=plugins.driver("network", chosen.network_driver, settings),
-        amphora=plugins.driver("amphora", chosen.amphora_driver, settings),
-        certificates=Certificates(store, seconds=settings.certificates.cache_seconds, clock=clock),
-        issuer=Authority.from_settings(settings, clock, drop_in=beside_an_api(settings, plugins)),
+        compute=made(lambda: plugins.driver("compute", chosen.compute_driver, settings)),
+        network=made(lambda: plugins.driver("network", chosen.network_driver, settings)),
+        amphora=made(lambda: plugins.driver("amphora", chosen.amphora_driver, settings)),
+        certificates=made(certificates),
+        issuer=made(lambda: Authority.from_settings(settings, time, drop_in=beside_an_api(settings, plugins))),
         settings=settings,
-        clock=clock,
+        clock=time,
     )
+
+
+class _OnUse:
+    """Stands for a driver until one of its attributes is asked for, which makes it. Thread-safe."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self._make, self._lock = make, threading.Lock()
+        self._made: Any = None
+
+    def __getattr__(self, name: str) -> Any:
+        with self._lock:
+            if self._made is None:
+                self._made = self._make()
+        return getattr(self._made, name)
+
+    def close(self) -> None:
+        """Nothing, where nothing was made."""
+        if self._made is not None:
+            self._made.close()
 
 
 def with_receiver(settings: Settings, port: int) -> Settings:

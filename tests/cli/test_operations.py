@@ -289,3 +289,21 @@ def test_a_state_directory_needs_no_settings_file(tmp_path: Path) -> None:
     admin.inside("db", "upgrade")
     assert admin.inside("operation", "list", "--json").data == []
     assert admin.inside("timeline", "web", code=3).out == ""
+
+
+def test_looking_at_a_clouds_database_needs_none_of_its_drivers(tmp_path: Path) -> None:
+    """A machine to look from has the database's address, and not the drivers that the settings name."""
+    admin = Admin(tmp_path / "state")
+    made = admin.inside("lb", "create", "--name", "web", "--json").data
+    config = tmp_path / "cloud.toml"
+    config.write_text(
+        f'[database]\nconnection = "sqlite:///{tmp_path}/state/octavia.db"\n'
+        '[controller_worker]\ncompute_driver = "elsewhere"\nnetwork_driver = "elsewhere"\namphora_driver = "elsewhere"\n'
+        '[certificates]\ncert_manager = "elsewhere"\n'
+    )
+    said = admin.inside("why", "web", "--config-file", str(config), "--json").data
+    assert said["id"] == made["id"]
+    assert [lb["name"] for lb in admin.inside("lb", "list", "--config-file", str(config), "--json").data] == ["web"]
+    refused = admin.inside("orphans", "--config-file", str(config), code=5)
+    assert "no compute driver named 'elsewhere'" in refused.err
+    admin.inside("down")
