@@ -15,6 +15,7 @@ from octavia_haproxy.driver import HaproxyDriver
 from octavia_local.links import Links, namespace_of
 from octavia_local.namespaces import plan_of
 from tests.local.rig import LocalRig
+from tests.main_job.stage import until
 from tests.namespaces.rig import NETWORK, inside
 
 MAC, OTHER = "02:00:00:00:07:01", "02:00:00:00:07:02"
@@ -97,15 +98,19 @@ def test_a_member_network_is_plugged_and_rewritten(amphora):
     assert "203.0.113.5" not in now
 
 
+def plugged(amphora: Amphora, wanted: PluggedNetwork) -> bool:
+    with contextlib.suppress(AmphoraNotReady):
+        amphora.driver.plug_network(amphora.at, wanted)
+        return True
+    return False
+
+
 def test_an_interface_that_comes_late_is_waited_for(amphora):
     wanted = network(OTHER, {"ip_address": "203.0.113.5", "subnet_cidr": "203.0.113.0/24"})
     late = threading.Timer(0.5, amphora.give, (OTHER,))
     late.start()
     try:
-        for _ in range(10):  # the agent waits a moment; a flow tries a step again, too
-            with contextlib.suppress(AmphoraNotReady):
-                amphora.driver.plug_network(amphora.at, wanted)
-                break
+        until(lambda: plugged(amphora, wanted))  # the agent waits a moment; a flow tries a step again, too
     finally:
         late.join()
     assert "203.0.113.5/24" in amphora.shows("address", "show", "eth2")
