@@ -5,7 +5,6 @@ A process of its own, so that messages are taken promptly however busy the worke
 
 from __future__ import annotations
 
-import logging
 import sys
 import threading
 from collections.abc import Sequence
@@ -14,16 +13,11 @@ from octavia_core.controller.knock import Knocker
 from octavia_core.controller.requests import MessageAcceptor
 from octavia_core.controller.sources import request_source
 from octavia_core.db.storage import SqlStorage
-from octavia_core.errors import ConfigurationError, TransientError
+from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
 from octavia_daemons import daemon
 
 __all__ = ["main", "serve"]
-
-log = logging.getLogger("octavia_daemons.consumer")
-
-PAUSE = 1.0
-"""Seconds between two attempts to reach the database at the start."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -33,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(settings: Settings, stop: threading.Event) -> None:
     """Listen until `stop`."""
-    storage = _open(settings, stop)
+    storage = daemon.patiently(lambda: SqlStorage.open(settings), stop)  # until then messages wait at the broker
     if storage is None:
         return
     try:
@@ -47,17 +41,6 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             source.stop()
     finally:
         storage.close()
-
-
-def _open(settings: Settings, stop: threading.Event) -> SqlStorage | None:
-    """The storage, as soon as the database answers: until then messages wait at the broker. None when told to stop."""
-    while not stop.is_set():
-        try:
-            return SqlStorage.open(settings)
-        except TransientError as error:
-            log.warning("trying again: %s", error)
-            stop.wait(PAUSE)
-    return None
 
 
 if __name__ == "__main__":

@@ -8,18 +8,45 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
+from typing import TypeVar
 
 from octavia_core.controller.sources import load_settings, settings_files
-from octavia_core.errors import ConfigurationError, OctaviaError
+from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
 from octavia_core.settings import Settings
 
-__all__ = ["BAD_USAGE", "CONFIGURATION", "FAILED", "OK", "run"]
+__all__ = ["BAD_USAGE", "CONFIGURATION", "FAILED", "OK", "patiently", "run"]
+
+T = TypeVar("T")
 
 log = logging.getLogger("octavia_daemons")
 
 OK, FAILED, BAD_USAGE, CONFIGURATION = 0, 1, 2, 5
 """Exit codes, as those of octavia-admin."""
+
+PAUSE = 1.0
+"""Seconds between two attempts at a beginning."""
+REMIND = 60.0
+"""Seconds after which the same trouble is said again."""
+
+
+def patiently(begin: Callable[[], T], stop: threading.Event) -> T | None:
+    """What `begin` gives as soon as it does not fail transiently, say because a database is away; None when told to stop.
+
+    What it waits for is said once a minute, and at once when it changes. Every other error ends it.
+    """
+    said, at = "", 0.0
+    while not stop.is_set():
+        try:
+            return begin()
+        except TransientError as error:
+            now = time.monotonic()
+            if str(error) != said or now - at >= REMIND:
+                log.warning("it cannot begin yet, and tries again every %g s: %s", PAUSE, error)
+                said, at = str(error), now
+            stop.wait(PAUSE)
+    return None
 
 
 def run(

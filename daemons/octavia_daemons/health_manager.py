@@ -28,7 +28,9 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     """
     if settings.health_manager.heartbeat_key is None:
         raise ConfigurationError("[health_manager] heartbeat_key is not set, so no heartbeat could be believed; set it")
-    started = start(None, settings=settings, plugins=None, run=True)
+    started = daemon.patiently(lambda: start(None, settings=settings, plugins=None, run=True), stop)
+    if started is None:
+        return
     try:
         assert started.receiver is not None  # `run=True` binds it
         health = HealthManager(

@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def serve(settings: Settings, stop: threading.Event) -> None:
     """Clean at once, then every `cleanup_interval`, until `stop`. Copies side by side do not disturb each other."""
-    storage = SqlStorage.open(settings)
+    storage = daemon.patiently(lambda: SqlStorage.open(settings), stop)
+    if storage is None:
+        return
     try:
         while True:
             try:

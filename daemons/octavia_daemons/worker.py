@@ -17,6 +17,7 @@ from octavia_core.controller.knock import Door
 from octavia_core.controller.outbox import Outbox
 from octavia_core.controller.start import start_worker
 from octavia_core.controller.supervisor import Supervisor, follow_input
+from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
@@ -63,7 +64,9 @@ def serve(
     read: Callable[[], Settings],
 ) -> None:
     """Supervise worker processes until `stop`; `words` is the command line that they get, too."""
-    storage = SqlStorage.open(settings)
+    storage = daemon.patiently(lambda: SqlStorage.open(settings), stop)
+    if storage is None:
+        return
 
     def look() -> float | None:
         if reload.is_set():
@@ -100,7 +103,16 @@ def _reload(supervisor: Supervisor, read: Callable[[], Settings]) -> None:
 
 def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
     """Be one of the processes, until told to end; the one with the chores delivers events, too."""
-    started = start_worker(settings, chores=chores)
+    workers: list[Worker] = []
+
+    def nudge() -> None:
+        for worker in workers:
+            worker.nudge()
+
+    follow_input(nudge, stop)  # from the beginning: it ends with its supervisor, also while it waits for the database
+    started = daemon.patiently(lambda: start_worker(settings, chores=chores), stop)
+    if started is None:
+        return
     try:
         outbox = Outbox(
             started.storage,
@@ -109,9 +121,9 @@ def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
             pause=settings.engine.poll_interval,
         )
         started.worker.on_ended = lambda *_: outbox.nudge()
-        follow_input(started.worker.nudge, stop)
+        workers.append(started.worker)
         started.worker.start()
-        outbox.start()
+        daemon.patiently(outbox.start, stop)
         try:
             stop.wait()
         finally:

@@ -75,7 +75,7 @@ def accept_request(storage: Storage, request: Request, *, unique_id: str | None 
                 )
                 return None
         operation = _operation(request, fresh, lb_id, unique_id)
-        stored = tx.add_operation(operation)
+        stored = tx.add_operation(operation, proof=True)
         if stored.id == fresh:
             tx.emit(_accepted(request, stored))
         return stored

@@ -1,7 +1,7 @@
 """The storage port over SQLAlchemy Core: transactions that are run again when the database asks for it.
 
 What a lost COMMIT did is found out, not guessed: each transaction leaves a token, in the row of the operation that it
-acts for, or in a table of its own; when the connection breaks at COMMIT, the next attempt looks for the token and
+acts for, or in a table of its own, unless it stores an operation whose row tells; when the connection breaks at COMMIT, the next attempt looks for the token and
 returns what the first one returned. So no work is ever applied twice. (SQLite has no connection to lose.)
 """
 
@@ -183,8 +183,9 @@ class SqlStorage(Queue):
             _show(tx, attempt.claim, attempt.token)
         attempt.result = attempt.work(tx)
         tx.flush()
-        told = attempt.claim is not None or attempt.marks or attempt.uncertain or self._together is not None
-        if tx.changed and not told:
+        attempt.proof = tx.proof
+        told = attempt.claim is not None or attempt.marks or attempt.told or self._together is not None
+        if tx.changed and not told and tx.proof is None:
             self._leave_token(tx, attempt.token)
         return attempt.result
 
@@ -214,8 +215,12 @@ class _Attempt(Generic[T]):
 
     result: T
 
+        if attempt.proof is not None:
+            # one that still is under way is waited for here, or by the key when its row is inserted again
+            return tx.write(_LOCK, {"b_id": attempt.proof}) == 1
     def __init__(self, work: Callable[[SqlTransaction], T], claim: Claim | None, marks: bool) -> None:
         self.work, self.claim, self.marks = work, claim, marks
+            attempt.told = True
         self.token = str(uuid.uuid4())
         self.uncertain = False
 
@@ -237,3 +242,5 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, SQLAlchemyError):
         return classify(error) in (Fault.AGAIN, Fault.AWAY)
     return isinstance(error, Regrouped)
+        self.told = False  # its token has been left already, by this attempt
+        self.proof: str | None = None  # the operation that the uncertain attempt would have stored

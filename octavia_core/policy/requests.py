@@ -112,7 +112,7 @@ def request_of(method: str, arguments: Mapping[str, Any]) -> Request:
         BadRequest: no such method, or an id is missing; one sentence, without the message's content.
     """
     if method not in _METHODS:
-        raise BadRequest(f"no method {method!r} is known; upstream's API sends: {', '.join(sorted(METHODS))}")
+        raise BadRequest(f"no method {method[:64]!r} is known; upstream's API sends: {', '.join(sorted(METHODS))}")
     how = _METHODS[method]
     if how.action is Action.BATCH:
         return _batch(method, arguments)
@@ -155,9 +155,10 @@ def _batch(method: str, arguments: Mapping[str, Any]) -> Request:
     ids: dict[str, None] = {}
     pools: dict[str, None] = {}
     for name in ("old_members", "new_members", "updated_members"):
-        for entry in arguments.get(name) or ():
-            if not isinstance(entry, Mapping):
-                raise BadRequest(f"message {method}: {name} is no list of members")
+        entries = arguments.get(name) or ()
+        if not isinstance(entries, list | tuple) or not all(isinstance(entry, Mapping) for entry in entries):
+            raise BadRequest(f"message {method}: {name} is no list of members")
+        for entry in entries:
             ids[_text(method, entry, "member_id" if "member_id" in entry else "id")] = None
             pools[_text(method, entry, "pool_id")] = None
     if len(pools) != 1:
@@ -173,7 +174,7 @@ def _batch(method: str, arguments: Mapping[str, Any]) -> Request:
 
 def _text(method: str, content: Mapping[str, Any], name: str) -> str:
     value = content.get(name)
-    if not isinstance(value, str) or not value or len(value) > 36:
+    if not isinstance(value, str) or not 0 < len(value) <= 36 or not (value.isascii() and value.isprintable()):
         raise BadRequest(f"message {method}: {name} is missing or no id")
     return value
 

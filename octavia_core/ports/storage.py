@@ -260,11 +260,14 @@ class Transaction(Fleet, Protocol):
         """Add to listener_statistics, inserting rows that are missing."""
 
     # -- operations, journal, revisions, events --------------------------------------------------------------------
-    def add_operation(self, operation: Operation) -> Operation:
+    def add_operation(self, operation: Operation, *, proof: bool = False) -> Operation:
         """Store an operation and return it as stored.
 
         One that is not internal takes the load balancer's lock at once. The same `request_id` and flow twice returns
         the operation that exists, whatever its state.
+
+        With `proof` its row tells whether a transaction without claim whose COMMIT had no answer has arrived: for an
+        operation whose random id was made before the transaction, so that nobody else stores it.
 
         Raises:
             LoadBalancerBusy: an operation that is not final holds or awaits that load balancer.
@@ -335,6 +338,9 @@ class Transaction(Fleet, Protocol):
         """
 
     def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
+    def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
+        """Events beyond those that a plugin has been given, oldest first; none for a plugin not seen before."""
+
         """Turn an operation that is not final to undoing: its holder loses the fence, the next claim (after the present
         lease, so that a call under way is over) undoes, and ends it as CANCELLED; one that failed by itself before ends
         FAILED. False when it is final already, or (with `unless_held`) when a lease runs.

@@ -1,28 +1,30 @@
 """Upstream's RPC: the API's casts, each made an operation before its message is acknowledged.
 
-oslo.messaging's RPC server acknowledges a message and then handles it, so that a process which dies in between loses
-it. `StoringServer` turns this round by one method; a test against the library holds it to that. Queues are declared with
-the settings of octavia.conf, which must be the API's own, and survive a broker's restart only where these say so: what
-is lost with a queue is found by the sweep.
+oslo.messaging acknowledges an RPC message when it comes in, and then handles it, so that a process which dies in between
+loses it. `StoringServer` turns this round; tests with the library and with a real broker hold it to that. Queues are
+declared with the settings of octavia.conf, which must be the API's own, and survive a broker's restart only where these say
+so: what is lost with a queue is found by the sweep.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
+import itertools
 import logging
 import socket
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import oslo_messaging
 from oslo_config.cfg import DuplicateOptError
+from oslo_messaging._drivers import amqpdriver
 from oslo_messaging.rpc import dispatcher as rpc_dispatcher
 from oslo_messaging.rpc import server as rpc_server
 
-from octavia_core.errors import OctaviaError, TransientError
+from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
 from octavia_core.ports.requests import Accept, Message
 
 __all__ = ["ECHO", "EXCHANGE", "NAMESPACE", "TOPIC", "VERSION", "Consumer", "StoringServer", "prepare"]
@@ -43,6 +45,10 @@ _DEAF_AFTER = 35.0
 
 _CLOSE_WITHIN = 10.0
 """Seconds that a connection has to close at the end."""
+_BUGS = 10
+"""Attempts at a message that is answered by a bug of ours, over some seconds."""
+_ID = 64
+"""Characters of a unique id that is one: oslo.messaging's have 32."""
 
 
 class _Controller:
@@ -57,23 +63,65 @@ class _Echo:
     target = oslo_messaging.Target(namespace=ECHO, version="1.0")
 
 
-class StoringServer(rpc_server.RPCServer):  # type: ignore[misc]  # oslo.messaging has no type information
+class _Incoming(amqpdriver.NotificationAMQPIncomingMessage):  # type: ignore[misc]  # oslo.messaging has no type information
+    """A message that is acknowledged by whoever took it, on the thread that the connection belongs to."""
+
+    def acknowledge(self) -> None:
+        """Have it acknowledged. That of a connection that is gone fails, with a word in the log: the message comes again."""
+        # the same without remembering its id: who recognises a message that comes again is the database
+        self._message_operations_handler.do(self._acknowledge)
+
+    def _acknowledge(self) -> None:
+        try:
+            self.message.acknowledge()
+        except (
+            Exception
+        ) as error:  # whatever a broken connection raises: the broker sends it again, and it is known then
+            log.info("a stored message could not be acknowledged; it will come again: %s", type(error).__name__)
+
+
+class _Listener(amqpdriver.RpcAMQPListener):  # type: ignore[misc]  # the same
+    """The library's listener without the acknowledgement that it gives to every message at once."""
+
+    message_cls = _Incoming
+    use_cache = False
+
+    def __call__(self, message: Any) -> None:
+        """Called by the library with each message, on the thread that the connection belongs to."""
+        amqpdriver.AMQPListener.__call__(self, message)
+
+
+class StoringServer(rpc_server.RPCServer):  # type: ignore[misc]  # the same
     """An RPC server that acknowledges a message when it is stored.
 
     Attributes:
         consumer: who stores; set right after construction, since the library constructs.
+        leaving: set when its connection is given up: what is not stored by then is stored by the next one.
     """
 
     consumer: Consumer
+    leaving: threading.Event
+
+    def _create_listener(self) -> Any:
+        adapter = super()._create_listener()
+        listener = getattr(adapter, "_poll_style_listener", None)
+        if type(listener) is amqpdriver.RpcAMQPListener:
+            listener.__class__ = _Listener  # nothing has been received yet: that begins when the adapter is started
+        else:
+            log.warning("this broker's driver acknowledges messages first; the sweep finds what a crash loses")
+        return adapter
+
+    def _on_incoming(self, incoming: list[Any]) -> None:
+        """Called by the library, on the thread that receives. A message to oneself is heard here, however busy all others are."""
+        if self.consumer.echoed(incoming[0]):
+            incoming[0].acknowledge()
+        else:
+            super()._on_incoming(incoming)
 
     def _process_incoming(self, incoming: list[Any]) -> None:
         """Called by the library, on a thread of its pool, with one message that is not acknowledged yet."""
-        message = incoming[0]
-        if self.consumer.handle(message):
-            try:
-                message.acknowledge()
-            except Exception as error:  # the connection is gone: the broker sends it again, and it is known then
-                log.info("a stored message could not be acknowledged; it will come again: %s", type(error).__name__)
+        if self.consumer.handle(incoming[0], self.leaving):
+            incoming[0].acknowledge()
 
 
 class Consumer:
@@ -96,6 +144,7 @@ class Consumer:
         self._stopping = threading.Event()
         self._heard = time.monotonic()
         self._watch: threading.Thread | None = None
+        self._opening = False
         self.rebuilt = 0
         """How often the connection was built anew because nothing was heard."""
 
@@ -109,7 +158,7 @@ class Consumer:
     def stop(self) -> None:
         """Listen no more; what is not stored yet goes back to the broker."""
         self._stopping.set()
-        if self._watch is not None:
+        if self._watch is not None and not self._opening:  # the library tries to reach a broker until it is there
             self._watch.join(2 * _CLOSE_WITHIN)
 
     @property
@@ -118,53 +167,59 @@ class Consumer:
         return time.monotonic() - self._heard
 
     # -- a message -------------------------------------------------------------------------------------------------
-    def handle(self, incoming: Any) -> bool:
-        """Store one message; True when it may be acknowledged."""
+    def echoed(self, incoming: Any) -> bool:
+        """Whether it is a message to oneself. One of another process of ours on this host proves as much: they share a queue."""
+        if incoming.message.get("namespace") != ECHO:
+            return False
+        self._heard = time.monotonic()
+        return True
+
+    def handle(self, incoming: Any, leaving: threading.Event) -> bool:
+        """Store one message; True when it may be acknowledged. False when it was not stored until `leaving`."""
         content = incoming.message
-        method, namespace = str(content.get("method")), content.get("namespace")
-        if namespace == ECHO:
-            # also that of another process of ours on this host, which shares the queue: it proves as much
-            self._heard = time.monotonic()
-            return True
+        method, namespace = _short(content.get("method")), content.get("namespace")
         if namespace != NAMESPACE or not _compatible(str(content.get("version", "1.0"))):
-            log.error("a message for %s %s is left aside: it is not upstream's", namespace, content.get("version"))
+            version = _short(content.get("version"))
+            log.error("a message for %s %s is left aside: it is not upstream's", _short(namespace), version)
             return True
-        arguments = content.get("args")
+        arguments, unique_id = content.get("args"), getattr(incoming, "unique_id", None)
         message = Message(
             method=method,
             arguments=arguments if isinstance(arguments, Mapping) else {},
-            unique_id=getattr(incoming, "unique_id", None),
+            unique_id=unique_id if isinstance(unique_id, str) and len(unique_id) <= _ID else None,
         )
-        for pause in self._pauses():
+        bugs = 0
+        for pause in itertools.chain(_PAUSES, itertools.repeat(_PAUSES[-1])):
+            if leaving.is_set() or self._stopping.is_set():
+                break
             try:
                 self._accept(message)
-            except TransientError as error:
+            except (TransientError, ConfigurationError) as error:  # also a database that is read-only for a while
                 log.warning("%s cannot be stored yet: %s", method, error)
-                self._stopping.wait(pause)
             except OctaviaError as error:
                 log.error("%s cannot be stored and is left aside: %s", method, error)
                 return True
-            except Exception as error:  # a bug of ours must not lose a message, nor show what is in it
-                log.error("%s: storing it failed with %s; it is tried again", method, type(error).__name__)
-                self._stopping.wait(pause)
+            except Exception as error:  # a bug of ours must not lose a message at once, nor show what is in it
+                bugs += 1
+                again = (
+                    "it is tried again" if bugs < _BUGS else "it is left aside, and the sweep finds what it asked for"
+                )
+                log.error("%s: storing it failed with %s; %s", method, type(error).__name__, again)
+                if bugs == _BUGS:
+                    return True
             else:
                 return True
+            leaving.wait(pause)
         return False
-
-    def _pauses(self) -> Iterator[float]:
-        for pause in _PAUSES:
-            if self._stopping.is_set():
-                return
-            yield pause
-        while not self._stopping.is_set():
-            yield _PAUSES[-1]
 
     # -- the connection --------------------------------------------------------------------------------------------
     def _run(self) -> None:
         while not self._stopping.is_set():
             line: _Line | None = None
             try:
+                self._opening = True
                 line = self._open()
+                self._opening = False
                 self._listen(line)
             except Exception as error:  # the library raises its own, its drivers' and the socket's errors
                 log.warning("messages cannot be received, trying again: %s: %s", type(error).__name__, error)
@@ -181,7 +236,7 @@ class Consumer:
         target = oslo_messaging.Target(topic=TOPIC, server=self._host, fanout=False)
         dispatcher = rpc_dispatcher.RPCDispatcher([_Controller(), _Echo()], None)
         server = StoringServer(transport, target, dispatcher)
-        server.consumer = self
+        server.consumer, server.leaving = self, threading.Event()
         line = _Line(transport, server)
         server.start()
         log.info("listening for %s as %s", TOPIC, self._host)
@@ -213,6 +268,7 @@ class _Line:
 
     def close(self) -> None:
         """Give it up; what is not acknowledged goes back to the broker."""
+        self.server.leaving.set()
         for end in (self.server.stop, self.server.wait, self.transport.cleanup):
             with contextlib.suppress(Exception):  # a connection that is broken is closed in its own way
                 end()
@@ -237,4 +293,10 @@ def prepare(conf: Any) -> None:
 def _compatible(version: str) -> bool:
     """Versions of one major number go together, the sender's minor not above ours (oslo.messaging's rule)."""
     major, _, minor = version.partition(".")
-    return major == VERSION.split(".", maxsplit=1)[0] and int(minor or 0) <= int(VERSION.split(".")[1])
+    ours, _, newest = VERSION.partition(".")
+    return major == ours and (not minor or (minor.isdecimal() and int(minor[:9]) <= int(newest)))
+
+
+def _short(value: Any) -> str:
+    """Of what a stranger may have sent: as much as a log can bear."""
+    return str(value)[:_ID] if isinstance(value, str | int | float | None) else type(value).__name__

@@ -43,7 +43,11 @@ class Notifications:
         self._notifier: Any = None
 
     def send(self, events: Sequence[Event]) -> None:
-        """Send one notification for each event that has one. The library logs what the broker does not take, and drops it."""
+        """Send one notification for each event that has one; returns when the broker has them.
+
+        While it is away the library tries again as often as [oslo_messaging_notifications] retry says (for ever), so that
+        later events wait; what it gives up is logged by it, and lost.
+        """
         if not self._wanted:
             return
         for event in events:
@@ -59,5 +63,5 @@ class Notifications:
             if self._notifier is None:
                 transport = notifier.get_notification_transport(self._conf)
                 host = self._conf.host or socket.gethostname()
-                self._notifier = oslo_messaging.Notifier(transport, publisher_id=f"octavia.{host}", retry=2)
+                self._notifier = oslo_messaging.Notifier(transport, publisher_id=f"octavia.{host}")
             return self._notifier

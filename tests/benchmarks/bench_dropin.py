@@ -1,9 +1,10 @@
 """Drop-in: our consumer and worker against upstream's worker, on one octavia-api, one MariaDB and one RabbitMQ, in one run.
 
 The messages are the API's own: it creates load balancers while nobody consumes, what it sent is taken out of the queue,
-and given to one side after the other, so that the API is not the limit. Both sides use drivers that do nothing. CPU is
-that of all of a side's processes, statements are counted by MariaDB's general log. `--rounds` is the number of load
-balancers of each side (200); a further word `quick` leaves the killing out.
+and given to one side after the other, so that the API is not the limit; then some are created live, as fast as the API accepts
+them. Both sides use drivers that do nothing. CPU is that of all of a side's processes, statements are counted by MariaDB's
+general log, without BEGIN, COMMIT, ROLLBACK, SET and SHOW. `--rounds` is the number of load balancers of each side (200, which
+takes six minutes on a machine at rest, four of them upstream's worker's); a further word `quick` leaves the killing out.
 """
 
 from __future__ import annotations
@@ -31,10 +32,12 @@ from tests.support import servers
 TICK = os.sysconf("SC_CLK_TCK")
 TURNS = 2
 """How often the sides alternate."""
-COUNTED = 10
+COUNTED = 20
 """Load balancers whose statements are counted."""
 WORDING = 80
 """Characters by which statements are told apart, in the details."""
+LIVE = 30
+"""Load balancers that are created while a side listens."""
 IN_FLIGHT = 50
 """Load balancers that are asked for when a side is killed."""
 MEMBERS = 200
@@ -48,6 +51,8 @@ ENTRY = re.compile(r"^(?:\d{6} +\d+:\d+:\d+)?[\t ]*(\d+) (\w+)\t(.*)$")
 UPDATE = re.compile(r"UPDATE\s+`?member\b", re.IGNORECASE)
 API = "root"
 """The account of the API, and of this benchmark, which only looks."""
+
+LIVE_SECONDS = f"{LIVE} created through the API until all are ACTIVE"
 
 Recorded = tuple[str, dict[str, Any], bytes]
 """A load balancer's id, properties of its message, and the message."""
@@ -71,6 +76,7 @@ class _Side:
     user: str
     processes: Sequence[Process]
     rates: list[float] = attrs.field(factory=list)
+    seconds: list[float] = attrs.field(factory=list)
     cpu: list[float] = attrs.field(factory=list)
     figures: dict[str, float] = attrs.field(factory=dict)
 
@@ -152,6 +158,7 @@ class _Bench:
             self._throughput(side, messages[:share])
             if last:
                 side.figures["memory"] = side.memory()
+                self._live(side)
                 self._statements(side, messages[share : share + COUNTED])
                 self._batches(side)
                 if self.killing:
@@ -203,7 +210,19 @@ class _Bench:
         seconds = time.monotonic() - began
         side.rates.append(len(messages) / seconds)
         side.cpu.append((side.cpu_seconds() - cpu) / len(messages))
+        side.seconds.append(seconds)
         self.say(f"{side.user}: {side.rates[-1]:.1f} load balancers a second, {side.cpu[-1]:.4f} s of CPU each")
+
+    def _live(self, side: _Side) -> None:
+        began = time.monotonic()
+        ids = [self.on.load_balancer(f"live {next(self.names)}")["id"] for _ in range(LIVE)]
+        accepted = time.monotonic() - began
+        self._all_active(ids)
+        side.figures[LIVE_SECONDS] = time.monotonic() - began
+        side.figures["of which the API took to accept them"] = accepted
+        self.say(
+            f"{side.user}: {LIVE} live: accepted within {accepted:.1f} s, ACTIVE within {side.figures[LIVE_SECONDS]:.1f} s"
+        )
 
     def _all_active(self, ids: Sequence[str]) -> None:
         until("all are ACTIVE", lambda: self._count(ids, "ACTIVE") == len(ids), within=PATIENCE, pause=0.05)
@@ -301,9 +320,13 @@ class _Bench:
         for side in (self.ours, self.theirs):
             name = side.user
             figures.append(Figure(f"{name}: load balancers a second", statistics.median(side.rates), "/s"))
+            figures.append(
+                Figure(f"{name}: until all of {self.many} are ACTIVE", sum(side.seconds), note=f"in {TURNS} turns")
+            )
             figures.append(Figure(f"{name}: CPU of a load balancer", statistics.median(side.cpu), note="all processes"))
             for what, value in side.figures.items():
-                unit = "MB" if what == "memory" else "s" if what.endswith(("batch", "CPU")) else ""
+                timed = what.endswith(("batch", "CPU", "ACTIVE", "accept them"))
+                unit = "MB" if what == "memory" else "s" if timed else ""
                 figures.append(Figure(f"{name}: {what}", value, unit))
         ours, theirs = self.ours.figures, self.theirs.figures
         cpu = statistics.median(self.theirs.cpu) / statistics.median(self.ours.cpu)

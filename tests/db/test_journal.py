@@ -161,6 +161,18 @@ def test_cursors_begin_at_the_newest_event_and_never_move_back(storage):
     assert newest(storage) == start
 
 
+def test_a_plugin_is_given_what_is_beyond_its_cursor(storage):
+    start = newest(storage)
+    emit(storage, "a", "b", data={"x": [1]})
+    assert storage.read(lambda tx: tx.undelivered("plugin")) == []  # not seen before
+    storage.transaction(lambda tx: tx.set_delivered("plugin", start))
+    found = storage.read(lambda tx: tx.undelivered("plugin"))
+    assert found == storage.read(lambda tx: tx.events(after=start))
+    assert [e.name for e in storage.read(lambda tx: tx.undelivered("plugin", limit=1))] == ["a"]
+    storage.transaction(lambda tx: tx.set_delivered("plugin", start + 1))
+    assert [e.name for e in storage.read(lambda tx: tx.undelivered("plugin"))] == ["b"]
+
+
 def test_whoever_saw_an_event_never_misses_an_earlier_one(storage):
     """The sequence is taken last and held to the commit, so sequences become visible in their own order."""
     start, rounds, writers = newest(storage), 25, 3

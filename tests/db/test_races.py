@@ -10,13 +10,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from sqlalchemy import create_engine, event, make_url, select, text
+from sqlalchemy import create_engine, event, func, make_url, select, text
 from sqlalchemy.exc import OperationalError
 
 from octavia_core.db.storage import SqlStorage
 from octavia_core.db.tables import metadata
 from octavia_core.db.tables.own import oc_commit
-from octavia_core.domain.operation import OperationState
+from octavia_core.domain.operation import Event, OperationState
 from octavia_core.errors import LoadBalancerBusy, TransientError
 from octavia_core.ports.storage import FenceLost
 from tests.db.conftest import settings_for
@@ -243,6 +243,26 @@ def test_a_commit_whose_answer_is_lost_is_applied_exactly_once(served, arrived, 
     assert result == f"result {runs['add']}"
     if claimed:
         assert served.read(lambda tx: tx.operation(op.id)).state is OperationState.SUCCEEDED
+
+
+@pytest.mark.parametrize("arrived", [True, False], ids=["arrived", "lost"])
+def test_an_operation_that_is_its_own_proof_is_stored_once_with_all_beside_it(served, arrived):
+    if served is None:
+        return
+    asked = operation("lb")
+    before = served.look(lambda tx: tx.value(select(func.count()).select_from(oc_commit)))
+
+    def ask(tx):
+        stored = tx.add_operation(asked, proof=True)
+        tx.emit(Event(name="asked", text="asked", operation_id=stored.id))
+        return stored.id
+
+    with Cut(served, arrived=arrived):
+        assert served.transaction(ask) == asked.id
+    assert [e.name for e in served.read(lambda tx: tx.events(operation_id=asked.id))] == ["asked"]
+    assert (
+        served.look(lambda tx: tx.value(select(func.count()).select_from(oc_commit))) == before
+    )  # no other trace of it
 
 
 def test_a_claim_whose_commit_is_lost_is_still_the_claimers(served):

@@ -49,18 +49,26 @@ def made(stored: Stored) -> consumer.Consumer:
     return consumer.Consumer(opened, stored)
 
 
-def handed(stored: Stored, incoming: Incoming) -> Incoming:
+def served(stored: Stored) -> consumer.StoringServer:
     server = object.__new__(consumer.StoringServer)
-    server.consumer = made(stored)
-    server._process_incoming([incoming])
+    server.consumer, server.leaving = made(stored), threading.Event()
+    return server
+
+
+def handed(stored: Stored, incoming: Incoming) -> Incoming:
+    served(stored)._process_incoming([incoming])
     return incoming
 
 
-def test_the_library_still_has_the_method_that_is_overridden() -> None:
+def test_the_library_still_has_what_is_overridden() -> None:
+    from oslo_messaging._drivers import amqpdriver
     from oslo_messaging.rpc.server import RPCServer
 
     assert list(inspect.signature(RPCServer._process_incoming).parameters) == ["self", "incoming"]
-    assert "acknowledge" in inspect.getsource(RPCServer._process_incoming)
+    assert list(inspect.signature(RPCServer._on_incoming).parameters) == ["self", "incoming"]
+    assert "message.acknowledge()" in inspect.getsource(amqpdriver.RpcAMQPListener.__call__)  # first, which is left out
+    assert "super().__call__(message)" in inspect.getsource(amqpdriver.RpcAMQPListener.__call__)
+    assert "self.message.acknowledge()" in inspect.getsource(amqpdriver.NotificationAMQPIncomingMessage.acknowledge)
 
 
 def test_a_message_is_stored_and_then_acknowledged() -> None:
@@ -83,16 +91,57 @@ def test_what_cannot_be_stored_at_all_is_done_with() -> None:
 
 
 def test_at_the_end_what_is_not_stored_goes_back_to_the_broker() -> None:
-    stored = Stored(fails=1000)
-    server = object.__new__(consumer.StoringServer)
-    server.consumer = made(stored)
+    server = served(Stored(fails=1000))
     server.consumer.stop()
     incoming = Incoming(method="create_pool")
     server._process_incoming([incoming])
     assert incoming.acknowledged == 0
 
 
-@pytest.mark.parametrize("other", [{"namespace": "other"}, {"version": "1.0"}, {"version": "2.1"}])
+def test_what_a_connection_that_is_given_up_has_not_stored_is_left_to_the_next_one() -> None:
+    server = served(Stored(fails=1000))
+    incoming = Incoming(method="create_pool")
+    threading.Timer(0.2, server.leaving.set).start()
+    server._process_incoming([incoming])
+    assert incoming.acknowledged == 0
+
+
+def test_a_message_that_is_answered_by_a_bug_is_left_aside_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(consumer, "_PAUSES", (0.001,))
+    stored = Stored(fails=1000, error=ZeroDivisionError())
+    assert handed(stored, Incoming(method="create_pool")).acknowledged == 1
+    assert stored.fails == 1000 - consumer._BUGS
+
+
+@pytest.mark.parametrize("id", [7, ["x"], "x" * 1000])
+def test_a_unique_id_that_is_none_is_not_used(id: object) -> None:
+    stored = Stored()
+    incoming = Incoming(method="create_pool")
+    incoming.unique_id = id  # type: ignore[assignment]  # as a stranger may send it
+    assert handed(stored, incoming).acknowledged == 1
+    assert stored.messages[0].unique_id is None
+
+
+def test_a_message_to_oneself_is_heard_while_all_others_wait() -> None:
+    server = served(Stored(fails=1000))
+    before = server.consumer._heard
+    incoming = Incoming(namespace=consumer.ECHO, method="echo")
+    server._on_incoming([incoming])  # without its pool of threads, which was never started
+    assert server.consumer._heard > before
+    assert incoming.acknowledged == 1
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"namespace": "other"},
+        {"namespace": ["x"]},
+        {"version": "1.0"},
+        {"version": "2.1"},
+        {"version": "2.x"},
+        {"version": {}},
+    ],
+)
 def test_messages_of_others_are_left_aside(other: dict[str, str]) -> None:
     stored = Stored()
     assert handed(stored, Incoming(method="create_pool", **other)).acknowledged == 1

@@ -42,12 +42,42 @@ JSON = st.recursive(
 )
 
 
-@given(st.sampled_from(sorted(METHODS)) | st.text(max_size=30), st.dictionaries(st.text(max_size=20), JSON, max_size=4))
+WORDS = st.sampled_from(
+    "old_members new_members updated_members id member_id pool_id member pool loadbalancer loadbalancer_id "
+    "load_balancer_id amphora_id original_pool listener listener_id cascade".split()
+)
+CONTENT = st.recursive(
+    JSON, lambda below: st.lists(below, max_size=2) | st.dictionaries(WORDS, below, max_size=4), max_leaves=12
+)
+
+
+@given(
+    st.sampled_from(sorted(METHODS)) | st.text(max_size=30),
+    st.dictionaries(st.text(max_size=20) | WORDS, CONTENT, max_size=4),
+)
 def test_whatever_comes_is_understood_or_refused_without_showing_it(method: str, arguments: dict[str, object]) -> None:
     try:
         request_of(method, arguments)
     except BadRequest as refused:
         assert len(str(refused)) < 900
+
+
+@pytest.mark.parametrize("members", [7, "old", {"id": A}, [[A]], [{"id": A}, 7]])
+def test_members_that_are_no_list_are_refused(members: object) -> None:
+    with pytest.raises(BadRequest, match=r"old_members|pool_id"):
+        request_of("batch_update_members", {"old_members": members})
+
+
+@pytest.mark.parametrize("id", ["", "a" * 37, "a\0b", "\ud800", "ä", None, 7, ["a"]])
+def test_ids_that_are_none_are_refused_without_showing_them(id: object) -> None:
+    with pytest.raises(BadRequest, match=r"^message failover_amphora: amphora_id is missing or no id$"):
+        request_of("failover_amphora", {"amphora_id": id})
+
+
+def test_a_method_that_nobody_knows_is_said_in_a_sentence_however_long_it_is() -> None:
+    with pytest.raises(BadRequest) as refused:
+        request_of("x" * 1_000_000, {})
+    assert len(str(refused.value)) < 900
 
 
 MEMBER = Subject(Kind.MEMBER, A)

@@ -113,11 +113,11 @@ def test_a_plugin_that_raises_is_counted_and_the_others_and_the_next_batch_are_s
     assert outbox.failures["reader"] == 0
 
 
-def test_a_plugin_that_hangs_holds_up_nobody_and_is_not_called_again_meanwhile(storage, deliver):
-    reader, free, calls = Reader(), threading.Event(), []
+def test_a_plugin_that_hangs_holds_up_nobody_and_gets_what_came_meanwhile_when_it_returns(storage, deliver):
+    reader, free, calls = Reader(), threading.Event(), Reader()
 
     def slow(*, events):
-        calls.append(len(events))
+        calls(events=events)
         free.wait(PATIENCE)
 
     outbox = deliver(("slow", slow), ("reader", reader), timeout=0.05)
@@ -125,6 +125,26 @@ def test_a_plugin_that_hangs_holds_up_nobody_and_is_not_called_again_meanwhile(s
     reader.until("a")
     emit(storage, "b")
     reader.until("b")
-    assert len(calls) == 1
-    eventually(lambda: outbox.failures["slow"] == 2)  # the reader may be served before the slow one is counted
+    assert calls.names == ["a"]
+    eventually(lambda: outbox.failures["slow"] == 1)
+    free.set()
+    calls.until("b")
+    assert calls.names == ["a", "b"]
+
+
+def test_what_a_plugin_that_hangs_has_not_returned_from_is_delivered_by_the_next_start(storage, deliver):
+    free, first, second = threading.Event(), Reader(), Reader()
+
+    def slow(*, events):
+        first(events=events)
+        free.wait(PATIENCE)
+
+    outbox = deliver(("slow", slow), timeout=0.05)
+    emit(storage, "a")
+    first.until("a")
+    emit(storage, "b")
+    outbox.stop()
+    deliver(("slow", second))
+    second.until("b")
+    assert second.names == ["a", "b"]
     free.set()

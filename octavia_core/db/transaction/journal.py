@@ -225,6 +225,15 @@ def _event_batch(count: int) -> Prepared:
     return Prepared(oc_event.insert().from_select(["sequence", *names, "at"], source))
 
 
+@functools.cache
+def _undelivered() -> Prepared:
+    """All columns of so `many` events beyond the cursor of a `plugin`."""
+    of, cursor = oc_event.c, oc_event_cursor.c
+    given = select(cursor.sequence).where(cursor.plugin == bindparam("plugin", type_=cursor.plugin.type))
+    query = select(oc_event).where(of.sequence > given.scalar_subquery()).order_by(of.sequence)
+    return Prepared(query.limit(bindparam("many", type_=BigInteger())))
+
+
 class Events(Session):
     """The outbox.
 
@@ -294,6 +303,14 @@ class Events(Session):
         row = self.row(query)
         return None if row is None else Event(**{**row._mapping, "data": from_text(row.data)})
 
+    def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
+        """Events beyond those that a plugin has been given, oldest first, in one query."""
+        self.flush()
+        return [
+            Event(**{**row._mapping, "data": from_text(row.data)})
+            for row in self.rows(_undelivered(), plugin=plugin, many=limit)
+        ]
+
     def delivered(self, plugin: str) -> int:
         """The sequence up to which a plugin has been given events; one not seen before starts at the newest event."""
         found = self.value(select(oc_event_cursor.c.sequence).where(oc_event_cursor.c.plugin == plugin))
@@ -303,9 +320,11 @@ class Events(Session):
         return int(found or 0)
 
     def set_delivered(self, plugin: str, sequence: int) -> None:
-        """Remember it. It never moves back."""
+        """Remember it. It never moves back, so a second application spoils nothing."""
+        changed = self.changed
         statement = insert_into(self.dialect, oc_event_cursor)
         new, old = incoming(self.dialect, statement).sequence, oc_event_cursor.c.sequence
         changes = {"sequence": case((old < new, new), else_=old)}
         row = fit(oc_event_cursor, {"plugin": plugin, "sequence": sequence})
         self.write(on_conflict(self.dialect, statement, ["plugin"], changes), row)
+        self.changed = changed

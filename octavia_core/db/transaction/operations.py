@@ -99,7 +99,7 @@ def operation_of(row: Row[Any]) -> Operation:
 class Operations(Journal):
     """Rows of oc_operation."""
 
-    def add_operation(self, operation: Operation) -> Operation:
+    def add_operation(self, operation: Operation, *, proof: bool = False) -> Operation:
         """Store it; see the port."""
         key = lock_key(operation)
         stored, now = self._stored_or_refused(operation, None if operation.internal else key)
@@ -116,6 +116,7 @@ class Operations(Journal):
         }
         self.add_rows(oc_operation, [{**row, "created_at": now, "updated_at": now}])
         plain = from_text(row["arguments"])  # as a reader finds them
+        self.proof = operation.id if proof else self.proof
         return attrs.evolve(operation, arguments=plain, wait=None, created_at=now, updated_at=now)
 
     def _stored_or_refused(self, operation: Operation, key: str | None) -> tuple[Operation | None, int]:

@@ -35,6 +35,8 @@ class Session:
         """True once a statement changed something: only then a second application could matter."""
         self.token = ""
         """Of a transaction that writes: the same over all attempts at it."""
+        self.proof: str | None = None
+        """The id of an operation whose row exists when, and only when, this transaction was committed."""
 
     @property
     def dialect(self) -> str:

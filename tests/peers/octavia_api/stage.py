@@ -24,10 +24,11 @@ from octavia_core.testing.outside import SimulatedCloud
 from tests.peers.environment import peer
 from tests.peers.octavia_api.programs import Broker, Database, Process, free_port, until
 
-__all__ = ["PROJECT", "ROOT", "Stage", "peer", "stage"]
+__all__ = ["HEARTBEAT_KEY", "PROJECT", "ROOT", "Stage", "peer", "stage"]
 
 ROOT = Path(__file__).parents[3]
 PROJECT = "11111111222233334444555555555555"
+HEARTBEAT_KEY = "only-for-tests"
 
 
 class Stage:
@@ -54,6 +55,9 @@ class Stage:
         python = [sys.executable, "-m"]
         self.consumer = Process("consumer", folder, [*python, "octavia_daemons.consumer", *options], ours)
         self.worker = Process("worker", folder, [*python, "octavia_daemons.worker", *options], ours)
+        self.health = Process("health", folder, [*python, "octavia_daemons.health_manager", *options], ours)
+        """Not started with the others: most tests send no heartbeats."""
+        self.heartbeats = free_port()
 
     def write_conf(self, **engine: object) -> None:
         """The one octavia.conf that upstream's programs and ours read."""
@@ -79,7 +83,7 @@ class Stage:
                 "client_ca": authority / "controllers.pem",
                 "loadbalancer_topology": "SINGLE",
             },
-            "health_manager": {"bind_port": free_port(), "heartbeat_key": "only-for-tests"},
+            "health_manager": {"bind_ip": "127.0.0.1", "bind_port": self.heartbeats, "heartbeat_key": HEARTBEAT_KEY},
             "certificates": {
                 "cert_manager": "noop_cert_manager",
                 "ca_certificate": authority / "agents.pem",
@@ -133,7 +137,7 @@ class Stage:
 
     def close(self) -> None:
         """End everything."""
-        for program in (self.api, self.upstream_worker, self.worker, self.consumer):
+        for program in (self.api, self.upstream_worker, self.worker, self.consumer, self.health):
             program.stop()
         self.database.stop()
         self.broker.close()

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import signal
+import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -15,15 +16,16 @@ from octavia_core.controller.requests import accept_request
 from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.secret import Secret
-from octavia_core.policy.requests import Request, request_of
+from octavia_core.policy.requests import METHODS, Request, request_of
 from octavia_core.settings import Database, Settings
 from octavia_core.testing.outside import FaultKind
 from tests.peers.octavia_api.clients import Clients
-from tests.peers.octavia_api.programs import until
+from tests.peers.octavia_api.programs import Process, until
 from tests.peers.octavia_api.stage import PROJECT, Stage
 from tests.peers.octavia_api.test_outcomes import built, requests, statuses
 
 KILLED_AT = {
+    "create_load_balancer": "compute.boot",
     "update_load_balancer": "amphora.push",
     "delete_load_balancer": "compute.destroy",
     "failover_load_balancer": "compute.boot",
@@ -40,6 +42,8 @@ KILLED_AT = {
     "update_amphora_agent_config": "amphora.update_agent",
 }
 """The call in which the worker process dies, one for each kind of operation."""
+LIKE_OTHERS = dict.fromkeys(sorted(METHODS - set(KILLED_AT)), "amphora.push")
+"""The rest of the 26: their operations are of the same kinds."""
 
 
 @pytest.fixture
@@ -55,9 +59,13 @@ def settled(on: Stage) -> Callable[[], None]:
 
 
 @pytest.mark.parametrize("late", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["before", "after"])
-@pytest.mark.parametrize("method", sorted(KILLED_AT))
+@pytest.mark.parametrize(
+    ("method", "call"),
+    [*KILLED_AT.items(), *(pytest.param(*each, marks=pytest.mark.slow) for each in LIKE_OTHERS.items())],
+    ids=[*KILLED_AT, *LIKE_OTHERS],
+)
 def test_a_worker_that_dies_in_the_middle_loses_nothing(
-    on: Stage, clients: Clients, settled: Callable[[], None], method: str, late: bool
+    on: Stage, clients: Clients, settled: Callable[[], None], method: str, call: str, late: bool
 ) -> None:
     on.worker.stop()  # a supervisor whose children die again and again takes its time: each death here is the first
     on.worker.start()
@@ -66,10 +74,14 @@ def test_a_worker_that_dies_in_the_middle_loses_nothing(
     if method == "delete_amphora":
         on.database.rows("UPDATE amphora SET status = 'ERROR' WHERE id = %s", ids["amphora"])
     cloud = on.cloud()
-    before = len(cloud.calls(KILLED_AT[method]))
-    cloud.fail(KILLED_AT[method], kind=FaultKind.KILL, late=late)
-    requests(on, ids)[method]()
-    until("the call is made", lambda: len(cloud.calls(KILLED_AT[method])) > before)
+    before = len(cloud.calls(call))
+    # a health monitor is asked for on a pool made first, whose push goes well
+    cloud.fail(call, kind=FaultKind.KILL, late=late, skip=1 if method == "create_health_monitor" else 0)
+    if method == "create_load_balancer":
+        lb = str(on.load_balancer("killed")["id"])
+    else:
+        requests(on, ids)[method]()
+    until("the call is made", lambda: len(cloud.calls(call)) > before)
     settled()
     deadline = "DELETED" if method == "delete_load_balancer" else "ACTIVE"
     assert on.status(lb) == deadline, on.why(lb)
@@ -136,12 +148,68 @@ def test_a_message_that_comes_while_the_database_is_away_is_kept_by_the_broker(
     on.database.stop()
     try:
         on.consumer.start()
-        until("it says so", lambda: "trying again: database" in on.consumer.said()[-2000:])
+        until("it says so", lambda: "it cannot begin yet" in on.consumer.said()[-2000:])
     finally:
         on.database.start()
     before = len(on.cloud().calls("amphora.update_agent", amphora))
     until("the agent is told", lambda: len(on.cloud().calls("amphora.update_agent")) > before)
     settled()
+
+
+def test_daemons_whose_servers_are_away_at_their_start_say_so_and_come_by_themselves(
+    on: Stage, clients: Clients, settled: Callable[[], None]
+) -> None:
+    on.worker.stop()
+    on.consumer.stop()
+    on.database.stop()
+    on.broker.stop()
+    logs = {program: len(program.log.read_text(encoding="utf-8")) for program in (on.worker, on.consumer)}
+
+    def said(program: Process) -> str:
+        return program.log.read_text(encoding="utf-8")[logs[program] :]
+
+    on.worker.start()
+    on.consumer.start()
+    for program in (on.worker, on.consumer):
+        until(f"{program.name} waits", lambda program=program: "it cannot begin yet" in said(program))  # type: ignore[misc]
+        assert "database mysql+pymysql://root@localhost/octavia" in said(program)
+    on.database.start()
+    until("the worker comes", lambda: "worker 0 is process" in said(on.worker))
+    until("the consumer waits for its broker", lambda: f"127.0.0.1:{on.broker.port}" in said(on.consumer))
+    assert "guest:guest" not in said(on.consumer)
+    on.broker.start()
+    until("the consumer comes", lambda: "listening for" in said(on.consumer))
+    until("requests are taken again", lambda: _arrives(on), within=90, pause=1.0)
+    assert on.status(clients.load_balancer("after both")) == "ACTIVE"
+    settled()
+
+
+def test_a_consumer_that_dies_while_it_stores_a_message_leaves_it_to_the_broker(
+    on: Stage, clients: Clients, settled: Callable[[], None]
+) -> None:
+    lb = clients.load_balancer("mid-accept")
+    (amphora,) = [a.id for a in clients.sdk.amphorae(loadbalancer_id=lb)]
+    told = len(on.cloud().calls("amphora.update_agent", amphora))
+    on.worker.stop()  # its looks would wait for the same lock
+    import pymysql
+
+    with pymysql.connect(unix_socket=str(on.database.socket), user="root", database="octavia") as connection:
+        connection.cursor().execute("LOCK TABLES oc_operation WRITE")
+        on.ask("PUT", f"/v2/octavia/amphorae/{amphora}/config")
+        until("it is being stored", lambda: _waiting_for_a_lock(on))
+        on.consumer.kill()
+        connection.cursor().execute("UNLOCK TABLES")
+    assert on.open_operations() == []
+    on.consumer.start()
+    on.worker.start()
+    until("the agent is told", lambda: len(on.cloud().calls("amphora.update_agent", amphora)) > told)
+    settled()
+    assert len(on.cloud().calls("amphora.update_agent", amphora)) == told + 1
+
+
+def _waiting_for_a_lock(on: Stage) -> bool:
+    query = "SELECT COUNT(*) AS n FROM information_schema.processlist WHERE state LIKE 'Waiting for table%%lock'"
+    return bool(on.database.rows(query.replace("%%", "%"))[0]["n"])
 
 
 def test_a_worker_that_is_stopped_longer_than_its_lease_does_no_harm_when_it_goes_on(
@@ -185,9 +253,9 @@ def ended(on: Stage, operation: Operation) -> dict[str, object]:
     return on.database.rows(query, operation.id)[0]
 
 
-def over(on: Stage, operation: Operation) -> bool:
+def over(on: Stage, operation: str) -> bool:
     """Whether it was closed without work."""
-    events = on.database.rows("SELECT name FROM oc_event WHERE operation_id = %s", operation.id)
+    events = on.database.rows("SELECT name FROM oc_event WHERE operation_id = %s", operation)
     return "request.over" in {event["name"] for event in events}
 
 
@@ -199,7 +267,7 @@ def test_a_message_twice_is_one_operation(on: Stage, clients: Clients, store: An
     on.database.rows("UPDATE load_balancer SET provisioning_status = 'PENDING_UPDATE' WHERE id = %s", lb)
     ended(on, once)
     assert on.status(lb) == "ACTIVE"
-    assert not over(on, once)
+    assert not over(on, once.id)
 
 
 def test_every_message_of_a_tree_again_changes_nothing(on: Stage, clients: Clients, store: Any) -> None:
@@ -208,7 +276,7 @@ def test_every_message_of_a_tree_again_changes_nothing(on: Stage, clients: Clien
     for request in (created(ids, "load_balancer"), created(ids, "listener"), created(ids, "member")):
         operation = store(request)  # without an id by which it could be known
         ended(on, operation)
-        assert over(on, operation)
+        assert over(on, operation.id)
     assert statuses(on, ids["load_balancer"]) == before
     assert len(on.cloud().calls("amphora.push")) == pushes
 
@@ -249,20 +317,85 @@ def test_a_message_before_its_commit_waits_for_the_rows(on: Stage, clients: Clie
         connection.commit()
     ended(on, operation)
     assert statuses(on, ids["load_balancer"])[fresh] == "ACTIVE"
-    assert not over(on, operation)
+    assert not over(on, operation.id)
 
 
-def test_a_message_whose_transaction_was_rolled_back_makes_way_for_the_next_request(
-    on: Stage, clients: Clients, store: Any, settled: Callable[[], None]
+@pytest.fixture
+def trigger(on: Stage) -> Iterator[Callable[[str], None]]:
+    """Have MariaDB do something when the API writes the new values of a pool: that is after it has sent its message."""
+
+    def make(what: str) -> None:
+        on.database.rows(
+            f"CREATE TRIGGER on_pool BEFORE UPDATE ON pool FOR EACH ROW IF NEW.name = 'odd' THEN {what}; END IF"
+        )
+
+    yield make
+    on.database.rows("DROP TRIGGER IF EXISTS on_pool")
+
+
+def test_a_message_of_the_real_api_that_comes_long_before_its_commit_waits_for_it(
+    on: Stage, clients: Clients, trigger: Callable[[str], None]
 ) -> None:
     ids = built(on, clients)
-    lost = store(request_of("create_member", {"member": {"member_id": str(uuid.uuid4()), "pool_id": ids["pool"]}}))
-    until("it is parked", lambda: on.database.rows("SELECT 1 FROM oc_journal WHERE operation_id = %s", lost.id))
+    trigger("DO SLEEP(1.5)")
+    newest = on.database.rows("SELECT COALESCE(MAX(created_at), 0) AS at FROM oc_operation")[0]["at"]
+    asking = threading.Thread(target=lambda: on.ask("PUT", f"/v2/lbaas/pools/{ids['pool']}", {"pool": {"name": "odd"}}))
+    asking.start()
+    query = "SELECT id FROM oc_operation WHERE created_at > %s"
+    until("the message is stored", lambda: on.database.rows(query, newest))
+    assert on.database.rows("SELECT name FROM pool WHERE id = %s", ids["pool"]) == [{"name": "servers"}]
+    asking.join(30)
+    on.settled(ids["load_balancer"])
+    assert on.database.rows("SELECT name FROM pool WHERE id = %s", ids["pool"]) == [{"name": "odd"}]
+    (row,) = on.database.rows(query, newest)
+    assert not over(on, str(row["id"]))
+    assert set(statuses(on, ids["load_balancer"]).values()) == {"ACTIVE", "ALLOCATED"}
+
+
+def test_a_message_whose_transaction_the_api_rolled_back_makes_way_for_the_next_request(
+    on: Stage, clients: Clients, trigger: Callable[[str], None], settled: Callable[[], None]
+) -> None:
+    ids = built(on, clients)
+    trigger("SIGNAL SQLSTATE '45000' SET MESSAGE_TEXT = 'no'")
+    newest = on.database.rows("SELECT COALESCE(MAX(created_at), 0) AS at FROM oc_operation")[0]["at"]
+    on.ask("PUT", f"/v2/lbaas/pools/{ids['pool']}", {"pool": {"name": "odd"}}, expect=(500,))
+    query = "SELECT id FROM oc_operation WHERE created_at > %s"
+    until("the message is stored", lambda: on.database.rows(query, newest))
+    (row,) = on.database.rows(query, newest)
+    lost = str(row["id"])
+    until("it is parked", lambda: on.database.rows("SELECT 1 FROM oc_journal WHERE operation_id = %s", lost))
+    assert on.status(ids["load_balancer"]) == "ACTIVE"
     requests(on, ids)["update_listener"]()
     on.settled(ids["load_balancer"], within=20)
-    ended(on, lost)
+    settled()
     assert over(on, lost)
     assert set(statuses(on, ids["load_balancer"]).values()) == {"ACTIVE", "ALLOCATED"}
+
+
+def test_a_creation_whose_load_balancer_is_gone_when_its_message_comes_makes_nothing(
+    on: Stage, settled: Callable[[], None]
+) -> None:
+    heard = on.consumer.log.read_text(encoding="utf-8").count("listening for")
+    on.consumer.stop()
+    marked, removed = (str(on.load_balancer(name)["id"]) for name in ("marked", "removed"))
+    on.database.rows("UPDATE load_balancer SET provisioning_status = 'DELETED' WHERE id = %s", marked)
+    on.database.rows("DELETE FROM vip WHERE load_balancer_id = %s", removed)
+    on.database.rows("DELETE FROM load_balancer WHERE id = %s", removed)
+    boots = len(on.cloud().calls("compute.boot"))
+    on.consumer.start()
+    until("it listens", lambda: on.consumer.log.read_text(encoding="utf-8").count("listening for") > heard)
+    query = "SELECT id FROM oc_operation WHERE load_balancer_id = %s"
+    for lb in (marked, removed):
+        until("its message is stored", lambda lb=lb: on.database.rows(query, lb))  # type: ignore[misc]
+    (row,) = on.database.rows(query, marked)
+    until("it is closed", lambda: over(on, str(row["id"])))
+    assert len(on.cloud().calls("compute.boot")) == boots
+    (row,) = on.database.rows(query, removed)
+    on.database.rows(
+        "UPDATE oc_journal SET started_at = 1 WHERE operation_id = %s", row["id"]
+    )  # it has waited long enough
+    until("it is closed", lambda: over(on, str(row["id"])), within=30)
+    assert len(on.cloud().calls("compute.boot")) == boots
     settled()
 
 
@@ -281,6 +414,118 @@ def test_no_secret_of_a_message_is_ever_shown(on: Stage, clients: Clients) -> No
     assert on.database.rows("SELECT id FROM oc_operation WHERE arguments LIKE %s", f"%{secret}%") == []
 
 
+GARBAGE: dict[str, Any] = {
+    "another version": {"version": "3.0", "method": "create_pool", "args": {"pool": {}}},
+    "a version that is none": {"version": "2.x", "method": "create_pool", "args": {"pool": {}}},
+    "another namespace": {"namespace": "nova", "method": "create_pool", "args": {}},
+    "no such method": {"method": "destroy_everything", "args": {}},
+    "no method": {"args": {}},
+    "a method that is none": {"method": {"a": 1}, "args": {}},
+    "no arguments": {"method": "create_pool"},
+    "arguments that are none": {"method": "create_pool", "args": [1, 2]},
+    "an id that is none": {"method": "failover_amphora", "args": {"amphora_id": 7}},
+    "members that are no list": {"method": "batch_update_members", "args": {"old_members": 7}},
+    "a name of a megabyte": {"method": "m" * 1_000_000, "args": {}},
+    "ten megabytes": {"method": "create_pool", "args": {"pool": {"pool_id": "p", "x": "y" * 10_000_000}}},
+    "a unique id that is none": {"method": "create_pool", "args": {"pool": {}}, "_unique_id": [1]},
+}
+"""What a stranger may send: never upstream's API."""
+
+
+def test_garbage_on_the_bus_is_left_aside_and_the_next_request_is_taken(
+    on: Stage, clients: Clients, settled: Callable[[], None]
+) -> None:
+    before = len(on.consumer.log.read_text(encoding="utf-8"))
+    operations = on.database.rows("SELECT COUNT(*) AS n FROM oc_operation")
+    for content in GARBAGE.values():
+        whole = {"namespace": "controller", "version": "2.0", "_unique_id": uuid.uuid4().hex, **content}
+        publish(on, {"oslo.version": "2.0", "oslo.message": json.dumps(whole)})
+    publish(on, {"oslo.version": "9.0", "oslo.message": "{}"})
+    publish(on, {"oslo.version": "2.0", "oslo.message": "no JSON"})
+    publish(on, {"neither": "nor"})
+    publish(on, [1, 2, 3])
+    assert on.status(clients.load_balancer("after the garbage")) == "ACTIVE"
+    settled()
+    said = on.consumer.log.read_text(encoding="utf-8")[before:]
+    until(
+        "all of it is said",
+        lambda: on.consumer.log.read_text(encoding="utf-8")[before:].count("left aside") >= len(GARBAGE),
+    )
+    assert "it is tried again" not in said
+    assert len(said) < 60_000, "the log shows what came"
+    assert (
+        int(str(on.database.rows("SELECT COUNT(*) AS n FROM oc_operation")[0]["n"])) == int(str(operations[0]["n"])) + 1
+    )
+    on.consumer.stop()  # what it took and did not acknowledge would go back now
+    assert _waiting(on) == 0
+    on.consumer.start()
+
+
+def _waiting(on: Stage) -> int:
+    """Messages in the queue."""
+    import kombu
+
+    with kombu.Connection(on.broker.url.replace("rabbit:", "amqp:")) as connection:
+        return int(connection.channel().queue_declare("octavia_provisioning_v2", passive=True).message_count)
+
+
+def test_every_message_that_is_delivered_twice_is_carried_out_once(
+    on: Stage, clients: Clients, settled: Callable[[], None]
+) -> None:
+    on.worker.stop()
+    on.worker.start()
+    newest = on.database.rows("SELECT COALESCE(MAX(created_at), 0) AS at FROM oc_operation")[0]["at"]
+    sent: list[str] = []
+    over_again = threading.Event()
+    again = threading.Thread(target=_repeat, args=(on, sent, over_again))
+    again.start()
+    try:
+        ids = built(on, clients)
+        lb = ids["load_balancer"]
+        for method in TWICE:
+            requests(on, ids)[method]()
+            on.settled(lb, "DELETED" if method == "delete_load_balancer" else "ACTIVE")
+            until("its operation is over", lambda: not on.open_operations())
+            if method.startswith("failover"):
+                (row,) = on.database.rows(
+                    "SELECT id FROM amphora WHERE load_balancer_id = %s AND status = 'ALLOCATED'", lb
+                )
+                ids["amphora"] = str(row["id"])
+        until("all were repeated", lambda: len(sent) >= len(TWICE) + 2)  # and the pool that a monitor was made for
+    finally:
+        over_again.set()
+        again.join()
+    settled()
+    found = on.database.rows("SELECT request_id, state FROM oc_operation WHERE created_at > %s", newest)
+    assert sorted(str(row["request_id"]) for row in found) == sorted(f"rpc:{id}" for id in sent)
+    assert {str(row["state"]) for row in found} == {"SUCCEEDED"}
+
+
+TWICE = [
+    *("update_load_balancer", "create_listener", "update_listener", "create_pool", "update_pool", "create_member"),
+    *("update_member", "batch_update_members", "create_health_monitor", "update_health_monitor", "create_l7policy"),
+    *("update_l7policy", "create_l7rule", "update_l7rule", "delete_l7rule", "delete_l7policy", "delete_member"),
+    *("delete_health_monitor", "delete_pool", "delete_listener", "failover_load_balancer", "failover_amphora"),
+    *("update_amphora_agent_config", "delete_load_balancer"),
+]
+
+
+def _repeat(on: Stage, sent: list[str], over: threading.Event) -> None:
+    """Send every message of the API once more, as it came; their ids."""
+    import kombu
+
+    with kombu.Connection(on.broker.url.replace("rabbit:", "amqp:")) as connection:
+        channel = connection.channel()
+        queue = channel.queue_declare("", exclusive=True).queue
+        channel.queue_bind(queue, "octavia", "octavia_provisioning_v2")
+        while not over.wait(0.01):
+            while (message := channel.basic_get(queue, no_ack=True)) is not None:
+                id = json.loads(json.loads(message.body)["oslo.message"])["_unique_id"]
+                if id not in sent:
+                    sent.append(id)
+                    channel.basic_publish(message, exchange="octavia", routing_key="octavia_provisioning_v2")
+
+
 def message_with(secret: str) -> dict[str, Any]:
     content = {"listener_id": 7, "default_tls_container_data": {"private_key": secret, "passphrase": secret}}
     return {
@@ -292,7 +537,7 @@ def message_with(secret: str) -> dict[str, Any]:
     }
 
 
-def publish(on: Stage, body: dict[str, Any]) -> None:
+def publish(on: Stage, body: Any) -> None:
     """Put a message into the exchange as the API does."""
     import kombu
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import socket
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
+from octavia_core.domain.heartbeat import encode
 from tests.peers.octavia_api.clients import SUBNET, Clients
 from tests.peers.octavia_api.programs import until
-from tests.peers.octavia_api.stage import PROJECT, Stage
+from tests.peers.octavia_api.stage import HEARTBEAT_KEY, PROJECT, Stage
 
 TREE: dict[str, Any] = {
     "name": "full",
@@ -187,6 +189,58 @@ def test_the_vip_stays_as_the_api_made_it(on: Stage) -> None:
     on.worker.start()
     on.settled(made)
     assert on.database.rows(query, made) == before
+
+
+def test_both_clients_see_statuses_statistics_and_amphorae(on: Stage, clients: Clients) -> None:
+    lb = clients.client.load_balancer_create(json={"loadbalancer": {**TREE, "name": "heard"}})["loadbalancer"]["id"]
+    clients.active(lb)
+    (amphora,) = clients.sdk.amphorae(loadbalancer_id=lb)
+    (listener,) = clients.sdk.listeners(load_balancer_id=lb)
+    pool = listener.default_pool_id
+    members = [member.id for member in clients.sdk.members(pool)]
+    counted = {"rx": 1000, "tx": 2000, "conns": 3, "totconns": 40, "ereq": 5}
+    states = dict(zip(members, ("UP", "DOWN"), strict=True))
+    said = {
+        "id": amphora.id,
+        "seq": 1,
+        "ver": 3,
+        "listeners": {listener.id: {"status": "OPEN", "stats": counted}},
+        "pools": {f"{pool}:{listener.id}": {"status": "UP", "members": states}},
+    }
+    on.health.start()
+    try:
+
+        def heard() -> bool:
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:  # the same one: its counters count once
+                sender.sendto(encode(said, HEARTBEAT_KEY), ("127.0.0.1", on.heartbeats))
+            return bool(clients.sdk.get_load_balancer(lb).operating_status == "DEGRADED")
+
+        until(f"statuses come: {on.health.said()}", heard, within=60, pause=0.3)
+        until("statistics come", lambda: clients.sdk.get_load_balancer_statistics(lb).total_connections == 40)
+    finally:
+        on.health.stop()
+    client = clients.client
+    fields = ("bytes_in", "bytes_out", "active_connections", "total_connections", "request_errors")
+    expected = [1000, 2000, 3, 40, 5]
+    for seen in (clients.sdk.get_load_balancer_statistics(lb), clients.sdk.get_listener_statistics(listener.id)):
+        assert [getattr(seen, field) for field in fields] == expected
+    for numbers in (client.load_balancer_stats_show(lb), client.listener_stats_show(listener.id)):
+        assert [numbers["stats"][field] for field in fields] == expected
+    (numbers,) = client.amphora_stats_show(amphora.id)["amphora_stats"]
+    assert [numbers[field] for field in fields] == expected
+    assert clients.sdk.get_listener(listener.id).operating_status == "ONLINE"
+    assert clients.sdk.get_pool(pool).operating_status == "DEGRADED"
+    assert [m.operating_status for m in clients.sdk.members(pool)] == ["ONLINE", "ERROR"]
+    tree = client.load_balancer_status_show(lb)["statuses"]["loadbalancer"]
+    assert (tree["operating_status"], tree["provisioning_status"]) == ("DEGRADED", "ACTIVE")
+    assert [m["operating_status"] for m in tree["listeners"][0]["pools"][0]["members"]] == ["ONLINE", "ERROR"]
+    (row,) = client.amphora_list(loadbalancer_id=lb)["amphorae"]
+    assert (row["id"], row["status"], row["role"]) == (amphora.id, "ALLOCATED", "STANDALONE")
+    assert {row[f] for f in ("compute_id", "lb_network_ip", "vrrp_port_id", "ha_port_id", "vrrp_ip")}.isdisjoint(
+        {None, ""}
+    )
+    shown = clients.sdk.get_amphora(amphora.id)
+    assert (shown.loadbalancer_id, shown.ha_ip, shown.compute_id) == (lb, on_vip(on, lb), row["compute_id"])
 
 
 def served(on: Stage, lb: str) -> dict[str, Any]:
