@@ -60,7 +60,9 @@ class ControllerWorker:
     amp_active_retries: int = _option(30, "looks at a new server before giving up")
     amp_active_wait_sec: int = _option(10, "seconds between those looks")
     client_ca: str = _option("/etc/octavia/certs/ca_01.pem", "authority that signed the controllers' certificates")
-    statistics_drivers: tuple[str, ...] = _option(("stats_db",), "where traffic counters go")
+    statistics_drivers: tuple[str, ...] = _option(
+        ("stats_db",), "where traffic is counted: stats_db (upstream's table), stats_logger, prometheus, a plugin's"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -81,6 +83,7 @@ class HealthManager:
     failover_threshold: int | None = _option(None, "this many silent at once: no failover at all")
     controller_ip_port_list: tuple[str, ...] = _option((), "where amphorae send heartbeats; empty: this controller")
     sock_rlimit: int = _option(0, "receive buffer in bytes, 0 for the system's default")
+    metrics_address: str = _option("", "host:port where Prometheus reads the health manager's figures; empty: nowhere")
 
     @property
     def keys(self) -> tuple[bytes, ...]:
@@ -115,6 +118,8 @@ class HaproxyAmphora:
     connection_retry_interval: float = _option(5.0, "seconds between them")
     active_connection_max_retries: int = _option(15, "attempts to reach an agent that has served before")
     active_connection_retry_interval: float = _option(2.0, "seconds between them")
+    failover_connection_max_retries: int = _option(2, "attempts to ask an amphora of a pair who holds the VIP")
+    failover_connection_retry_interval: float = _option(5.0, "seconds between them")
     rest_request_conn_timeout: float = _option(10.0, "seconds to connect to an agent")
     rest_request_read_timeout: float = _option(60.0, "seconds to wait for its answer")
     default_connection_limit: int = _option(50000, "maxconn of a listener that says -1")
@@ -194,6 +199,16 @@ class Compute:
 
 
 @attrs.frozen(kw_only=True)
+class Nova:
+    """[nova]"""
+
+    enable_anti_affinity: bool = _option(False, "keep the two amphorae of a pair on different hosts, by a server group")
+    anti_affinity_policy: str = _option(
+        "anti-affinity", "policy of that group: anti-affinity, or soft-anti-affinity (on one host rather than none)"
+    )
+
+
+@attrs.frozen(kw_only=True)
 class Database:
     """[database]"""
 
@@ -201,6 +216,10 @@ class Database:
     max_pool_size: int = _option(10, "connections kept open")
     max_retries: int = _option(10, "attempts of a transaction before the database counts as away")
     retry_interval: float = _option(0.5, "longest pause between them, seconds")
+    connect_timeout: float = _option(5.0, "seconds to reach the database server")
+    answer_timeout: float = _option(
+        60.0, "seconds that the database server may say nothing; 0 for as long as it takes; clients wait 10 at most"
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -257,6 +276,7 @@ class Settings:
     keepalived_vrrp: KeepalivedVrrp = attrs.field(factory=KeepalivedVrrp)
     certificates: Certificates = attrs.field(factory=Certificates)
     compute: Compute = attrs.field(factory=Compute)
+    nova: Nova = attrs.field(factory=Nova)
     database: Database = attrs.field(factory=Database)
     engine: Engine = attrs.field(factory=Engine)
     local: Local = attrs.field(factory=Local)
@@ -300,12 +320,20 @@ class Settings:
                 yield group, field.name, getattr(getattr(self, group), field.name), field.metadata["help"]
 
 
-_NOT_ZERO = frozenset({"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"})
+_AT_LEAST_ONE = frozenset({"failover_threshold"})
+_RATES = frozenset({"failovers_per_minute"})
+_NOT_ZERO = frozenset({"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"}) | {
+    "connect_timeout"
+}
 """Times that nothing works without."""
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
     """Numbers with a point are times, in seconds: finite, not negative, and some of them not zero."""
+    if name in _AT_LEAST_ONE and value is not None and value < 1:
+        raise ConfigurationError(f"{where} must be at least 1, or absent for no such limit, not {value}")
+    if name in _RATES and not 0 < value < math.inf:
+        raise ConfigurationError(f"{where} must be a number above 0, not {value:g}; to hold all back: octavia-admin governor pause")
     if isinstance(value, float) and not (0 <= value < math.inf):
         raise ConfigurationError(f"{where} must be a number of seconds, at least 0, not {value:g}")
     if name in _NOT_ZERO and value <= 0:
@@ -383,6 +411,7 @@ def local_defaults(state_directory: str) -> dict[str, dict[str, Any]]:
             "connection_max_retries": 1500,
             "active_connection_max_retries": 3,
             "active_connection_retry_interval": 0.2,
+            "failover_connection_retry_interval": 0.2,
             "rest_request_conn_timeout": 3.0,
             "rest_request_read_timeout": 15.0,
         },

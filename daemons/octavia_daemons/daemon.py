@@ -56,6 +56,7 @@ def run(
     argv: Sequence[str] | None,
     *,
     again: Callable[[Callable[[], Settings]], None] | None = None,
+    tell: Callable[[str], bool] | None = None,
 ) -> int:
     """Run a daemon until SIGTERM or SIGINT; a second one ends it at once. SIGHUP has it begin anew, with settings read again.
 
@@ -65,6 +66,7 @@ def run(
         serve: does the work until the event is set; it gives back what it took.
         argv: the command line; None for the process's own.
         again: called first with what reads the settings anew, for a daemon that sees to SIGHUP itself.
+        tell: given the sentence of wrong settings; True when it has told somebody who says it.
 
     Returns:
         The exit code.
@@ -116,8 +118,10 @@ def run(
         else:
             _serve(serve, read, stop, reload, current)
     except OctaviaError as error:
-        print(f"{name}: {error}", file=sys.stderr)
-        return CONFIGURATION if isinstance(error, ConfigurationError) else FAILED
+        wrong = isinstance(error, ConfigurationError)
+        if not (wrong and tell is not None and tell(str(error))):
+            print(f"{name}: {error}", file=sys.stderr)
+        return CONFIGURATION if wrong else FAILED
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -15,8 +15,8 @@ from collections.abc import Callable, Sequence
 
 from octavia_core.controller.knock import Door
 from octavia_core.controller.outbox import Outbox
-from octavia_core.controller.start import start_worker
-from octavia_core.controller.supervisor import Supervisor, follow_input
+from octavia_core.controller.start import promptly, start_worker
+from octavia_core.controller.supervisor import Program, Supervisor, follow_input, report_ready, report_refusal
 from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage
 from octavia_core.errors import ConfigurationError
@@ -39,7 +39,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     number = os.environ.get(CHILD)
     if number is not None:
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor sees to it
-        return daemon.run(NAME, ABOUT, lambda settings, stop: child(settings, stop, chores=number == "0"), argv)
+        return daemon.run(
+            NAME,
+            ABOUT,
+            lambda settings, stop: child(settings, stop, chores=number == "0"),
+            argv,
+            tell=report_refusal,
+        )
     words = list(sys.argv[1:] if argv is None else argv)
     reload = threading.Event()
     reader: list[Callable[[], Settings]] = []
@@ -64,7 +70,8 @@ def serve(
     read: Callable[[], Settings],
 ) -> None:
     """Supervise worker processes until `stop`; `words` is the command line that they get, too."""
-    storage = daemon.patiently(lambda: SqlStorage.open(settings), stop)
+    # its questions are small: it must see to its children again soon, whatever the database does
+    storage = daemon.patiently(lambda: SqlStorage.open(promptly(settings)), stop)
     if storage is None:
         return
 
@@ -76,12 +83,14 @@ def serve(
 
     door = Door(settings)
     supervisor = Supervisor(
-        [sys.executable, "-m", "octavia_daemons.worker", *words],
-        lambda number: os.environ | {CHILD: str(number)},
+        Program(
+            command=[sys.executable, "-m", "octavia_daemons.worker", *words],
+            environment=lambda number: os.environ | {CHILD: str(number)},
+            grace=settings.engine.grace + LEAVING,
+        ),
         count=settings.controller_worker.workers,
         look=look,
         poll=settings.engine.poll_interval,
-        grace=settings.engine.grace + LEAVING,
         door=door,
     )
     try:
@@ -102,7 +111,7 @@ def _reload(supervisor: Supervisor, read: Callable[[], Settings]) -> None:
 
 
 def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
-    """Be one of the processes, until told to end; the one with the chores delivers events, too."""
+    """Be one of the processes, until told to end. One has the chores, and delivers events; the others are its deputies."""
     workers: list[Worker] = []
 
     def nudge() -> None:
@@ -116,14 +125,16 @@ def child(settings: Settings, stop: threading.Event, *, chores: bool) -> None:
     try:
         outbox = Outbox(
             started.storage,
-            started.plugins.event_listeners() if chores else (),
+            started.plugins.event_listeners(),
             timeout=settings.engine.event_timeout,
             pause=settings.engine.poll_interval,
+            deputy=not chores,
         )
         started.worker.on_ended = lambda *_: outbox.nudge()
         workers.append(started.worker)
         started.worker.start()
         daemon.patiently(outbox.start, stop)
+        report_ready()
         try:
             stop.wait()
         finally:

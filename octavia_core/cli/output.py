@@ -6,7 +6,7 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -45,10 +45,11 @@ class Screen:
 
     Args:
         json: print JSON on stdout, and nothing else there.
+        hint: what becomes of a sentence that may advise a command.
     """
 
-    def __init__(self, *, json: bool) -> None:
-        self.json = json
+    def __init__(self, *, json: bool, hint: Callable[[str], str] = str) -> None:
+        self.json, self.hint = json, hint
         self.out = _console(stderr=False)
         self.err = _console(stderr=True)
         self._begun = time.monotonic()
@@ -66,7 +67,8 @@ class Screen:
     def say(self, *things: Any) -> None:
         """The result for a person: text (no markup) or anything that rich draws."""
         for thing in things:
-            self.out.print(Text(thing) if isinstance(thing, str) else thing, soft_wrap=isinstance(thing, str | Text))
+            drawn = Text(self.hint(thing)) if isinstance(thing, str) else thing
+            self.out.print(drawn, soft_wrap=isinstance(thing, str | Text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
         """A table; columns that end in `id` are never cut. `empty` is said, on stderr, when there are no rows."""
@@ -89,7 +91,7 @@ class Screen:
     # -- beside the result -----------------------------------------------------------------------------------------
     def note(self, text: str) -> None:
         """Something to know that is not the result."""
-        self.err.print(Text(text), soft_wrap=True)
+        self.err.print(Text(self.hint(text)), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """What happened just now, with the seconds since this command began."""
@@ -106,6 +108,7 @@ class Screen:
 
     def error(self, text: str, *, kind: str, code: int, operation: str | None) -> None:
         """The one sentence of an error; with JSON the same as an object on stdout too."""
+        text = self.hint(text)
         self.err.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
         if self.json:
             about = {"type": kind, "message": text, "exit_code": code}

@@ -65,9 +65,12 @@ class Session:
     @cached_property
     def screen(self) -> Screen:
         """Where to print."""
+        from octavia_core.cli.hints import repeated
         from octavia_core.cli.output import Screen
 
-        return Screen(json=self.json)
+        return Screen(
+            json=self.json, hint=lambda text: repeated(text, state=self.state, config_files=self.config_files)
+        )
 
     @cached_property
     def actor(self) -> str:

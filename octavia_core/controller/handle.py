@@ -7,9 +7,10 @@ from typing import Protocol
 
 from octavia_core.domain.operation import Event, OperationState
 from octavia_core.domain.operation import Operation as Row
-from octavia_core.errors import NotFound, OperationFailed, TransientError
+from octavia_core.errors import NotFound, OperationFailed, Refused, TransientError
+from octavia_core.flows.catalogue import CLEANUP
 from octavia_core.ports.clock import Clock
-from octavia_core.ports.storage import Storage
+from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = ["Operation", "WaitTimeout"]
 
@@ -98,9 +99,23 @@ class Operation:
         yield from self._host.storage.read(lambda tx: tx.events(after=after, operation_id=self.id))
 
     def cancel(self, *, actor: str = "library") -> bool:
-        """Have it undone: what it did is taken back, its subjects end in ERROR. False when it is over already."""
+        """Have it undone: what it did is taken back, its subjects end in ERROR. False when it is over already.
+
+        Raises:
+            Refused: it cleans up after another one, so there is nothing to take back.
+        """
         reason = f"cancelled by {actor}"
-        return self._host.storage.transaction(lambda tx: tx.cancel_operation(self.id, reason))
+
+        def work(tx: Transaction) -> bool:
+            row = tx.operation(self.id)
+            if row is not None and row.flow == CLEANUP and not row.state.final:
+                raise Refused(
+                    f"operation {self.id} takes back a step of operation {row.arguments.get('operation_id')}, and goes on "
+                    f"until that is done; to give it up and leave the rest to you: octavia-admin operation release {self.id}"
+                )
+            return tx.cancel_operation(self.id, reason)
+
+        return self._host.storage.transaction(work)
 
     def __repr__(self) -> str:
         return f"<Operation {self.id} of load balancer {self.load_balancer_id}>"

@@ -11,16 +11,20 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 
+from octavia_core.controller.duty import LATE, Duty
 from octavia_core.domain.operation import Event
 from octavia_core.errors import TransientError
+from octavia_core.ports.clock import SystemClock
 from octavia_core.ports.storage import Storage
 
-__all__ = ["Outbox"]
+__all__ = ["EVENTS", "Outbox"]
 
 log = logging.getLogger("octavia_core.events")
 
 Listener = Callable[..., None]
 BATCH = 500
+EVENTS = "events"
+"""Name of the duty."""
 GATHER = 0.05
 """Seconds between two deliveries: on a busy worker operations end every few milliseconds, and nobody waits for one event."""
 
@@ -28,12 +32,30 @@ GATHER = 0.05
 class Outbox:
     """Delivers events to listeners. One that raises is counted, logged and passed over; one that takes too long is counted
     and logged, and what comes meanwhile waits for its return.
+
+    Args:
+        storage: whose events.
+        listeners: of plugins, by name.
+        timeout: seconds that a listener may spend on one batch.
+        pause: seconds between two looks for new events.
+        deputy: of several processes with the same listeners one delivers: another than this (True), this one (False), each
+            steps in when nobody does; None: there are no others.
     """
 
     def __init__(
-        self, storage: Storage, listeners: Sequence[tuple[str, Listener]], *, timeout: float, pause: float
+        self,
+        storage: Storage,
+        listeners: Sequence[tuple[str, Listener]],
+        *,
+        timeout: float,
+        pause: float,
+        deputy: bool | None = None,
     ) -> None:
         self._storage, self._timeout, self._pause = storage, timeout, pause
+        self._duty: Duty | None = None
+        if deputy is not None:
+            longest = 3 * (timeout + 1.0)  # a batch may take its time
+            self._duty = Duty(storage, SystemClock(), EVENTS, deputy=deputy, least=max(LATE, longest))
         self._stop, self._nudge = threading.Event(), threading.Event()
         self._lanes = [_Lane(name, listener, timeout, self._nudge.set) for name, listener in listeners]
         self._thread: threading.Thread | None = None
@@ -75,7 +97,8 @@ class Outbox:
         while True:
             stopping = self._stop.is_set()
             try:
-                self._deliver()
+                if self._duty is None or self._duty.mine(0.0):
+                    self._deliver()
             except TransientError as error:
                 log.warning("events cannot be read, trying again: %s", error)
             if stopping:

@@ -24,9 +24,20 @@ from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.settings import OF_A_PLUGIN, Settings
 
-__all__ = ["Started", "start", "start_worker"]
+__all__ = ["Started", "promptly", "start", "start_worker"]
 
 log = logging.getLogger("octavia_core.controller")
+
+ANSWER = 10.0
+"""Seconds of silence of a database server that somebody who waits for an answer bears; those who work have more patience."""
+
+
+def promptly(settings: Settings) -> Settings:
+    """The same with so little patience: for who looks, rather than works."""
+    database = settings.database
+    return attrs.evolve(
+        settings, database=attrs.evolve(database, answer_timeout=min(database.answer_timeout or ANSWER, ANSWER))
+    )
 
 
 @attrs.define(eq=False)
@@ -99,6 +110,8 @@ def start(
             settings = state.settings()
             _check_complete(state)
             create_authorities(state.authority, passphrase=settings.certificates.ca_private_key_passphrase)
+        if not run and not whole:
+            settings = promptly(settings)
         found = Plugins({"core": core_sources, **(plugins or {})})
         settings = _where_amphorae_reach(settings, found)
         receiver: socket.socket | None = None

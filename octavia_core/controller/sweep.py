@@ -5,17 +5,21 @@ from __future__ import annotations
 import logging
 import uuid
 
+from octavia_core.controller.duty import Duty
 from octavia_core.domain.operation import Event, Operation
 from octavia_core.errors import LoadBalancerBusy
 from octavia_core.policy.sweep import GRACE, OWN_GRACE, PROVIDERS, Repair, SweepMode, repair
+from octavia_core.ports.clock import SystemClock
 from octavia_core.ports.storage import Storage, Transaction
 
-__all__ = ["ACTOR", "Sweep", "store_repair"]
+__all__ = ["ACTOR", "SWEEP", "Sweep", "store_repair"]
 
 log = logging.getLogger("octavia_core.sweep")
 
 ACTOR = "sweep"
 """Who asks for the operations that it stores."""
+SWEEP = "sweep"
+"""Name of the duty."""
 
 
 class Sweep:
@@ -25,13 +29,23 @@ class Sweep:
         storage: what it looks through.
         mode: whether it repairs or only says what it would do.
         every: seconds between two looks.
+        grace: seconds that a row must have been as it is before it is touched; `own_grace` where our own accept made it.
+        duty: the process's part in it; by itself it is nobody's deputy.
     """
 
     def __init__(
-        self, storage: Storage, mode: SweepMode, *, every: float, grace: float = GRACE, own_grace: float = OWN_GRACE
+        self,
+        storage: Storage,
+        mode: SweepMode,
+        *,
+        every: float,
+        grace: float = GRACE,
+        own_grace: float = OWN_GRACE,
+        duty: Duty | None = None,
     ) -> None:
         self._storage, self._mode, self._every = storage, mode, every
         self._grace, self._own_grace = grace, own_grace
+        self._duty = duty or Duty(storage, SystemClock(), SWEEP, deputy=False)
         self._said: set[tuple[str, str]] = set()
 
     def tick(self) -> float:
@@ -40,7 +54,7 @@ class Sweep:
         Raises:
             TransientError: the database does not answer.
         """
-        if self._mode is not SweepMode.OFF and self._storage.turn("sweep", 0.9 * self._every):
+        if self._mode is not SweepMode.OFF and self._duty.mine(self._every):
             self.look()
         return self._every
 

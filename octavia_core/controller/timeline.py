@@ -91,7 +91,8 @@ def _of_entry(entry: JournalEntry, operation: Operation, began: int) -> Moment:
     if entry.outcome is Outcome.FAILED and entry.error:
         text += f" failed: {entry.error.get('message', 'no reason recorded')}"
     elif entry.attempts:
-        text += f" ({entry.attempts + 1} attempts)"
+        last = entry.error.get("message") if entry.error else None
+        text += f" ({entry.attempts + 1} attempts{f'; the last failure: {last}' if last else ''})"
     over = entry.outcome is not Outcome.INTENT and entry.finished_at is not None
     return Moment(
         at=began,

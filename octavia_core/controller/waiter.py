@@ -8,19 +8,20 @@ from __future__ import annotations
 
 import logging
 
+from octavia_core.controller.duty import SHARED, Duty
 from octavia_core.errors import OctaviaError
 from octavia_core.flows.waits import CHECKS, Wait, check, wait_from_json
 from octavia_core.flows.world import World
 from octavia_core.ports.storage import Storage
 
-__all__ = ["SHORTEST", "Waiter"]
+__all__ = ["SHORTEST", "WAITS", "Waiter"]
 
 log = logging.getLogger("octavia_core.worker")
 
 SHORTEST = 0.05
 """Seconds between two looks at least, however quick the cloud is: what is quicker does not park."""
-SHARED = 1.0
-"""From this many seconds between looks on, processes and hosts take turns: one asks the cloud for all of them."""
+WAITS = "waits"
+"""Name of the duty."""
 
 
 class Waiter:
@@ -30,11 +31,14 @@ class Waiter:
         storage: whose operations.
         world: what they wait for.
         idle: seconds between looks while nothing waits.
+        led: it is one of several processes, which share this; by itself it shares long rounds with other hosts only.
+        deputy: another of these processes looks; this one steps in when nobody does.
     """
 
-    def __init__(self, storage: Storage, world: World, *, idle: float) -> None:
+    def __init__(self, storage: Storage, world: World, *, idle: float, led: bool = False, deputy: bool = False) -> None:
         self._storage, self._world = storage, world
-        self._idle = idle
+        self._idle, self._led = idle, led
+        self._duty = Duty(storage, world.clock, WAITS, deputy=deputy)
 
     @property
     def pause(self) -> float:
@@ -47,9 +51,10 @@ class Waiter:
         Raises:
             TransientError: the database does not answer.
         """
-        if self.pause >= SHARED and not self._storage.turn("waits", 0.9 * self.pause):
-            return self.pause
-        return self.pause if self.look() else max(self._idle, self.pause)
+        pause = self.pause
+        if (self._led or pause >= SHARED) and not self._duty.mine(pause):
+            return max(pause, SHARED)
+        return pause if self.look() else max(self._idle, pause)
 
     def look(self) -> int:
         """Check every wait now, and wake those that are over; how many there were."""

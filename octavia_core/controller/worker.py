@@ -17,7 +17,8 @@ import threading
 import uuid
 from collections.abc import Callable
 
-from octavia_core.controller.sweep import Sweep
+from octavia_core.controller.duty import Duty
+from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
 from octavia_core.domain.operation import Operation
 from octavia_core.errors import TransientError
@@ -51,7 +52,8 @@ class Worker:
         runner: carries out what is claimed.
         threads: operations side by side.
         led: somebody else polls the queue and nudges.
-        chores: this worker also looks at waits in bulk and sweeps; one of several on a host is enough.
+        chores: this worker also looks at waits in bulk and sweeps. One of several processes on a host is enough: the
+            others, led without chores, are its deputies. One that is not led, and has none, never does.
 
     Attributes:
         on_ended: called after every run, from a runner thread; set before `start`.
@@ -62,8 +64,10 @@ class Worker:
         self._runner, self._threads, self._chores = runner, max(1, threads), chores
         self._lease, self._poll = engine.lease, LED_POLL if led else engine.poll_interval
         self._led, self._again = led, engine.poll_interval
-        self._waiter = Waiter(runner.storage, runner.world, idle=engine.poll_interval)
-        self._sweep = Sweep(runner.storage, SweepMode(engine.sweep), every=engine.sweep_interval)
+        deputy = led and not chores
+        self._waiter = Waiter(runner.storage, runner.world, idle=engine.poll_interval, led=led, deputy=deputy)
+        duty = Duty(runner.storage, runner.world.clock, SWEEP, deputy=deputy)
+        self._sweep = Sweep(runner.storage, SweepMode(engine.sweep), every=engine.sweep_interval, duty=duty)
         self._parked = threading.Event()
         self.on_ended: Callable[[Operation, Ending], None] | None = None
         self.holder = holder_name()
@@ -155,7 +159,7 @@ class Worker:
         waits, sweep = self._waiter.tick, self._sweep.tick
         chance = random.Random()  # noqa: S311 - spreads load, hides nothing; the program's own generator is left alone
         due: dict[Callable[[], float], float] = {self._attend: 0.0}
-        if self._chores:
+        if self._chores or self._led:
             due |= {waits: 0.0, sweep: clock.monotonic() + chance.random()}
         while True:
             self._parked.clear()

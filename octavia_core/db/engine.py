@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sqlalchemy import URL, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, DisconnectionError, NoSuchModuleError
+from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
+from octavia_core.db.silence import connect_arguments, limit_silence
 from octavia_core.errors import ConfigurationError, DriverUnavailable
 from octavia_core.settings import Database
 
@@ -75,8 +76,13 @@ def sqlite_path(url: URL) -> Path | None:
     return Path(url.database).absolute() if url.get_backend_name() == "sqlite" and url.database else None
 
 
-def make_engine(settings: Database, url: URL | None = None) -> Engine:
+def make_engine(settings: Database, url: URL | None = None, *, patient: bool = False) -> Engine:
     """An engine with a pool, ready for many threads. Connects to nothing yet.
+
+    Args:
+        settings: the group [database].
+        url: where it is, when that is known already.
+        patient: a server may be silent for as long as it takes: for migrations.
 
     Raises:
         ConfigurationError: the URL is wrong, or its SQLite file lies on a network file system.
@@ -90,14 +96,16 @@ def make_engine(settings: Database, url: URL | None = None) -> Engine:
         "pool_timeout": 10,
         "hide_parameters": True,
     }
-    if url.get_driver_name() == "pymysql" and "unix_socket" in url.query:
-        # PyMySQL would read all authorities of the machine for each connection (50 ms), for a socket in the file system
-        options["connect_args"] = {"ssl_disabled": True}
+    answer = 0.0 if patient else settings.answer_timeout
     if path is not None:
         _refuse_network(path.parent)
         options["connect_args"] = {"timeout": 5.0, "check_same_thread": False, "isolation_level": None}
     else:
         options |= {"pool_recycle": 3600}
+        options["connect_args"] = connect_arguments(url, connect=settings.connect_timeout, answer=answer)
+        if url.get_driver_name() == "pymysql" and "unix_socket" in url.query:
+            # PyMySQL would read all authorities of the machine for each connection (50 ms), for a socket in the file system
+            options["connect_args"]["ssl_disabled"] = True
         if url.get_backend_name() == "postgresql":
             options["isolation_level"] = "READ COMMITTED"
     try:
@@ -108,6 +116,7 @@ def make_engine(settings: Database, url: URL | None = None) -> Engine:
             f"no driver for {url.drivername} is installed; run: pip install 'octavia-core[{extra}]'"
         ) from error
     _listen(engine)
+    limit_silence(engine, answer)
     return engine
 
 
@@ -180,9 +189,9 @@ def _ping(engine: Engine, dbapi: Any, record: Any) -> None:
     try:
         alive = engine.dialect.do_ping(dbapi)
     except engine.dialect.loaded_dbapi.Error as error:
-        raise DisconnectionError("the connection was lost while it lay unused") from error
-    if not alive:
-        raise DisconnectionError("the connection was lost while it lay unused")
+        raise InvalidatePoolError("the connection was lost while it lay unused") from error
+    if not alive:  # then the others are likely to be, and to ask each of them may cost a time limit each
+        raise InvalidatePoolError("the connection was lost while it lay unused")
 
 
 def _refuse_network(directory: Path) -> None:

@@ -12,11 +12,12 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from sqlalchemy import Column, Connection, Engine, MetaData, String, Table, inspect, select
+from sqlalchemy import URL, Column, Connection, Engine, MetaData, String, Table, inspect, select
 from sqlalchemy.exc import OperationalError, ProgrammingError, SQLAlchemyError
 
 from octavia_core.db.engine import make_engine, parse_url, sqlite_path
 from octavia_core.db.faults import translated, where
+from octavia_core.domain.secret import Secret
 from octavia_core.errors import ConfigurationError, TransientError
 from octavia_core.settings import Database
 
@@ -57,12 +58,12 @@ def check(engine: Engine) -> None:
         raise ConfigurationError(
             f"{where(engine.url)} is at revision {found}, and this program needs {HEAD}; run: octavia-admin db upgrade"
         )
-    raise ConfigurationError(_newer(engine, found))
+    raise ConfigurationError(_newer(engine.url, found))
 
 
-def _newer(engine: Engine, found: str) -> str:
+def _newer(url: URL, found: str) -> str:
     return (
-        f"{where(engine.url)} was made by a newer version of octavia-core (revision {found}; this one knows {HEAD}); "
+        f"{where(url)} was made by a newer version of octavia-core (revision {found}; this one knows {HEAD}); "
         "install that version"
     )
 
@@ -95,12 +96,12 @@ def prepare(settings: Database) -> None:
             fresh = found is None and path is not None and not inspect(connection).get_table_names()
         if fresh:
             create(engine)
-        elif found != HEAD:
-            _upgrade(engine, found)
     except SQLAlchemyError as error:
         raise (translated(error, url) or error) from error
     finally:
         engine.dispose()
+    if found != HEAD and not fresh:
+        _upgrade(settings, found)
 
 
 def _touch(path: Path) -> None:
@@ -132,38 +133,48 @@ def upgrade(url: str | Database) -> None:
     Raises:
         ConfigurationError: a newer version made it, or upstream's tables in it are not those of upstream 19.
     """
-    engine = _engine(url)
-    try:
-        with engine.connect() as connection:
-            found = _revision(connection)
-        _upgrade(engine, found)
-    except SQLAlchemyError as error:
-        raise (translated(error, engine.url) or error) from error
-    finally:
-        engine.dispose()
+    settings = _settings(url)
+    _upgrade(settings, _present(settings))
 
 
-def _upgrade(engine: Engine, found: str | None) -> None:
+def _upgrade(settings: Database, found: str | None) -> None:
     if found is not None and found not in KNOWN:
-        raise ConfigurationError(_newer(engine, found))
-    _run(engine, "upgrade", HEAD)
+        raise ConfigurationError(_newer(parse_url(settings.connection.reveal().decode()), found))
+    _migrate(settings, "upgrade", HEAD)
 
 
 def downgrade(url: str | Database, revision: str = "base") -> None:
     """Take our tables away again, down to a revision. Upstream's tables stay: they hold the load balancers."""
-    engine = _engine(url)
+    settings = _settings(url)
+    _present(settings)
+    _migrate(settings, "downgrade", revision)
+
+
+def _settings(url: str | Database) -> Database:
+    return url if isinstance(url, Database) else Database(connection=Secret(url))
+
+
+def _present(settings: Database) -> str | None:
+    """Our revision in the database, which answers as promptly as any other time."""
+    engine = make_engine(settings)
     try:
-        _run(engine, "downgrade", revision)
+        with engine.connect() as connection:
+            return _revision(connection)
     except SQLAlchemyError as error:
         raise (translated(error, engine.url) or error) from error
     finally:
         engine.dispose()
 
 
-def _engine(url: str | Database) -> Engine:
-    if isinstance(url, Database):
-        return make_engine(url)
-    return make_engine(Database(), parse_url(url))
+def _migrate(settings: Database, command: str, revision: str) -> None:
+    """Migrate, with a patience that large tables may need."""
+    engine = make_engine(settings, patient=True)
+    try:
+        _run(engine, command, revision)
+    except SQLAlchemyError as error:
+        raise (translated(error, engine.url) or error) from error
+    finally:
+        engine.dispose()
 
 
 def _run(engine: Engine, command: str, revision: str) -> None:

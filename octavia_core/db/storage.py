@@ -7,25 +7,35 @@ returns what the first one returned. So no work is ever applied twice. (SQLite h
 
 from __future__ import annotations
 
+import math
 import shutil
+import time
 import uuid
 from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Engine, bindparam, delete, select, update
 from sqlalchemy.exc import DBAPIError, IntegrityError, SQLAlchemyError
-from tenacity import Retrying, retry_if_exception, stop_after_attempt, wait_random_exponential
+from tenacity import (
+    Retrying,
+    retry_if_exception,
+    stop_after_attempt,
+    stop_after_delay,
+    stop_any,
+    wait_random_exponential,
+)
 
 from octavia_core.db import schema
 from octavia_core.db.clock import db_now
 from octavia_core.db.engine import READS, make_engine, sqlite_path
-from octavia_core.db.faults import Fault, classify, translated
+from octavia_core.db.faults import Fault, classify, translated, where
 from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.queue import Queue, microseconds
 from octavia_core.db.tables.own import oc_commit, oc_operation
 from octavia_core.db.together import Regrouped, Together
 from octavia_core.db.transaction import SqlTransaction
 from octavia_core.db.turn import Turn
+from octavia_core.errors import ConfigurationError, TransientError
 from octavia_core.ports.storage import Claim, FenceLost, Transaction
 from octavia_core.settings import Database, Settings
 
@@ -79,6 +89,7 @@ class SqlStorage(Queue):
         self._together = None if self._turn is None else Together(engine, self._turn)
         self._tokens = 0
         self._again = settings.max_retries > 1
+        self._patience = settings.answer_timeout or math.inf  # attempts that each end by a time limit: few, not many
         self._patient = Retrying(  # after the first attempt, which nearly always is the only one
             retry=retry_if_exception(_passes),
             stop=stop_after_attempt(max(settings.max_retries - 1, 1)),
@@ -106,6 +117,19 @@ class SqlStorage(Queue):
         """Bytes left where an embedded database lies; None for a server."""
         path = sqlite_path(self._engine.url)
         return None if path is None else shutil.disk_usage(path.parent).free
+
+    def place(self) -> str:
+        """The directory of an SQLite file, or server and name."""
+        path = sqlite_path(self._engine.url)
+        return where(self._engine.url) if path is None else str(path.parent)
+
+    def unwritable(self) -> str | None:
+        """Why nothing can be stored; see the port."""
+        try:
+            self.turn("written", 0.0)
+        except (TransientError, ConfigurationError) as error:
+            return str(error)
+        return None
 
     def transaction(self, work: Callable[[Transaction], T], *, claim: Claim | None = None) -> T:
         """Run `work` in one transaction and commit; run it again when the database asks for that."""
@@ -150,13 +174,15 @@ class SqlStorage(Queue):
             self._turn.close()
 
     def _run(self, once: Callable[[], T]) -> T:
+        began = time.monotonic()
         try:
             try:
                 return once()
             except (SQLAlchemyError, Regrouped) as error:
-                if not self._again or not _passes(error):
+                left = began + self._patience - time.monotonic()
+                if not self._again or left <= 0 or not _passes(error):
                     raise
-            return self._patient(once)
+            return self._patient.copy(stop=stop_any(self._patient.stop, stop_after_delay(left)))(once)
         except SQLAlchemyError as error:
             told = translated(error, self._engine.url)
             if told is None:
@@ -196,8 +222,12 @@ class SqlStorage(Queue):
             tx.write(_LOCK, {"b_id": attempt.claim.operation_id})
             found = tx.value(_TOKEN, id=attempt.claim.operation_id)
             return bool(found == attempt.token)
+        if attempt.proof is not None:
+            # one that still is under way is waited for here, or by the key when its row is inserted again
+            return tx.write(_LOCK, {"b_id": attempt.proof}) == 1
         try:
             self._leave_token(tx, attempt.token)
+            attempt.told = True
         except IntegrityError:
             connection.rollback()
             return True
@@ -215,14 +245,12 @@ class _Attempt(Generic[T]):
 
     result: T
 
-        if attempt.proof is not None:
-            # one that still is under way is waited for here, or by the key when its row is inserted again
-            return tx.write(_LOCK, {"b_id": attempt.proof}) == 1
     def __init__(self, work: Callable[[SqlTransaction], T], claim: Claim | None, marks: bool) -> None:
         self.work, self.claim, self.marks = work, claim, marks
-            attempt.told = True
         self.token = str(uuid.uuid4())
         self.uncertain = False
+        self.told = False  # its token has been left already, by this attempt
+        self.proof: str | None = None  # the operation that the uncertain attempt would have stored
 
 
 def _show(tx: SqlTransaction, claim: Claim, token: str) -> None:
@@ -242,5 +270,3 @@ def _passes(error: BaseException) -> bool:
     if isinstance(error, SQLAlchemyError):
         return classify(error) in (Fault.AGAIN, Fault.AWAY)
     return isinstance(error, Regrouped)
-        self.told = False  # its token has been left already, by this attempt
-        self.proof: str | None = None  # the operation that the uncertain attempt would have stored

@@ -189,7 +189,8 @@ class Ledger:
         if attempts >= policy.attempts:
             self._fail(entry, PermanentError(f"{error} (after {attempts} attempts)"))
         self._flush()
-        raise Parked(policy.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)) from error
+        tried = attrs.evolve(entry, attempts=attempts, error={"type": type(error).__name__, "message": str(error)})
+        raise Parked(policy.delay(attempts), None, str(error), tried) from error
 
     def _fail(self, entry: JournalEntry, error: Exception) -> NoReturn:
         """Record the failure as the step's outcome, turn the operation to undoing, and unwind."""

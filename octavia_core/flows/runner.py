@@ -139,10 +139,11 @@ class Runner:
             flow.body(replay, self.world)
         undo = next((u for u in replay.undos() if u.path == path), None)
         pause = CLEANUP_RETRY.delay(operation.attempts)
-        later = self.storage.read(lambda tx: _later(tx, subject)) if _belongs_to_all(path) else None
-        if later is not None and not later.state.final:
-            text = f"operation {later.id} is at work on load balancer {subject.load_balancer_id}"
-            raise Parked(pause, None, text, None)
+        shared = _belongs_to_all(path) and subject.load_balancer_id is not None
+        # from here on nobody begins a change of that load balancer until this is closed or parked
+        later = self.storage.transaction(lambda tx: _slot(tx, operation, subject), claim=claim) if shared else None
+        if isinstance(later, str):
+            raise Parked(pause, None, later, None)
         try:
             if later is None and undo is not None and undo.work is not None:
                 # the lease is that of the cleanup, the journal that of the operation it cleans up after
@@ -152,6 +153,8 @@ class Runner:
             raise
         except Exception as error:  # whatever an undo raises, it is tried again: nobody else would
             said = str(error) if isinstance(error, OctaviaError) else f"{type(error).__name__}: {error}"
+            if shared:
+                self.storage.transaction(lambda tx: tx.leave_slot(operation.id), claim=claim)
             raise Parked(pause, None, said, None) from error
 
         def close(tx: Transaction) -> None:
@@ -179,15 +182,17 @@ def _belongs_to_all(path: str) -> bool:
     return path.rpartition("/")[2] in ("reserve-vip", "push")
 
 
-def _later(tx: Transaction, subject: Operation) -> Operation | None:
-    """The operation that has taken the load balancer further since, or is about to."""
-    if subject.load_balancer_id is None:
+def _slot(tx: Transaction, operation: Operation, subject: Operation) -> Operation | str | None:
+    """Take the load balancer's slot for a cleanup: None when it is taken and the undo is still wanted, the operation that
+    went beyond it when it is not, or the words why it has to wait.
+    """
+    lb_id = str(subject.load_balancer_id)
+    free = tx.take_slot(operation.id, lb_id)
+    later = tx.later_operation(subject)
+    if free and later is None:
         return None
-    since = [
-        row
-        for row in tx.operations(load_balancer_id=subject.load_balancer_id)
-        if row.id != subject.id and row.created_at > subject.created_at
-    ]
-    under_way = [row for row in since if not row.state.final]
-    succeeded = [row for row in since if row.state is OperationState.SUCCEEDED]
-    return next(iter([*under_way, *succeeded]), None)
+    if free:
+        tx.leave_slot(operation.id)
+    if later is not None and later.state is OperationState.SUCCEEDED:
+        return later
+    return f"operation {later.id} is at work on load balancer {lb_id}" if later else f"load balancer {lb_id} is held"

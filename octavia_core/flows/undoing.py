@@ -57,12 +57,10 @@ class Undoing(Ledger):
         except FenceLost:
             raise
         except Exception as error:  # an undo that raises anything is retried, then left to a cleanup operation
-            attempts = entry.attempts + 1
+            attempts, kind, message = entry.attempts + 1, type(error).__name__, str(error)
             if isinstance(error, TransientError) and attempts < shared.world.settings.engine.undo_attempts:
-                raise Parked(
-                    shared.patience.otherwise.delay(attempts), None, str(error), attrs.evolve(entry, attempts=attempts)
-                ) from error
-            kind, message = type(error).__name__, str(error)
+                tried = attrs.evolve(entry, attempts=attempts, error={"type": kind, "message": message})
+                raise Parked(shared.patience.otherwise.delay(attempts), None, str(error), tried) from error
 
             def hand_over(tx: Transaction) -> JournalEntry:
                 give_up(tx, undo, f"{kind}: {message}")

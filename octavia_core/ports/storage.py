@@ -284,6 +284,19 @@ class Transaction(Fleet, Protocol):
     ) -> Sequence[Operation]:
         """Newest first."""
 
+    def later_operation(self, than: Operation) -> Operation | None:
+        """The newest operation about the same load balancer that was stored later and is not over or has succeeded; one that
+        is not over before all others.
+        """
+
+    def take_slot(self, operation_id: str, load_balancer_id: str) -> bool:
+        """Have an operation that is about no load balancer keep others from this one, as if it were about it. False when an
+        operation has it; twice is success. It ends with the operation, with its takeover, or with `leave_slot`.
+        """
+
+    def leave_slot(self, operation_id: str) -> None:
+        """Let others have what `take_slot` took."""
+
     def journal(self, operation_id: str) -> Sequence[JournalEntry]:
         """All entries by sequence (the order in which they were first written)."""
 
@@ -325,6 +338,9 @@ class Transaction(Fleet, Protocol):
     def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
         """The newest event of one of these names (about that amphora), or None."""
 
+    def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
+        """Events beyond those that a plugin has been given, oldest first; none for a plugin not seen before."""
+
     def delivered(self, plugin: str) -> int:
         """The sequence up to which a plugin has been given events; a plugin not seen before starts at the newest event."""
 
@@ -338,9 +354,6 @@ class Transaction(Fleet, Protocol):
         """
 
     def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
-    def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
-        """Events beyond those that a plugin has been given, oldest first; none for a plugin not seen before."""
-
         """Turn an operation that is not final to undoing: its holder loses the fence, the next claim (after the present
         lease, so that a call under way is over) undoes, and ends it as CANCELLED; one that failed by itself before ends
         FAILED. False when it is final already, or (with `unless_held`) when a lease runs.
@@ -362,6 +375,9 @@ class Transaction(Fleet, Protocol):
 
     def attendance(self) -> Attendance:
         """Who says that they live, those too whose word holds no more (for a day)."""
+
+    def turned(self, name: str) -> int | None:
+        """When somebody last had that turn (`Storage.turn`), microseconds; None when nobody ever had."""
 
     def lost_requests(self, providers: Collection[str], *, age: float, own_age: float) -> Sequence[str]:
         """Ids of load balancers of these providers that are pending without an open operation, the longest first.
@@ -397,6 +413,14 @@ class Storage(Protocol):
 
     def room(self) -> int | None:
         """Bytes left on the file system of an embedded database; None for one on a server."""
+
+    def place(self) -> str:
+        """The directory of an embedded database; of one on a server, what a person calls it, without password."""
+
+    def unwritable(self) -> str | None:
+        """Why nothing can be stored now, in the database's own words; None when something can. It finds out by storing
+        something that nobody reads.
+        """
 
     # -- the queue -------------------------------------------------------------------------------------------------
     def claim(

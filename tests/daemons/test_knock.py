@@ -94,7 +94,8 @@ def test_a_supervisor_looks_at_once_when_somebody_knocks(monkeypatch: pytest.Mon
         looked.release()
         return None
 
-    keeper = supervisor.Supervisor(["/bin/cat"], lambda _: {}, count=1, look=look, poll=3600.0, grace=10.0, door=door)
+    program = supervisor.Program(command=["/bin/cat"], environment=lambda _: {}, grace=10.0)
+    keeper = supervisor.Supervisor(program, count=1, look=look, poll=3600.0, door=door)
     thread = threading.Thread(target=keeper.run, args=(stop,))
     thread.start()
     try:

@@ -14,7 +14,7 @@ import pytest
 
 from octavia_core import Controller, NewLoadBalancer
 from octavia_core.controller.sources import load_settings
-from octavia_core.controller.supervisor import BACKOFF, Supervisor
+from octavia_core.controller.supervisor import BACKOFF, Program, Supervisor
 from octavia_core.db.storage import prepare
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import Provisioning
@@ -138,7 +138,8 @@ def test_a_child_that_dies_at_once_is_started_less_and_less_often(caplog: pytest
         return dict(os.environ)
 
     command = [sys.executable, "-S", "-c", "raise SystemExit(3)"]
-    Supervisor(command, environment, count=1, look=look, poll=0.05, grace=1.0).run(stop)
+    program = Program(command=command, environment=environment, grace=1.0)
+    Supervisor(program, count=1, look=look, poll=0.05).run(stop)
     assert 2 <= len(starts) <= 6
     said = [record.getMessage() for record in caplog.records if "ended with 3" in record.getMessage()]
     assert "another one is started in 0.1 s" in said[0]
@@ -150,6 +151,7 @@ def test_a_child_that_does_not_end_is_killed_after_the_grace() -> None:
     stop = threading.Event()
     stop.set()
     command = [sys.executable, "-S", "-c", "import time\nwhile True: time.sleep(60)"]
-    supervisor = Supervisor(command, lambda _: dict(os.environ), count=1, look=lambda: None, poll=0.05, grace=0.2)
+    program = Program(command=command, environment=lambda _: dict(os.environ), grace=0.2)
+    supervisor = Supervisor(program, count=1, look=lambda: None, poll=0.05)
     supervisor.run(stop)
     assert supervisor.pids == []

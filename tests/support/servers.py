@@ -131,6 +131,12 @@ def server(kind: str, *, durable: bool = False) -> Server:
     return Server(kind=kind, address=known["address"], user=known["user"])
 
 
+def guard_of(kind: str, *, durable: bool = False) -> int:
+    """The guard of a server that was started: the process that the server's own descend from."""
+    facts = Path(os.environ[VARIABLE]) / f"{kind}{DURABLE if durable else ''}.json"
+    return int(json.loads(facts.read_text(encoding="utf-8"))["guard"])
+
+
 @contextlib.contextmanager
 def killed(kind: str) -> Iterator[None]:
     """Inside the block the durable server of that kind is dead, killed by SIGKILL; afterwards it runs again."""

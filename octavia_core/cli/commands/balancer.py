@@ -34,7 +34,7 @@ def add(app: typer.Typer) -> None:
     app.add_typer(group, name="lb")
     command(group, "create", fields=_CREATE + POOL, changes=True)(create)
     command(group, "list", cloud=True)(list_)
-    command(group, "show")(show)
+    command(group, "show", cloud=True)(show)
     command(group, "set", fields=_CHANGE, changes=True)(set_)
     command(group, "delete", changes=True, cloud=True)(delete)
     command(group, "failover", changes=True, cloud=True)(failover)

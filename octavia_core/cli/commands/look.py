@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
+import attrs
 import typer
 
 from octavia_core.cli.command import command
@@ -44,6 +45,8 @@ def why(
         raise TransientError(
             f"{error}; nothing can be looked up now, and operations stand still: they go on by themselves when it answers"
         ) from error
+    hint = session.screen.hint
+    found = attrs.evolve(found, summary=hint(found.summary), advice=tuple(map(hint, found.advice)))
     if session.json:
         session.screen.data(to_json(found))
         return

@@ -134,9 +134,8 @@ def _greet(session: Session, controller: Controller) -> None:
         session.screen.say(f"  {tree.name or tree.id}  {tree.provisioning_status}  {places}")
     if not found:
         session.screen.say("no load balancer yet; in another terminal, for example:")
-        state = f" --state {session.path}" if session.state else ""
         session.screen.say(
-            f"  octavia-admin lb create{state} --name web --listener HTTP:80 --member 127.0.0.1:8001 --member 127.0.0.1:8002"
+            "  octavia-admin lb create --name web --listener HTTP:80 --member 127.0.0.1:8001 --member 127.0.0.1:8002"
         )
     sys.stdout.flush()
 

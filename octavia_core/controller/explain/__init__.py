@@ -69,10 +69,10 @@ def why(
         BadRequest: several things have that name.
         TransientError: the database does not answer, so nothing can be said.
     """
-    now, room = storage.now(), storage.room()
+    now = storage.now()
 
     def work(tx: Transaction) -> Explanation:
-        facts = Facts(tx, now, settings, running, room, looks)
+        facts = Facts(tx, now, settings, running, storage, looks)
         kind, id = find(tx, text)
         if kind is None:
             row = tx.operation(id)

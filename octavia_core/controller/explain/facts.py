@@ -7,8 +7,9 @@ from functools import cached_property
 import attrs
 
 from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.controller.waiter import WAITS
 from octavia_core.controller.words import holder_words
-from octavia_core.ports.storage import Attendance, Transaction
+from octavia_core.ports.storage import Attendance, Storage, Transaction
 from octavia_core.settings import Settings
 
 __all__ = ["Facts", "seconds"]
@@ -29,7 +30,7 @@ class Facts:
     Attributes:
         now: the database's clock, microseconds.
         running: whether a controller runs on the state directory; None when nobody can know (a database on a server).
-        room: bytes left where an embedded database lies, None for a server.
+        storage: what else there is to know of the database: where it is, how full, whether it stores anything.
         looks: seconds between two looks of a worker at servers that are awaited.
     """
 
@@ -37,7 +38,7 @@ class Facts:
     now: int
     settings: Settings
     running: bool | None
-    room: int | None
+    storage: Storage
     looks: float
 
     @cached_property
@@ -61,16 +62,22 @@ class Facts:
     @cached_property
     def unserved(self) -> tuple[str, str] | None:
         """Why nobody carries anything out, and what to do about it; None when somebody does."""
-        if self.room is not None and self.room < FULL:
-            where = self.settings.state_directory or "the database"
+        room = self.storage.room()
+        if room is not None and room < FULL:
             return (
-                f"the file system of {where} is full ({self.room // 1024} KiB left), so nothing can be stored",
+                f"the file system of {self.storage.place()} is full ({room // 1024} KiB left), so nothing can be stored",
                 "make room there; what was asked for goes on by itself then",
             )
         if self.running is False:
             return "no controller runs on this state directory", "start one: octavia-admin up"
         if self.alive:
             return None
+        refused = self.storage.unwritable()  # workers that live cannot say so
+        if refused is not None:
+            return (
+                f"nothing can be stored: {refused}",
+                "mend that at the database; what was asked for goes on by itself then",
+            )
         last = max(self.attendance.workers.items(), key=lambda item: item[1], default=None)
         if self.running:
             if last is None:
@@ -84,6 +91,12 @@ class Facts:
             return "no worker is alive", start
         silent = f"{seconds(self.now - last[1]):.0f} s or more"
         return f"no worker is alive; the last one was {holder_words(last[0])}, silent for {silent}", start
+
+    def unwatched(self, limit: float) -> float | None:
+        """Seconds for which no worker has looked at what is waited for, when that is longer than the limit."""
+        last = None if self.running else self.tx.turned(WAITS)
+        ago = None if last is None else seconds(self.now - last)
+        return ago if ago is not None and ago > limit else None
 
     def next(self, said: Explanation, does: str) -> Explanation:
         """The answer with what happens next, which depends on whether anybody is there to do it."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import attrs
 
+from octavia_core.controller.duty import late
 from octavia_core.controller.explain.facts import Facts, seconds
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.controller.words import holder_words, step_words, wait_words
@@ -173,9 +174,14 @@ def _waiting(facts: Facts, row: Operation, base: Explanation, due: float) -> Exp
         return facts.next(said, "looks again")
     if due <= 0:
         return facts.next(said, "goes on: that has come true, or its time is over")
-    said = attrs.evolve(said, next_attempt=min(due, facts.looks))
     limit = f"it fails for good, and is undone, if that does not come true within {due:.0f} s"
-    return facts.next(said, f"looks every {facts.looks:g} s; {limit}")
+    patience = late(facts.looks)
+    silent = facts.unwatched(patience)
+    if silent is None:
+        said = attrs.evolve(said, next_attempt=min(due, facts.looks))
+        return facts.next(said, f"looks every {facts.looks:g} s; {limit}")
+    said = attrs.evolve(said, next_attempt=min(due, patience))
+    return facts.next(said, f"looks soon: nobody has for {silent:.0f} s, and another process takes that over; {limit}")
 
 
 def _after_failure(facts: Facts, row: Operation) -> tuple[str, ...]:

@@ -48,6 +48,11 @@ class Workers(Session):
             which.append(_OF.name != _WORKER + but)
         self.write(delete(oc_meta).where(*which))
 
+    def turned(self, name: str) -> int | None:
+        """When somebody last had that turn; see the port."""
+        found = self.value(select(_OF.number).where(_OF.name == name))
+        return None if found is None else int(found)
+
     def attendance(self) -> Attendance:
         """Who says that they live; see the port."""
         workers: dict[str, int] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 import attrs
 from sqlalchemy import ColumnElement, Row, String, and_, bindparam, case, exists, func, or_, select, update
+from sqlalchemy.exc import IntegrityError
 
 from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.prepared import Prepared
@@ -115,8 +116,8 @@ class Operations(Journal):
             "wake_at": operation.wake_at,
         }
         self.add_rows(oc_operation, [{**row, "created_at": now, "updated_at": now}])
-        plain = from_text(row["arguments"])  # as a reader finds them
         self.proof = operation.id if proof else self.proof
+        plain = from_text(row["arguments"])  # as a reader finds them
         return attrs.evolve(operation, arguments=plain, wait=None, created_at=now, updated_at=now)
 
     def _stored_or_refused(self, operation: Operation, key: str | None) -> tuple[Operation | None, int]:
@@ -161,6 +162,33 @@ class Operations(Journal):
             query = query.where(oc_operation.c.state.in_(OPEN))
         return [operation_of(row) for row in self.rows(query)]
 
+    def later_operation(self, than: Operation) -> Operation | None:
+        """What has taken its load balancer further since, or is about to; see the port."""
+        of = oc_operation.c
+        which = (of.load_balancer_id == than.load_balancer_id, of.id != than.id, of.created_at >= than.created_at)
+        useful = of.state.in_([*OPEN, str(OperationState.SUCCEEDED)])
+        first = case((of.state.in_(OPEN), 0), else_=1)
+        found = self.row(
+            select(oc_operation).where(*which, useful).order_by(first, of.created_at.desc(), of.id).limit(1)
+        )
+        return None if found is None else operation_of(found)
+
+    def take_slot(self, operation_id: str, load_balancer_id: str) -> bool:
+        """Hold a load balancer for an operation that is about none; see the port."""
+        of = oc_operation.c
+        if self.value(select(of.id).where(of.lock_key == load_balancer_id, of.id != operation_id)) is not None:
+            return False
+        try:
+            with self.savepoint():
+                self.write(update(oc_operation).where(of.id == operation_id).values(lock_key=load_balancer_id))
+        except IntegrityError:  # somebody else took it this very moment
+            return False
+        return True
+
+    def leave_slot(self, operation_id: str) -> None:
+        """Let go of it; see the port."""
+        self.write(update(oc_operation).where(oc_operation.c.id == operation_id).values(lock_key=None))
+
     def set_undoing(self, operation_id: str, error: str) -> None:
         """From now on the operation only undoes."""
         changes = {"state": str(OperationState.UNDOING), "undoing": True, "error": error, "updated_at": db_now()}
@@ -170,7 +198,9 @@ class Operations(Journal):
         """Give it a final state and let go of everything; the same state twice is success."""
         if not state.final:
             raise ValueError(f"{state} is not final")
-        self._change_open(operation_id, _close(error is not None), unless=state, state=str(state), error=error)
+        # what was tried again and succeeded is in the journal; a reason on the row would say that it failed
+        with_error = error is not None or state is OperationState.SUCCEEDED
+        self._change_open(operation_id, _close(with_error), unless=state, state=str(state), error=error)
 
     def cancel_operation(self, operation_id: str, reason: str, *, unless_held: bool = False) -> bool:
         """Turn it to undoing; see the port. A lease that runs is left to end, since a call may be under way.

@@ -1,0 +1,63 @@
+"""Database servers that stand still, as a machine does whose disk hangs: they take connections and answer nobody."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.support.servers import guard_of
+
+__all__ = ["frozen", "swallowing"]
+
+
+@contextlib.contextmanager
+def frozen(kind: str) -> Iterator[None]:
+    """Inside the block no process of the durable server of that kind runs (SIGSTOP); afterwards all of them go on."""
+    guard = guard_of(kind, durable=True)
+    stopped: list[int] = []
+    try:
+        while new := [pid for pid in _below(guard) if pid not in stopped]:  # one may have been started meanwhile
+            for pid in new:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGSTOP)
+            stopped += new
+        yield
+    finally:
+        for pid in stopped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+def _below(pid: int) -> list[int]:
+    found: list[int] = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += [int(child), *_below(int(child))]
+    return found
+
+
+@contextlib.contextmanager
+def swallowing() -> Iterator[int]:
+    """A port of this machine behind which everything that is sent disappears, as in a network that loses all packets."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        taken: list[socket.socket] = []
+
+        def take() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(listener.accept()[0])
+
+        thread = threading.Thread(target=take, daemon=True)
+        thread.start()
+        try:
+            yield int(listener.getsockname()[1])
+        finally:
+            listener.shutdown(socket.SHUT_RDWR)
+            thread.join(10)
+            for one in taken:
+                one.close()
