@@ -41,7 +41,8 @@ def unserved(tree: LoadBalancer, material: Material, pushed: Pushed) -> Unserved
         if listener.id in pushed.skipped_listeners:
             kept = listener.id in pushed.kept_listeners
             reasons = [material.missing[ref] for ref in _refs(tree, listener) if ref in material.missing]
-            found[kept][listener.id] = "; ".join(reasons) or f"this amphora serves no {listener.protocol} listeners"
+            said = pushed.reasons.get(listener.id) or f"this amphora serves no {listener.protocol} listeners"
+            found[kept][listener.id] = "; ".join(reasons) or said
     return Unserved(left_out=found[False], kept=found[True])
 
 

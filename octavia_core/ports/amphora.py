@@ -77,9 +77,11 @@ class Pushed:
     etag: str
     changed: bool
     skipped_listeners: tuple[str, ...] = ()
-    """Listeners left out, or kept with old files, because a secret is missing; and those it cannot serve at all (UDP)."""
+    """Listeners left out, or kept with old files, because a secret is missing; and those it cannot serve at all."""
     kept_listeners: tuple[str, ...] = ()
     """Those of them that go on with the files the amphora has."""
+    reasons: Mapping[str, str] = attrs.field(factory=dict)
+    """Listener -> why it was left out, where the amphora itself says it; for a missing secret, `Material` does."""
 
 
 @attrs.frozen(kw_only=True)

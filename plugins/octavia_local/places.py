@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from octavia_core.errors import DriverUnavailable, PermanentError
 from octavia_core.settings import Settings
 from octavia_local.form import keepalived
+from octavia_local.forwarders import find_nft, find_nginx
 from octavia_local.home import Home, amphora_id_of
 from octavia_local.namespaces import LOCK, Namespaces, plan_of
 from octavia_local.processes import Process
@@ -39,7 +40,8 @@ class Loopback:
         self._networks = homes.parent / "network"
 
     def start(self, home: Home, facts: Mapping[str, Any], launch: Callable[[], Process]) -> Process:
-        home.write("local.json", {"addresses": rotated(self._agents, home.amphora_id), **facts})
+        more = {"addresses": rotated(self._agents, home.amphora_id), "nginx": find_nginx() or ""}
+        home.write("local.json", {**more, **facts})
         return launch()
 
     def clear(self, amphora_id: str) -> None:
@@ -61,7 +63,7 @@ class Inside:
     def start(self, home: Home, facts: Mapping[str, Any], launch: Callable[[], Process]) -> Process:
         with self._namespaces.alone():  # of two amphorae that start, only one may find an address free
             address = self._free(home.amphora_id)
-            more = {"addresses": [address], "namespace": True, "keepalived": keepalived() or ""}
+            more = {"addresses": [address], "namespace": True, "keepalived": keepalived() or "", "nft": find_nft() or ""}
             home.write("local.json", {**facts, **more})
         return self._namespaces.boot(home.amphora_id, address, launch)
 

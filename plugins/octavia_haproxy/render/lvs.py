@@ -56,10 +56,11 @@ def configure_lvs(load_balancer: LoadBalancer, listener: Listener, settings: Set
     """
     lb, id = check.identifier("load balancer", load_balancer.id), check.identifier("listener", listener.id)
     lines = [f"# Configuration for Loadbalancer {lb}"]
-    lines.append(f"# Configuration for Listener {id}" if listener.enabled else f"# Listener {id} is disabled")
+    served = listener.enabled and load_balancer.enabled  # what is below a disabled load balancer is not reported either
+    lines.append(f"# Configuration for Listener {id}" if served else f"# Listener {id} is disabled")
     lines += ["", f"net_namespace {NAMESPACE}"]
     pool = load_balancer.pool(listener.default_pool_id)
-    if pool is not None and alive(pool) and listener.enabled and load_balancer.enabled:
+    if pool is not None and alive(pool) and served:
         for family in _families(load_balancer):
             lines += ["", *_group(family, listener), "", *_server(family, listener, pool, settings)]
     return "\n".join(lines) + "\n"

@@ -108,6 +108,9 @@ class Local(NamedTuple):
         privileged_port_offset: how much higher a port is served that needs privileges.
         namespace: whether this agent is in a network namespace of its own.
         keepalived: absolute path of keepalived; empty: there is none.
+        nginx: absolute path of an nginx with its stream module, for UDP on loopback; empty: there is none.
+        nft: absolute path of nft, for UDP in a namespace; empty: there is none.
+        udp_idle: seconds after which a client's datagrams may go to another member.
     """
 
     addresses: tuple[str, ...]
@@ -118,6 +121,9 @@ class Local(NamedTuple):
     privileged_port_offset: int
     namespace: bool
     keepalived: str
+    nginx: str = ""
+    nft: str = ""
+    udp_idle: float = 30.0
 
 
 def read_local(root: Root) -> Local:
@@ -142,6 +148,9 @@ def read_local(root: Root) -> Local:
             privileged_port_offset=int(document.get("privileged_port_offset", 8000)),
             namespace=bool(document.get("namespace", False)),
             keepalived=str(document.get("keepalived", "")),
+            nginx=str(document.get("nginx", "")),
+            nft=str(document.get("nft", "")),
+            udp_idle=float(document.get("udp_idle", 30.0)),
         )
     except OSError as error:
         raise BadBoot(f"cannot read {path}: {error.strerror}") from error

@@ -37,10 +37,11 @@ class HeldSockets:
     Args:
         offset: how much higher a port is served that needs privileges.
         anywhere: listen on addresses that are not here (now) as well: of a pair only one holds the VIP.
+        datagrams: UDP rather than TCP.
     """
 
-    def __init__(self, offset: int, *, anywhere: bool = False) -> None:
-        self._offset, self._anywhere = offset, anywhere
+    def __init__(self, offset: int, *, anywhere: bool = False, datagrams: bool = False) -> None:
+        self._offset, self._anywhere, self._datagrams = offset, anywhere, datagrams
         self._held: dict[Bind, socket.socket] = {}
 
     def hold(self, binds: Iterable[Bind]) -> list[Bind]:
@@ -88,15 +89,18 @@ class HeldSockets:
         port = reachable_port(bind.port, offset=self._offset) if bind.port else 0
         there = str(bind._replace(port=port))
         place = there if port == bind.port else f"{there} (asked for as port {bind.port})"
-        made = socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET, socket.SOCK_STREAM)
+        kind = socket.SOCK_DGRAM if self._datagrams else socket.SOCK_STREAM
+        made = socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET, kind)
         try:
             if made.family == socket.AF_INET6:
                 made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if self._anywhere:
                 made.setsockopt(socket.IPPROTO_IP, _IP_FREEBIND, 1)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            if not self._datagrams:  # of UDP it would let a second one in
+                made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((bind.host, port))
-            made.listen(_BACKLOG)
+            if not self._datagrams:
+                made.listen(_BACKLOG)
             made.setblocking(False)
         except OSError as error:
             made.close()

@@ -18,7 +18,7 @@ import threading
 import time
 import warnings
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import NamedTuple, TypeVar
 
@@ -40,6 +40,8 @@ class Spawn(NamedTuple):
         output: file descriptor for standard output and standard error.
         descriptors: inherited under the same numbers; everything else is closed.
         on_exit: called on the main thread, once, when it ended.
+        environment: variables besides those that all children get; nothing secret.
+        death_signal: what the kernel sends it when the agent ends; one that has children of its own needs a gentle one.
     """
 
     argv: Sequence[str]
@@ -47,6 +49,8 @@ class Spawn(NamedTuple):
     output: int
     descriptors: Sequence[int] = ()
     on_exit: Callable[[Child], None] | None = None
+    environment: Mapping[str, str] = {}
+    death_signal: int = signal.SIGKILL
 
 
 class Child:
@@ -220,7 +224,7 @@ class Supervisor:
     def _become(self, what: Spawn) -> None:
         """In the child: never returns."""
         try:
-            self._prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            self._prctl(_PR_SET_PDEATHSIG, what.death_signal)
             if os.getppid() == self._parent:
                 os.chdir(what.cwd)
                 os.dup2(self._null, 0)
@@ -229,7 +233,7 @@ class Supervisor:
                 for descriptor in what.descriptors:
                     os.set_inheritable(descriptor, True)
                 signal.signal(signal.SIGPIPE, signal.SIG_DFL)
-                os.execve(what.argv[0], list(what.argv), self._environment)  # noqa: S606 - a fixed program, no shell
+                os.execve(what.argv[0], list(what.argv), {**self._environment, **what.environment})  # noqa: S606 - a fixed program, no shell
         except BaseException as error:  # noqa: BLE001 - a forked child must not run on as a second agent
             os.write(what.output, f"cannot start {what.argv[0]}: {error}\n".encode("utf-8", "replace"))
         finally:

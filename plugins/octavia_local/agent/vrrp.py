@@ -49,8 +49,8 @@ class NoVrrp:
             raise Refusal(400, "Invalid Request", f"Unknown action: {action}")
         raise Refusal(400, "Invalid Request", _NO_NAMESPACE)
 
-    def serving(self, sockets: Sequence[str]) -> None:
-        """The stats sockets of what serves now."""
+    def serving(self, sockets: Sequence[str], *, datagrams: bool = False) -> None:
+        """The stats sockets of what serves now, and whether any UDP listener is served."""
 
     @property
     def silent(self) -> bool:
@@ -78,6 +78,7 @@ class Vrrp(NoVrrp):
         self._child: Child | None = None
         self._wanted = False
         self._sockets: tuple[str, ...] = ()
+        self._datagrams = False
 
     def upload(self, request: Request) -> Response:
         """Keep a configuration; what runs goes on with the old one until `start` or `reload`."""
@@ -110,9 +111,10 @@ class Vrrp(NoVrrp):
         self._supervisor.call(self._start)
         return answer(202, {"message": "OK", "details": "keepalived started"})
 
-    def serving(self, sockets: Sequence[str]) -> None:
+    def serving(self, sockets: Sequence[str], *, datagrams: bool = False) -> None:
         with self._lock:
-            changed, self._sockets = self._sockets != tuple(sockets), tuple(sockets)
+            now = tuple(sockets), datagrams
+            changed, (self._sockets, self._datagrams) = (self._sockets, self._datagrams) != now, now
         if changed and os.path.exists(self._root.inside(f"{self._folder}/{_CHECK}")):
             self._write_check()
 
@@ -136,9 +138,10 @@ class Vrrp(NoVrrp):
     def _write_check(self) -> None:
         """The script that says whether this amphora can serve: with nothing to serve it cannot."""
         sockets = self._sockets
-        line = (
-            f"exec {shlex.join([sys.executable, '-I', '-S', str(check.__file__), *sockets])}" if sockets else "exit 1"
-        )
+        if sockets:
+            line = f"exec {shlex.join([sys.executable, '-I', '-S', str(check.__file__), *sockets])}"
+        else:
+            line = "exit 0" if self._datagrams else "exit 1"  # datagrams are sent on by rules, which do not die
         path = self._root.write(f"{self._folder}/{_CHECK}", f"#!/bin/sh\n{line}\n".encode())
         os.chmod(path, 0o700)
 
