@@ -111,6 +111,8 @@ def _prepare_pair(
         old=old,
         sites=tuple(amphorae.site(operation, tree, role) for role in wanted),
         revision=amphorae.draft(tx, operation),
+        # both are new, so they can be kept apart from now on, as one that never worked has no server group any more
+        apart=pairs.apart(tree, world.settings) if operation.amphora_id is None else None,
     )
 
 
@@ -119,6 +121,8 @@ def _failover_pair(run: Run, world: World, rebuild: Rebuild, tree: LoadBalancer)
     operation, revision = run.operation, rebuild.revision
     assert revision is not None
     whole = operation.amphora_id is None
+    sites = pairs.keep_apart(run, world, rebuild.apart, rebuild.sites)
+    rebuild = attrs.evolve(rebuild, sites=sites)
     turns = _turns(run, world, rebuild) if whole else [(rebuild.sites[0], rebuild.old)]
     done = [
         pairs.replace(run.scope(name), world, where, leaving, tree, revision, for_good=True)
@@ -174,8 +178,8 @@ def _replace_one(run: Run, world: World, rebuild: Rebuild, index: int) -> Unserv
     for old in _leaving(rebuild, index):
         amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
     amphora = amphorae.allocate(run, world, where, booted)
-    amphorae.plug(run, world, rebuild.tree, amphora)
-    return amphorae.first_push(run, world, amphora, revision).unserved
+    subnet = amphorae.plug(run, world, rebuild.tree, amphora)
+    return amphorae.first_push(run, world, attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip), revision).unserved
 
 
 def retire(tx: Transaction, rebuild: Rebuild) -> None:
@@ -210,6 +214,7 @@ class Rebuild:
     peers: tuple[Amphora, ...] = ()
     revision: int | None = None
     request: VipRequest | None = None
+    apart: pairs.Apart | None = None
 
 
 def _leaving(rebuild: Rebuild, index: int) -> tuple[Amphora, ...]:
@@ -222,10 +227,10 @@ def failed(tx: Transaction, operation: Operation, reason: str) -> None:
     """The end of a failover or deletion that failed: what was leaving, and what was lost, is in ERROR."""
     assert operation.load_balancer_id is not None
     if operation.amphora_id is not None and not amphorae.alive(tx, operation.amphora_id):
-        amphorae.fail_amphora(tx, operation.amphora_id)
+        amphorae.fail_amphora(tx, operation.amphora_id, reason)
     for amphora in tx.amphorae(operation.load_balancer_id):
         if amphora.status is AmphoraStatus.PENDING_DELETE:
-            amphorae.fail_amphora(tx, amphora.id)
+            amphorae.fail_amphora(tx, amphora.id, reason)
     tree = tx.tree(operation.load_balancer_id)
     if tree is not None and tree.provisioning_status.pending:
         fail_subjects(tx, operation, reason)

@@ -39,6 +39,8 @@ class _Plan:
     has_listeners: bool
     old: tuple[Amphora, ...] = ()
     """What an attempt left that was lost or released half-way; normally nothing."""
+    apart: pairs.Apart | None = None
+    """How its amphorae are kept on different hosts; None: they are not, or a server group does it already."""
 
 
 def _create(run: Run, world: World) -> None:
@@ -67,6 +69,7 @@ def _create(run: Run, world: World) -> None:
             sites=sites,
             has_listeners=bool(tree.listeners),
             old=old,
+            apart=pairs.apart(tree, world.settings) if paired(tree) else None,
         )
 
     planned = run.record("plan", plan, lambda tx: failovers.drop(tx, operation), result=_Plan)
@@ -89,7 +92,8 @@ def _create(run: Run, world: World) -> None:
         tree = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=addresses.vip)
         amphorae.remove(run.scope(f"old-{left.id}"), world, tree, left)
 
-    together = len(planned.sites) > 1
+    sites = pairs.keep_apart(run, world, planned.apart, planned.sites)
+    together = len(sites) > 1
 
     def build(branch: Run, where: amphorae.Site) -> pairs.Newcomer:
         booted = amphorae.boot(branch, world, where)
@@ -97,14 +101,15 @@ def _create(run: Run, world: World) -> None:
         amphora = amphorae.allocate(branch, world, where, booted)
         root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
         subnet = amphorae.plug(branch, world, root, amphora)
+        amphora = attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip)
         if revision is not None and not together:
             amphorae.first_push(branch, world, amphora, revision, everything=True)
-        return pairs.Newcomer(attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip), subnet)
+        return pairs.Newcomer(amphora, subnet)
 
     def branch(where: amphorae.Site) -> Callable[[Run], pairs.Newcomer]:
         return lambda branch: build(branch, where)
 
-    newcomers = run.parallel({str(where.role).lower(): branch(where) for where in planned.sites})
+    newcomers = run.parallel({str(where.role).lower(): branch(where) for where in sites})
     if together:  # each is told of the other's address, so both have to have one first
         pairs.serve_together(run, world, newcomers, revision, everything=True)
 
@@ -126,7 +131,7 @@ def _failed(tx: Transaction, operation: Operation, reason: str) -> None:
     assert operation.load_balancer_id is not None
     for amphora in tx.amphorae(operation.load_balancer_id):
         if amphora.status is AmphoraStatus.PENDING_DELETE:
-            amphorae.fail_amphora(tx, amphora.id)
+            amphorae.fail_amphora(tx, amphora.id, reason)
     fail_subjects(tx, operation, reason)
 
 
@@ -241,6 +246,9 @@ def _delete(run: Run, world: World) -> None:
         return _Doomed(tree=bare, amphorae=doomed)
 
     doomed = run.record("plan", plan, result=_Doomed)
+    group = doomed.tree.server_group_id
+    if group is not None:
+        run.step("server-group", key=group, do=world.compute.remove_server_group, limit=world.compute.time_limit)
 
     def branch(amphora: Amphora) -> Callable[[Run], None]:
         return lambda branch: amphorae.remove(branch, world, doomed.tree, amphora)

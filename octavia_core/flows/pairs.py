@@ -18,9 +18,10 @@ from octavia_core.domain.amphora import Amphora, VrrpGroup
 from octavia_core.domain.operation import Event
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, NotFound, PermanentError, TransientError
 from octavia_core.flows import amphorae
+from octavia_core.flows.patience import PeerUnsure
 from octavia_core.flows.run import Run
 from octavia_core.flows.unserved import Unserved
 from octavia_core.flows.world import World
@@ -30,7 +31,30 @@ from octavia_core.ports.network import VipPlug
 from octavia_core.ports.storage import Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["Newcomer", "Replaced", "agree", "in_order", "replace", "serve_together"]
+__all__ = [
+    "Apart",
+    "Newcomer",
+    "Replaced",
+    "agree",
+    "apart",
+    "in_order",
+    "keep_apart",
+    "replace",
+    "serve_together",
+]
+
+
+@attrs.frozen
+class Apart:
+    """The server group that keeps a pair on different hosts."""
+
+    load_balancer_id: str
+    policy: str
+
+    @property
+    def name(self) -> str:
+        """Upstream's name of it."""
+        return f"octavia-lb-{self.load_balancer_id}"
 
 
 @attrs.frozen
@@ -68,6 +92,37 @@ def agree(tx: Transaction, load_balancer_id: str, settings: Settings) -> None:
     tx.add_vrrp_group(group)
 
 
+def apart(tree: LoadBalancer, settings: Settings) -> Apart | None:
+    """The server group that has to be made for a pair: none unless settings want it, none where there is one."""
+    if not settings.nova.enable_anti_affinity or tree.server_group_id is not None:
+        return None
+    return Apart(tree.id, settings.nova.anti_affinity_policy)
+
+
+def keep_apart(
+    run: Run, world: World, group: Apart | None, sites: tuple[amphorae.Site, ...]
+) -> tuple[amphorae.Site, ...]:
+    """Make the group and give the sites to it; as they were where compute has no groups."""
+    if group is None:
+        return sites
+    made = run.step(
+        "server-group",
+        key=group,
+        do=lambda group: world.compute.server_group(group.name, group.policy),
+        undo=lambda group, made: world.compute.remove_server_group(made or group.name),
+        limit=world.compute.time_limit,
+    )
+    if made is None:
+        return sites
+    lb_id = group.load_balancer_id
+    run.record(
+        "server-group-known",
+        lambda tx: tx.change(Kind.LOAD_BALANCER, lb_id, {"server_group_id": made}),
+        lambda tx: tx.change(Kind.LOAD_BALANCER, lb_id, {"server_group_id": None}),
+    )
+    return tuple(attrs.evolve(where, server_group_id=made) for where in sites)
+
+
 def serve_together(
     run: Run, world: World, newcomers: Mapping[str, Newcomer], revision: int | None, *, everything: bool
 ) -> None:
@@ -103,8 +158,12 @@ def _holds(run: Run, world: World, vip: str, amphora: Amphora) -> bool:
             return False
         try:
             return world.amphora.interface(at, vip) is not None
-        except (AmphoraUnreachable, AmphoraRefused):
-            return False  # it cannot be asked: the first to be replaced
+        except AmphoraUnreachable as error:
+            if run.last_try("holds-vip", run.patience.failover):
+                return False  # it cannot be asked: the first to be replaced
+            raise PeerUnsure(str(error)) from error
+        except AmphoraRefused:
+            return False
 
     return run.step("holds-vip", key=amphora.id, do=ask, limit=world.amphora.time_limit)
 

@@ -8,7 +8,11 @@ from octavia_core.errors import AmphoraNotReady, AmphoraUnreachable, TransientEr
 from octavia_core.policy.retry import RetryPolicy
 from octavia_core.settings import Settings
 
-__all__ = ["Patience"]
+__all__ = ["Patience", "PeerUnsure"]
+
+
+class PeerUnsure(AmphoraUnreachable):
+    """One of a pair does not say whether it holds the VIP; a failover decides without it when it goes on so."""
 
 
 @attrs.frozen(kw_only=True)
@@ -28,6 +32,7 @@ class Patience:
     otherwise: RetryPolicy
     served: RetryPolicy
     booting: RetryPolicy
+    failover: RetryPolicy
 
     @classmethod
     def of(cls, settings: Settings) -> Patience:
@@ -45,10 +50,13 @@ class Patience:
             ),
             served=agents(amphora.active_connection_max_retries, amphora.active_connection_retry_interval),
             booting=agents(amphora.connection_max_retries, amphora.connection_retry_interval),
+            failover=agents(amphora.failover_connection_max_retries, amphora.failover_connection_retry_interval),
         )
 
     def after(self, error: TransientError) -> RetryPolicy:
         """The policy for that failure."""
         if isinstance(error, AmphoraNotReady):
             return self.booting
+        if isinstance(error, PeerUnsure):
+            return self.failover
         return self.served if isinstance(error, AmphoraUnreachable) else self.otherwise

@@ -27,6 +27,7 @@ from octavia_core.flows.signals import FlowChanged, Parked, Probe, Undo, Unwind,
 from octavia_core.flows.undoing import Undoing
 from octavia_core.flows.waiting import Waiting
 from octavia_core.flows.world import World
+from octavia_core.policy.retry import RetryPolicy
 from octavia_core.ports.storage import Claim, FenceLost, Storage, Transaction
 
 __all__ = ["MAX_RESULT", "FlowChanged", "Parked", "Probe", "Run", "Undo", "Unwind"]
@@ -68,6 +69,11 @@ class Run(Waiting, Undoing):
         self._pending: list[JournalEntry | Deferred] = []
 
     # -- what flows may look at ------------------------------------------------------------------------------------
+
+    @property
+    def patience(self) -> Patience:
+        """How often a step is tried again, by what failed."""
+        return self._shared.patience
 
     @property
     def fence(self) -> tuple[str, int]:
@@ -193,10 +199,16 @@ class Run(Waiting, Undoing):
         shared.journal[path] = deferred.done
         self._pending.append(deferred)
 
-    def last_try(self, name: str) -> bool:
-        """True from attempt number `[engine] step_attempts` of the step of that name on: who can do without it goes on now."""
+    def last_try(self, name: str, policy: RetryPolicy | None = None) -> bool:
+        """True from the last attempt of the step of that name on: who can do without it goes on now.
+
+        Args:
+            name: of the step.
+            policy: says how many attempts there are; None: `[engine] step_attempts`.
+        """
         entry = self._shared.journal.get(self._prefix + name)
-        return entry is not None and entry.attempts + 1 >= self._shared.patience.otherwise.attempts
+        attempts = (policy or self._shared.patience.otherwise).attempts
+        return entry is not None and entry.attempts + 1 >= attempts
 
     def keep(self) -> None:
         """What was done until now stays, whatever fails later: nothing of it is undone. Not for use inside a branch."""

@@ -110,6 +110,20 @@ class ComputePort(Protocol):
     def destroy(self, id_or_name: str) -> None:
         """Remove the server, running, frozen or half built, with all that the driver made for it. Absent is success."""
 
+    def server_group(self, name: str, policy: str) -> str | None:
+        """The id of the server group of that name, made if there is none: `ServerSpec.server_group_id` of servers that the
+        policy (`anti-affinity`, `soft-anti-affinity`) keeps apart. The same name twice is the same group.
+
+        None: this compute keeps nothing apart, as on a single machine.
+
+        Raises:
+            TransientError: the cloud is busy or unreachable.
+            PermanentError: the cloud refuses (quota, unknown policy).
+        """
+
+    def remove_server_group(self, id_or_name: str) -> None:
+        """Remove a server group; servers of it stay. Absent is success."""
+
     def watch(self, on_death: Callable[[Death], None]) -> Watch | None:
         """Report deaths of all servers at once, from a thread of the driver, or None when it cannot do better than polling.
 

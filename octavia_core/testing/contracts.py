@@ -227,6 +227,17 @@ def a_server_can_be_destroyed_while_it_is_built(case: ComputeCase) -> None:
     _must(case.compute.find(spec.name) is None, "a server that was destroyed while it was built is not found")
 
 
+def a_server_group_is_made_once_and_removed_for_good(case: ComputeCase) -> None:
+    name = f"octavia-lb-{uuid.uuid4()}"
+    made = case.compute.server_group(name, "anti-affinity")
+    _must(case.again().server_group(name, "anti-affinity") == made, "a server group of a name that exists is that one")
+    for group in (made or name, name, name):
+        case.compute.remove_server_group(group)
+    again = case.compute.server_group(name, "anti-affinity")
+    _must(made is None or again not in (None, made), "a server group that was removed is made anew")
+    case.compute.remove_server_group(name)
+
+
 def a_frozen_server_can_be_destroyed(case: ComputeCase) -> None:
     if case.freeze is None:
         return
@@ -322,6 +333,7 @@ COMPUTE_CONTRACT: tuple[Callable[[ComputeCase], None], ...] = (
     a_restarted_controller_finds_the_servers,
     a_destroyed_server_is_gone_and_destroying_it_again_is_success,
     a_server_can_be_destroyed_while_it_is_built,
+    a_server_group_is_made_once_and_removed_for_good,
     a_frozen_server_can_be_destroyed,
     a_dead_server_is_stopped_and_can_be_destroyed,
     a_watch_tells_each_death_once,

@@ -70,6 +70,7 @@ class SimulatedCompute:
                     "state": None,
                     "amphora_id": spec.amphora_id,
                     "host": f"host-{number % HOSTS + 1}",
+                    "group": spec.server_group_id,
                     # what was booted can be told apart later, and cannot be read
                     "files": {path: hashlib.sha256(secret.reveal()).hexdigest() for path, secret in content.items()},
                 }
@@ -110,6 +111,31 @@ class SimulatedCompute:
             things.remove("server", name)
 
         self._cloud.call("compute.destroy", id_or_name, do)
+
+    def server_group(self, name: str, policy: str) -> str | None:
+        def do(things: Things) -> str:
+            known = things.get("server-group", name)
+            if known is None:
+                known = {"id": str(uuid.uuid4()), "policy": policy}
+                things.put("server-group", name, known, id=known["id"])
+            return str(known["id"])
+
+        return self._cloud.call("compute.server_group", name, do)
+
+    def remove_server_group(self, id_or_name: str) -> None:
+        def do(things: Things) -> None:
+            known = things.by_id("server-group", id_or_name)
+            things.remove("server-group", known[0] if known else id_or_name)
+
+        self._cloud.call("compute.remove_server_group", id_or_name, do)
+
+    def server_groups(self) -> Mapping[str, Sequence[str]]:
+        """For tests: name of each server group -> the servers that were booted into it."""
+        with_group = self._cloud.look(lambda things: (things.every("server-group"), things.every("server")))
+        return {
+            name: [server for server, of in with_group[1] if of.get("group") == known["id"]]
+            for name, known in with_group[0]
+        }
 
     def watch(self, on_death: Callable[[Death], None]) -> SimulatedWatch:
         return SimulatedWatch(self._cloud, on_death)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 from urllib.parse import quote
 
@@ -17,13 +17,30 @@ from octavia_core.errors import AmphoraNotReady, AmphoraRefused
 from octavia_core.ports.amphora import AgentInfo
 from octavia_haproxy.transport import Answer, HttpRequest, Transport
 
-__all__ = ["FENCE_HEADER", "AgentClient", "AgentListener", "Details", "InterfaceRule", "VrrpAction", "condensed"]
+__all__ = [
+    "APPLY",
+    "FENCE_HEADER",
+    "About",
+    "AgentClient",
+    "AgentListener",
+    "Applied",
+    "Details",
+    "InterfaceRule",
+    "VrrpAction",
+    "condensed",
+]
 
 VrrpAction = Literal["start", "stop", "reload"]
 """What the agent does to keepalived; it knows no `restart` here (400)."""
 
 FENCE_HEADER = "X-Octavia-Fence"
 """`<operation>:<fence>`: our own agent refuses an older holder of the same operation; upstream's ignores it."""
+
+APPLY = "apply"
+"""What our own agent offers beyond upstream's: a configuration sent, run, read back and noted in one request."""
+
+_PASSED_BY = (404, 405, 412)
+"""Answers to `apply` that mean: another agent than was thought, or it holds something else."""
 
 _MEANING = {
     400: "found the request wrong",
@@ -50,6 +67,22 @@ class Details:
     cpu_count: int = 0
     tuned_profiles: str = ""
     free_memory_kb: int | None = None
+
+
+@attrs.frozen(kw_only=True)
+class About:
+    """Who an agent is, and which calls beyond upstream's it offers."""
+
+    info: AgentInfo
+    offers: frozenset[str] = frozenset()
+
+
+@attrs.frozen(kw_only=True)
+class Applied:
+    """What an agent holds after `apply`, read from its disk; `changed` is False when it held it before."""
+
+    etag: str
+    changed: bool
 
 
 @attrs.frozen(kw_only=True)
@@ -105,12 +138,18 @@ class AgentClient:
 
     def info(self) -> AgentInfo:
         """Versions and host name."""
+        return self.about().info
+
+    def about(self) -> About:
+        """Versions and host name, and what it offers beyond upstream's agent."""
         found = _json(self._call("GET", "info"))
-        return AgentInfo(
+        info = AgentInfo(
             api_version=str(found.get("api_version", "")),
             hostname=str(found.get("hostname", "")),
             haproxy_version=str(found.get("haproxy_version", "")),
         )
+        offers = found.get("offers")
+        return About(info=info, offers=frozenset(map(str, offers)) if isinstance(offers, list) else frozenset())
 
     def details(self) -> Details:
         """Processors, tuning profile and memory. An agent that fails here (500 before its network namespace exists) has none."""
@@ -140,6 +179,28 @@ class AgentClient:
     def reload(self, id: str) -> None:
         """Run the configuration it has; the agent starts a process that does not run."""
         self._call("PUT", f"loadbalancer/{_part(id)}/reload")
+
+    def apply(self, id: str, text: str, *, instead_of: str | None = None, version: str | None = None) -> Applied | None:
+        """`upload_configuration`, `reload` and `configuration` in one request, of an agent that offers it; the file that
+        notes the ETag of what runs is written by the agent.
+
+        Args:
+            id: the load balancer's.
+            text: its configuration.
+            instead_of: ETag of what has to run there now, None for anything.
+            version: of HAProxy, which has to be there; None for any.
+
+        Returns:
+            None when that is not so, or when the agent knows no such call; nothing was done.
+        """
+        conditions = {"If-Match": instead_of, "X-Octavia-Haproxy": version}
+        headers = {name: value for name, value in conditions.items() if value is not None}
+        path = f"/1.0/loadbalancer/{_part(self.at.amphora_id)}/{_part(id)}/{APPLY}"
+        answer = self._send("PUT", path, text.encode(), headers=headers)
+        if answer.status in _PASSED_BY:
+            return None
+        answer = self._checked(answer, f"PUT {path}")
+        return Applied(etag=answer.etag, changed=_json(answer).get("changed") is not False)
 
     def start(self, id: str) -> None:
         """Run a load balancer, or a UDP listener, that was stopped."""
@@ -238,13 +299,21 @@ class AgentClient:
         answer = self._send(method, f"/1.0/{path}", body, is_json=json is not None)
         return self._checked(answer, f"{method} /1.0/{path}", absent=absent)
 
-    def _send(self, method: str, path: str, body: bytes | None = None, *, is_json: bool = False) -> Answer:
-        headers = {"User-Agent": "octavia-core", "Accept": "application/json, text/plain"}
+    def _send(
+        self,
+        method: str,
+        path: str,
+        body: bytes | None = None,
+        *,
+        is_json: bool = False,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        sent = {"User-Agent": "octavia-core", "Accept": "application/json, text/plain", **(headers or {})}
         if is_json:  # upstream's agent finds no JSON in what is not called so (400)
-            headers["Content-Type"] = "application/json"
+            sent["Content-Type"] = "application/json"
         if self.fence is not None:
-            headers[FENCE_HEADER] = f"{self.fence[0]}:{self.fence[1]}"
-        request = HttpRequest(method=method, path=path, body=body, headers=headers)
+            sent[FENCE_HEADER] = f"{self.fence[0]}:{self.fence[1]}"
+        request = HttpRequest(method=method, path=path, body=body, headers=sent)
         return self.transport.send(self.at, request, deadline=self.deadline)
 
     def _checked(self, answer: Answer, asked: str, *, absent: bool = False) -> Answer:

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-import threading
 import time
-from collections import OrderedDict
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,13 +17,16 @@ from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed
 from octavia_core.ports.compute import BootFiles
 from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_core.settings import Settings
-from octavia_haproxy import pair
+from octavia_haproxy import datagrams, pair
 from octavia_haproxy.boot import agent_conf, boot_files
-from octavia_haproxy.client import AgentClient
+from octavia_haproxy.client import APPLY, About, AgentClient
+from octavia_haproxy.recent import Known, Recent
 from octavia_haproxy.render.config import Configuration, configure
 from octavia_haproxy.render.held import Held, read_back
+from octavia_haproxy.render.lvs import configure_lvs, lvs_listeners
 from octavia_haproxy.render.model import Facts, PemFile, haproxy_listeners
 from octavia_haproxy.render.names import cert_directory
+from octavia_haproxy.rules import let_in
 from octavia_haproxy.transport import Transport
 
 __all__ = ["APPLIED", "HaproxyDriver"]
@@ -56,7 +57,9 @@ class HaproxyDriver:
         self._settings = settings
         self._transport = Transport(settings)
         self.time_limit = self._transport.time_limit
-        self._current = _Recent()
+        # agents that are known to speak the current version; asked once each, as one is not put back in time
+        self._current: Recent[AgentAddress, bool] = Recent()
+        self._known: Recent[tuple[AgentAddress, str], Known] = Recent()
 
     def close(self) -> None:
         """Close kept connections."""
@@ -69,9 +72,9 @@ class HaproxyDriver:
     def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
         """See `AmphoraPort.info`."""
         agent = self._agent(at, limit)
-        if at not in self._current:
+        if self._current.get(at) is None:
             agent.version()
-            self._current.add(at)
+            self._current.put(at, True)
         return agent.info()
 
     def plug_vip(self, at: AgentAddress, plug: VipPlug) -> None:
@@ -103,35 +106,87 @@ class HaproxyDriver:
     def push(self, at: AgentAddress, delivery: Delivery) -> Pushed:
         """See `AmphoraPort.push`. Certificates first, then the configuration, then its reload, then what is left over."""
         agent = attrs.evolve(self._agent(at), fence=delivery.fence)
+        pushed = self._quickly(agent, delivery) or self._thoroughly(agent, delivery)
+        let_in(agent, delivery)
+        return pushed
+
+    def _quickly(self, agent: AgentClient, delivery: Delivery) -> Pushed | None:
+        """One request: an agent of ours is known to run what it was sent last, and of that only the text changes.
+
+        Returns:
+            None when it is not so; nothing was done.
+        """
+        place = agent.at, delivery.load_balancer.id
+        known = self._known.get(place)
+        if known is None:
+            return None
+        facts = _facts(known.version, known.held)
+        wanted = configure(delivery, self._settings, facts)
+        certain = not (wanted.missing or lvs_listeners(delivery.load_balancer) or _new_cache(wanted, facts))
+        if wanted.text is None or not certain or wanted.files != known.held.files():
+            return None
+        applied = agent.apply(place[1], wanted.text, instead_of=known.etag, version=known.version)
+        if applied is None:
+            self._known.discard(place)
+            return None
+        etag = _confirmed(agent, place[1], wanted.text, applied.etag)
+        self._remember(agent, place[1], wanted.text, known.version)
+        return Pushed(etag=etag, changed=applied.changed)
+
+    def _thoroughly(self, agent: AgentClient, delivery: Delivery) -> Pushed:
         id = delivery.load_balancer.id
         stored = agent.configuration(id)
         if not haproxy_listeners(delivery.load_balancer):
-            agent.remove(id)
-            skipped = configure(delivery, self._settings, Facts()).not_haproxy
-            return Pushed(etag="", changed=stored is not None, skipped_listeners=skipped)
+            if stored is not None:
+                agent.remove(id)
+            udp = datagrams.deliver(agent, delivery, self._settings)
+            changed = udp.changed or stored is not None
+            return _pushed(Pushed(etag="", changed=changed), udp)
+        udp = datagrams.deliver(agent, delivery, self._settings)
         text, etag = stored or ("", "")
         held = read_back(text, cert_directory(self._settings.haproxy_amphora.base_cert_dir, id))
-        wanted = self._configure(agent, delivery, held if stored else None)
-        skipped = (*wanted.not_haproxy, *wanted.missing, *wanted.kept)
+        about = self._about(agent)
+        version, ours = about.info.haproxy_version, APPLY in about.offers
+        wanted = self._configure(agent, delivery, held if stored else None, version)
+        new = wanted.text or ""
+        skipped = (*wanted.missing, *wanted.kept)
         marker = agent.certificate_md5(id, APPLIED) if stored else None
         applied = marker is not None and marker == _md5(etag)
-        if applied and text == wanted.text:
-            return Pushed(etag=etag, changed=False, skipped_listeners=skipped, kept_listeners=wanted.kept)
-        known = held.files() if applied else {}
-        for file in wanted.files.values():
-            self._send(agent, id, file, known.get(file.name))
-        if marker is not None:
-            agent.delete_certificate(id, APPLIED)
-        etag = self._load(agent, id, wanted.text or "", upload=text != wanted.text)
-        for name in held.files():
-            if name not in wanted.files:
-                agent.delete_certificate(id, name)
-        agent.upload_certificate(id, APPLIED, Secret(etag))
-        return Pushed(etag=etag, changed=True, skipped_listeners=skipped, kept_listeners=wanted.kept)
+        changed = not applied or text != new
+        if changed:
+            known = held.files() if applied else {}
+            for file in wanted.files.values():
+                self._send(agent, id, file, known.get(file.name))
+            surplus = [name for name in held.files() if name not in wanted.files]
+            if not ours or surplus or not self._apply(agent, id, new):
+                if marker is not None:
+                    agent.delete_certificate(id, APPLIED)
+                etag = self._load(agent, id, new, upload=text != new)
+                for name in surplus:
+                    agent.delete_certificate(id, name)
+                agent.upload_certificate(id, APPLIED, Secret(etag))
+        if ours:
+            self._remember(agent, id, new, version)
+        done = Pushed(etag=_md5(new), changed=changed, skipped_listeners=skipped, kept_listeners=wanted.kept)
+        return _pushed(done, udp)
+
+    def _apply(self, agent: AgentClient, id: str, text: str) -> bool:
+        """Upload, reload, read back and note it, in one request; False when the agent does not know it after all."""
+        applied = agent.apply(id, text)
+        if applied is not None:
+            _confirmed(agent, id, text, applied.etag)
+        return applied is not None
+
+    def _remember(self, agent: AgentClient, id: str, text: str, version: str) -> None:
+        held = read_back(text, cert_directory(self._settings.haproxy_amphora.base_cert_dir, id))
+        self._known.put((agent.at, id), Known(etag=_md5(text), held=held, version=version))
 
     def remove(self, at: AgentAddress, load_balancer_id: str) -> None:
         """See `AmphoraPort.remove`."""
-        self._agent(at).remove(load_balancer_id)
+        agent = self._agent(at)
+        for listener_id in datagrams.held_listeners(agent, needed=False):
+            agent.remove(listener_id)
+        agent.remove(load_balancer_id)
 
     def interface(self, at: AgentAddress, address: str) -> str | None:
         """See `AmphoraPort.interface`."""
@@ -157,6 +212,9 @@ class HaproxyDriver:
         """See `AmphoraPort.render`. Without an agent to ask, a present-day HAProxy is assumed."""
         wanted = configure(delivery, self._settings, Facts())
         files = [("haproxy.cfg", wanted.text)] if wanted.text is not None else []
+        for listener in lvs_listeners(delivery.load_balancer):
+            text = configure_lvs(delivery.load_balancer, listener, self._settings)
+            files.append((f"octavia-keepalivedlvs-{listener.id}.conf", text))
         public = [file for file in wanted.files.values() if file.public and file.content is not None]
         return [*files, *((file.name, file.content.reveal().decode()) for file in public if file.content is not None)]
 
@@ -164,27 +222,21 @@ class HaproxyDriver:
         limit = self.time_limit if limit is None else min(limit, self.time_limit)
         return AgentClient(self._transport, at, deadline=time.monotonic() + limit)
 
-    def _version(self, agent: AgentClient) -> tuple[int, int]:
-        """Version of HAProxy there: the two of a pair may differ. Asked each time, an image may be renewed."""
+    def _about(self, agent: AgentClient) -> About:
+        """Who is there. Asked at each push: the HAProxy of a pair may differ, an image may be renewed."""
         try:
-            info = agent.info()
+            return agent.about()
         except AmphoraRefused as refused:
             if refused.status == 404:
                 self._current.discard(agent.at)
                 agent.version()  # says in a sentence what is wrong with an agent that is too old
             raise
-        found = _VERSION.search(info.haproxy_version)
-        return (int(found[1]), int(found[2])) if found else Facts().haproxy_version
 
-    def _configure(self, agent: AgentClient, delivery: Delivery, held: Held | None) -> Configuration:
+    def _configure(self, agent: AgentClient, delivery: Delivery, held: Held | None, version: str) -> Configuration:
         """Decide what the amphora is to hold; ask it for details only where its present configuration does not tell."""
-        facts = Facts(haproxy_version=self._version(agent))
-        if held is not None:
-            cache = (held.maxconn or 0, held.ssl_cache) if held.binds else None
-            facts = attrs.evolve(facts, threads=held.threads, ssl_cache=cache)
+        facts = _facts(version, held)
         wanted = configure(delivery, self._settings, facts)
-        new_cache = wanted.ends_tls and (facts.ssl_cache is None or facts.ssl_cache[0] != wanted.maxconn)
-        if held is None or new_cache:
+        if held is None or _new_cache(wanted, facts):
             details = agent.details()
             tuned = "amphora" in details.tuned_profiles.split() and details.cpu_count > 1
             threads = details.cpu_count - 1 if tuned else None
@@ -218,35 +270,45 @@ class HaproxyDriver:
         if upload:
             agent.upload_configuration(id, text)
         agent.reload(id)
-        found, etag = agent.configuration(id), _md5(text)
-        if found is None or found[1] != etag:
-            raise TransientError(
-                f"amphora {agent.at.amphora_id} holds another configuration of load balancer {id} than was just sent"
-            )
-        return etag
+        found = agent.configuration(id)
+        return _confirmed(agent, id, text, found[1] if found is not None else "")
 
 
-class _Recent:
-    """Agents that are known to speak the current version; asked once each, as one is not put back in time. Bounded."""
+def _pushed(done: Pushed, udp: datagrams.Delivered) -> Pushed:
+    """With what became of UDP and SCTP listeners. Their files count in the ETag, when there are any."""
+    etag = _md5(" ".join([done.etag, *udp.digests])) if udp.digests else done.etag
+    return attrs.evolve(
+        done,
+        etag=etag,
+        changed=done.changed or udp.changed,
+        skipped_listeners=(*udp.refused, *done.skipped_listeners),
+        reasons=udp.refused,
+    )
 
-    _MOST = 4096
 
-    def __init__(self) -> None:
-        self._known: OrderedDict[AgentAddress, None] = OrderedDict()
-        self._guard = threading.Lock()
+def _confirmed(agent: AgentClient, id: str, text: str, found: str) -> str:
+    """The ETag of `text`, which has to be what was found."""
+    etag = _md5(text)
+    if found != etag:
+        raise TransientError(
+            f"amphora {agent.at.amphora_id} holds another configuration of load balancer {id} than was just sent"
+        )
+    return etag
 
-    def __contains__(self, at: AgentAddress) -> bool:
-        return at in self._known
 
-    def add(self, at: AgentAddress) -> None:
-        with self._guard:
-            self._known[at] = None
-            if len(self._known) > self._MOST:
-                self._known.popitem(last=False)
+def _facts(version: str, held: Held | None) -> Facts:
+    """What is known of an amphora by its version of HAProxy and by what it holds."""
+    found = _VERSION.search(version)
+    facts = Facts(haproxy_version=(int(found[1]), int(found[2]))) if found else Facts()
+    if held is None:
+        return facts
+    cache = (held.maxconn or 0, held.ssl_cache) if held.binds else None
+    return attrs.evolve(facts, threads=held.threads, ssl_cache=cache)
 
-    def discard(self, at: AgentAddress) -> None:
-        with self._guard:
-            self._known.pop(at, None)
+
+def _new_cache(wanted: Configuration, facts: Facts) -> bool:
+    """Whether its TLS cache is to be measured anew, by the amphora's memory."""
+    return wanted.ends_tls and (facts.ssl_cache is None or facts.ssl_cache[0] != wanted.maxconn)
 
 
 def _md5(text: str) -> str:

@@ -28,8 +28,8 @@ __all__ = ["Answer", "HttpRequest", "Transport"]
 _KEPT_LINES = 64
 """Amphorae to which a connection is kept; a fleet of thousands must not hold thousands of sockets here."""
 
-_IDLE = 10.0
-"""Seconds after which an unused connection is not used again."""
+_IDLE = 60.0
+"""Seconds after which an unused connection is not used again; our own agent closes it after two minutes."""
 
 _LONGEST_ANSWER = 32 * 1024 * 1024
 """Bytes: twenty times the configuration of 10,000 members; an amphora is not trusted to stop by itself."""

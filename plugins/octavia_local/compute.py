@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import site
+import socket
 import subprocess
 import sys
 import sysconfig
@@ -143,6 +144,12 @@ class LocalCompute:
         except OSError as error:
             raise as_port_error(error, f"destroy {PREFIX}{home.amphora_id} in {home.path}") from error
 
+    def server_group(self, name: str, policy: str) -> str | None:
+        return None  # one machine keeps nothing apart
+
+    def remove_server_group(self, id_or_name: str) -> None:
+        return  # none was made
+
     def watch(self, on_death: Callable[[Death], None]) -> DeathWatch:
         watch = DeathWatch(self._homes, on_death)
         self._watches.add(watch)
@@ -185,6 +192,7 @@ class LocalCompute:
             state=state,
             management_ip=host,
             agent_port=port,
+            host=socket.gethostname(),
             fault=reason,
         )
 
@@ -297,16 +305,26 @@ def _processes_of(home: Home) -> list[Process]:
     children = [
         process
         for process, parent, argv in found
-        if process.pid not in pids and (parent in pids or _works_for(root, argv))
+        if process.pid not in pids and (parent in pids or _works_for(root, argv) or _is_worker_in(root, process, argv))
     ]
     return agents + children
 
 
+def _is_worker_in(root: str, process: Process, argv: Sequence[str]) -> bool:
+    """A worker of nginx, which says nothing of the amphora but its working directory."""
+    if not argv or not argv[0].startswith("nginx:"):
+        return False
+    try:
+        return os.readlink(f"/proc/{process.pid}/cwd").startswith(root + os.sep)
+    except OSError:
+        return False
+
+
 def _works_for(root: str, argv: Sequence[str]) -> bool:
-    """A HAProxy, a keepalived (which has a child of its own), or what that runs to check the amphora."""
+    """A HAProxy, an nginx, a keepalived (which has a child of its own), or what that runs to check the amphora."""
     if not argv:
         return False
     program = os.path.basename(argv[0])
     files = [word.partition("=")[2] if word.startswith("--") else word for word in argv[1:]]
-    known = "haproxy" in program or program == "keepalived" or any(word.endswith(_CHECKS) for word in files)
+    known = "haproxy" in program or program in ("keepalived", "nginx") or any(word.endswith(_CHECKS) for word in files)
     return known and any(word.startswith(root + os.sep) for word in files)

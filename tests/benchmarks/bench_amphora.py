@@ -1,8 +1,10 @@
 """The amphora: a member's change until HAProxy does it, reloads under load, interruption by a failover, rendering.
 
-Times are of the wall, from the call that accepts the wish to the first answer of the member that the change is about, so
-they hold everything between: database, worker, push over mutual TLS, agent, HAProxy. On a busy machine look at the CPU
-seconds and the counts.
+Times of changes are of the wall, from when the wish is accepted (the call has returned) to the first answer of the member
+that the change is about, so they hold everything between: database, worker, push over mutual TLS, agent, HAProxy. The
+members and who asks are a process of their own. Their parts: until the driver is called, and the driver's push. On a busy
+machine look at CPU and counts. The word `quick` leaves out the pair of amphorae (`bench_pair`), `changes` all but the
+changes.
 """
 
 from __future__ import annotations
@@ -17,59 +19,126 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import attrs
+
 from octavia_core import Controller, NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol
-from tests.benchmarks import bench_render
+from octavia_core.ports.amphora import Pushed
+from octavia_core.settings import Settings
+from octavia_local.form import form_of, keepalived
+from tests.benchmarks import bench_pair, bench_render
+from tests.benchmarks.amphora_client import Outside
 from tests.benchmarks.harness import Aim, Figure, Options, Report, spread
-from tests.support.members import ask_quietly, member
+from tests.support.members import ask_quietly
 
 PATIENCE = 60.0
 RELOADS = 100
+MEMBERS = ("always", "changed")
 
 
 def run(options: Options) -> Report:
-    """`rounds` changes of each kind (30), 100 reloads under load, `rounds`/6 failovers."""
-    rounds = options.rounds or 30
+    """`rounds` changes of each kind (60), 100 reloads under load, `rounds`/12 failovers, the pair's three of each."""
+    rounds = options.rounds or 60
+    only_changes = "changes" in options.rest
+    figures: list[Figure] = []
+    aims: list[Aim] = []
     with contextlib.ExitStack() as stack:
         state = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="octavia-bench-"))) / "state"
-        servers = [stack.enter_context(member(name)) for name in ("always", "changed")]
-        bench = _Bench(stack.enter_context(Controller.open(state)), servers)
+        outside = stack.enter_context(Outside())
+        bench = _Bench(stack.enter_context(Controller.open(state)), outside)
         try:
-            runtime, runtime_cpu = bench.changes(rounds, idle={"weight": 0}, busy={"weight": 200})
+            runtime = bench.changes(rounds, idle={"weight": 0}, busy={"weight": 200})
             options.say(f"changed a weight {rounds} times")
-            reload, reload_cpu = bench.changes(rounds, idle={"backup": True}, busy={"backup": False, "weight": 200})
+            reload = bench.changes(rounds, idle={"backup": True}, busy={"backup": False, "weight": 200})
             options.say(f"made a backup member a common one {rounds} times")
-            failed, requests = bench.reloads(RELOADS)
-            options.say(f"{RELOADS} reloads under {requests} requests")
-            gaps, lost = bench.failovers(max(3, rounds // 6))
-            options.say(f"{len(gaps)} failovers of a SINGLE load balancer under load")
+            figures += runtime.figures("weight changed", "the runtime API serves")
+            figures += reload.figures("backup changed", "needs a reload")
+            aims.append(Aim("member update to effect, runtime API", statistics.median(runtime.times), 0.02))
+            aims.append(Aim("member update to effect, reload", statistics.median(reload.times), 0.05))
+            if not only_changes:
+                _under_load(bench, max(3, rounds // 12), figures, aims, options)
         finally:
             bench.clean_up()
-    rendering = bench_render.run(options)
-    figures = [
-        *spread("weight changed, to effect", runtime, note="the runtime API serves"),
-        Figure("weight changed and back, CPU", runtime_cpu, note="controller, both members and who asks: one process"),
-        *spread("backup changed, to effect", reload, note="needs a reload"),
-        Figure("backup changed and back, CPU", reload_cpu, note="controller, both members and who asks: one process"),
-        Figure(f"requests lost in {RELOADS} reloads", failed, "", f"of {requests}, each over a new connection"),
-        *spread("failover SINGLE, longest time without an answer", gaps, note="graceful, under load"),
-        Figure("failover SINGLE, failed requests", lost / len(gaps), "", "a failover"),
-        *rendering.figures,
-    ]
-    aims = [
-        Aim("member update to effect, runtime API", statistics.median(runtime), 0.02),
-        Aim("member update to effect, reload", statistics.median(reload), 0.05),
-        Aim(f"requests lost in {RELOADS} reloads", failed, 0, ""),
-        *rendering.aims,
-    ]
+    if not only_changes:
+        rendering = bench_render.run(attrs.evolve(options, rounds=20))
+        figures, aims = [*figures, *rendering.figures], [*aims, *rendering.aims]
+        if "quick" not in options.rest and _namespaces():
+            pair = bench_pair.run(attrs.evolve(options, rounds=3))
+            figures, aims = [*figures, *pair.figures], [*aims, *pair.aims]
     return Report(name="amphora", figures=figures, aims=aims)
 
 
+def _namespaces() -> bool:
+    """Whether pairs can be had here."""
+    settings = Settings.load(("benchmark", {"local": {"amphora": "auto"}}))
+    return form_of(settings).namespaces and keepalived() is not None
+
+
+def _under_load(bench: _Bench, failovers: int, figures: list[Figure], aims: list[Aim], options: Options) -> None:
+    failed, requests = bench.reloads(RELOADS)
+    options.say(f"{RELOADS} reloads under {requests} requests")
+    gaps, lost = bench.failovers(failovers)
+    options.say(f"{len(gaps)} failovers of a SINGLE load balancer under load")
+    figures += [
+        Figure(f"requests lost in {RELOADS} reloads", failed, "", f"of {requests}, each over a new connection"),
+        *spread("failover SINGLE, longest time without an answer", gaps, note="graceful, under load"),
+        Figure("failover SINGLE, failed requests", lost / len(gaps), "", "a failover"),
+    ]
+    aims.append(Aim(f"requests lost in {RELOADS} reloads", failed, 0, ""))
+
+
+@attrs.define
+class _Changes:
+    """What so many changes, there and back, took."""
+
+    times: list[float] = attrs.field(factory=list)
+    accepting: list[float] = attrs.field(factory=list)
+    waiting: list[float] = attrs.field(factory=list)
+    pushing: list[float] = attrs.field(factory=list)
+    requests: list[int] = attrs.field(factory=list)
+    cpu: float = 0.0
+
+    def figures(self, what: str, note: str) -> Iterator[Figure]:
+        yield from spread(f"{what}, to effect", self.times, note=note)
+        yield Figure(f"{what}, to effect, 99 of 100", statistics.quantiles(self.times, n=100)[98])
+        for name, values in (
+            ("accepted", self.accepting),
+            ("then until the driver is called", self.waiting),
+            ("then the push", self.pushing),
+        ):
+            yield Figure(f"{what}: {name}", statistics.median(values), "s", "median")
+        yield Figure(f"{what}: requests to the agent", statistics.median(self.requests), "", "median of a push")
+        yield Figure(f"{what}: CPU", self.cpu, "s", "of the controller, for one change")
+
+
+class _Watched:
+    """Notes when the amphora driver is called, and how many requests it sends."""
+
+    def __init__(self, driver: Any) -> None:
+        self._push, self._send = driver.push, driver._transport.send
+        driver.push, driver._transport.send = self.push, self.send
+        self.began, self.ended, self.requests = 0.0, 0.0, 0
+
+    def push(self, *arguments: Any) -> Pushed:
+        self.began, self.requests = time.monotonic(), 0
+        try:
+            pushed: Pushed = self._push(*arguments)
+            return pushed
+        finally:
+            self.ended = time.monotonic()
+
+    def send(self, *arguments: Any, **options: Any) -> Any:
+        self.requests += 1
+        return self._send(*arguments, **options)
+
+
 class _Bench:
-    def __init__(self, controller: Controller, servers: list[NewMember]) -> None:
-        self.controller = controller
-        pool = NewPool(members=tuple(servers))
-        listener = NewListener(protocol=ListenerProtocol.HTTP, protocol_port=8080, default_pool=pool)
+    def __init__(self, controller: Controller, outside: Outside) -> None:
+        self.controller, self.outside = controller, outside
+        servers = tuple(NewMember("127.0.0.1", outside.ports[name], name=name) for name in MEMBERS)
+        listener = NewListener(
+            protocol=ListenerProtocol.HTTP, protocol_port=8080, default_pool=NewPool(members=servers)
+        )
         controller.create_load_balancer(NewLoadBalancer(name="bench", listeners=[listener])).wait(PATIENCE)
         lb = controller.load_balancer("bench")
         self.changed = next(m.id for m in lb.pools[0].members if m.name == "changed")
@@ -77,6 +146,7 @@ class _Bench:
         assert reach is not None
         self.host, _, port = reach.rpartition(":")
         self.port = int(port)
+        self.driver = _Watched(controller.world.amphora)
 
     def ask(self) -> str | None:
         return ask_quietly(self.host, self.port, timeout=3.0)
@@ -84,22 +154,26 @@ class _Bench:
     def update(self, **values: Any) -> None:
         self.controller.update(Kind.MEMBER, self.changed, **values).wait(PATIENCE)
 
-    def changes(self, rounds: int, *, idle: Mapping[str, Any], busy: Mapping[str, Any]) -> tuple[list[float], float]:
-        """Times from the wish to the first answer of a member that is called, and CPU seconds of a round."""
-        times = []
-        before = time.process_time()
+    def changes(self, rounds: int, *, idle: Mapping[str, Any], busy: Mapping[str, Any]) -> _Changes:
+        """Times from the accepted wish to the first answer of a member that is called."""
+        found = _Changes()
         for _ in range(rounds):
             self.update(**idle)
-            while self.ask() != "always":
-                pass
-            began = time.monotonic()
+            self.outside.ask_until("always", self.host, self.port)
+            self.outside.answered_at()
+            self.outside.ask_until("changed", self.host, self.port)
+            cpu, began = time.process_time(), time.monotonic()
             operation = self.controller.update(Kind.MEMBER, self.changed, **busy)
-            while self.ask() != "changed":
-                if time.monotonic() - began > PATIENCE:
-                    raise RuntimeError("a changed member was never asked")
-            times.append(time.monotonic() - began)
+            accepted = time.monotonic()
+            answered = self.outside.answered_at()
             operation.wait(PATIENCE)
-        return times, (time.process_time() - before) / rounds
+            found.cpu += (time.process_time() - cpu) / rounds
+            found.times.append(answered - accepted)
+            found.accepting.append(accepted - began)
+            found.waiting.append(self.driver.began - accepted)
+            found.pushing.append(self.driver.ended - self.driver.began)
+            found.requests.append(self.driver.requests)
+        return found
 
     @contextlib.contextmanager
     def load(self) -> Iterator[list[float | None]]:

@@ -31,7 +31,7 @@ from octavia_core.ports.storage import Transaction
 from octavia_core.settings import Settings
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
-from octavia_core.testing.simulator import SimulatedAmphorae
+from octavia_core.testing.simulator import SimulatedAmphorae, SimulatedCompute
 
 __all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "declared_dead", "die_at", "points_of", "prepared", "stop_at"]
 
@@ -85,6 +85,7 @@ class Engine:
                         "ca_certificate": str(authority / "agents.pem"),
                         "ca_private_key": str(authority / "agents.key"),
                     },
+                    "nova": {"enable_anti_affinity": True},
                     "database": {"connection": database_of(directory)},
                     "engine": {"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
                 },
@@ -143,7 +144,17 @@ class Engine:
         kept = {name for _, name in self.world.network.list()}
         wanted = {lb.id, *(a.id for a in rows)}
         orphans = [name for name in kept if not any(id in name for id in wanted)]
-        return sorted(servers ^ serving) + orphans
+        return sorted(servers ^ serving) + orphans + self._ungrouped(serving)
+
+    def _ungrouped(self, serving: set[str]) -> list[str]:
+        """What is wrong with server groups: a pair has one that holds its servers, nobody else has any."""
+        lb = self.load_balancer()
+        found = {name: set(servers) for name, servers in SimulatedCompute(self.cloud).server_groups().items()}
+        paired = lb.topology is Topology.ACTIVE_STANDBY and lb.provisioning_status is not Provisioning.DELETED
+        if paired and lb.provisioning_status is Provisioning.ERROR and not found:
+            paired = lb.server_group_id is not None  # its creation was undone
+        wanted = {f"octavia-lb-{lb.id}": serving} if paired else {}
+        return [] if found == wanted else [f"server groups {found} instead of {wanted}"]
 
     def unpaired(self) -> list[str]:
         """What is wrong with the amphorae of a pair; nothing when each shares the VIP with all others, as its row says."""

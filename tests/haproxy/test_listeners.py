@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import re
 import socket
 import ssl
@@ -109,6 +110,24 @@ def test_what_is_disabled_is_not_served():
             assert refused(served.address, PORT)
         with running(load_balancer(on, attrs.evolve(p, enabled=False))) as served:
             assert ask(served.address, PORT).status == 503
+
+
+@pytest.mark.feature("listener.allowed_cidrs")
+def test_clients_of_networks_that_are_not_allowed_are_turned_away(tmp_path):
+    with Echo("m") as member:
+        for protocol, inner in ((ListenerProtocol.HTTP, PoolProtocol.HTTP), (ListenerProtocol.TCP, PoolProtocol.TCP)):
+            p = pool(behind(member), inner)
+            guarded = listener(p, protocol, allowed_cidrs=("127.0.4.7/24", "127.0.6.1/32"))
+            with running(load_balancer(guarded, p)) as served:
+                for source in ("127.0.4.1", "127.0.4.250", "127.0.6.1"):
+                    assert ask(served.address, PORT, source=source).member == "m"
+                for source in ("127.0.5.1", "127.0.6.2"):
+                    with pytest.raises((ConnectionError, http.client.RemoteDisconnected)):
+                        ask(served.address, PORT, source=source)
+    many = listener(allowed_cidrs=tuple(f"10.{n // 250}.{n % 250}.0/24" for n in range(1000)))
+    assert check(load_balancer(many)) == ""
+    with pytest.raises(PermanentError, match=r"allowed_cidrs '10\.0\.0\.0/33' is not a network"):
+        materialise(load_balancer(listener(allowed_cidrs=("10.0.0.0/33",))), tmp_path)
 
 
 @pytest.mark.feature("listener.insert_headers")

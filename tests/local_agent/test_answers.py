@@ -24,6 +24,7 @@ def test_discovery_and_info(rig: Rig) -> None:
         "api_version": "1.0",
         "keepalived_version": "",
         "ipvsadm_version": "",
+        "offers": ["apply"],
     }
 
 

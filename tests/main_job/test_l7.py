@@ -7,7 +7,6 @@ import pytest
 from octavia_core import NewL7Policy, NewL7Rule, NewListener, NewPool
 from octavia_core.domain.vocabulary import (
     ClientAuthentication,
-    CompareType,
     Kind,
     L7Action,
     L7RuleType,
@@ -17,22 +16,8 @@ from octavia_core.domain.vocabulary import (
 from octavia_core.errors import BadRequest
 from tests.haproxy.certificates import Authority
 from tests.main_job.stage import PATIENCE, behind, http
+from tests.support.l7 import CASES, COOKIE, EQUAL, HEADER, PATH, REGEX, STARTS, request
 from tests.support.running import Echo
-
-HOST, PATH, FILE, HEADER, COOKIE = (
-    L7RuleType.HOST_NAME,
-    L7RuleType.PATH,
-    L7RuleType.FILE_TYPE,
-    L7RuleType.HEADER,
-    L7RuleType.COOKIE,
-)
-REGEX, STARTS, ENDS, CONTAINS, EQUAL = (
-    CompareType.REGEX,
-    CompareType.STARTS_WITH,
-    CompareType.ENDS_WITH,
-    CompareType.CONTAINS,
-    CompareType.EQUAL_TO,
-)
 
 
 def rule(type, compare, value, **options):
@@ -43,46 +28,12 @@ def reject(*rules, **options):
     return NewL7Policy(action=L7Action.REJECT, rules=rules, **options)
 
 
-def request(part):
-    """How the cases below say what to ask: a path, `Host: x`, or `Name: value`."""
-    if part.startswith("/"):
-        return {"path": part}
-    name, _, value = part.partition(": ")
-    return {"headers": [(name, value)]}
-
-
-CASES = [
-    (rule(HOST, EQUAL, "one.example.com"), "Host: ONE.example.com", "Host: two.example.com"),
-    (rule(HOST, STARTS, "api."), "Host: api.example.com", "Host: web.api.example.com"),
-    (rule(HOST, ENDS, ".example.net"), "Host: a.example.net", "Host: a.example.org"),
-    (rule(HOST, CONTAINS, "internal"), "Host: x.internal.y", "Host: x.external.y"),
-    (rule(HOST, REGEX, r"^v\d+\.example$"), "Host: v12.example", "Host: vx.example"),
-    (rule(PATH, EQUAL, "/exact"), "/exact", "/exactly"),
-    (rule(PATH, STARTS, "/admin"), "/admin/x", "/x/admin"),
-    (rule(PATH, ENDS, "/end"), "/the/end", "/end/the"),
-    (rule(PATH, CONTAINS, "secret"), "/a/secret/b", "/a/b"),
-    (rule(PATH, REGEX, r"^/r/\d{2,3}$"), "/r/42", "/r/4"),
-    (rule(FILE, EQUAL, "jpg"), "/picture.jpg", "/picture.png"),
-    (rule(FILE, REGEX, r"\.(gif|webp)$"), "/picture.webp", "/picture.webm"),
-    (rule(HEADER, EQUAL, "exact value", key="X-Equal"), "X-Equal: exact value", "X-Equal: exact values"),
-    (rule(HEADER, STARTS, "-begins", key="X-Starts"), "X-Starts: -begins so", "X-Starts: so -begins"),
-    (rule(HEADER, ENDS, "'quoted\"", key="X-Ends"), "X-Ends: a 'quoted\"", "X-Ends: a quoted"),
-    (rule(HEADER, CONTAINS, "a # b $HOME \\n", key="X-Has"), "X-Has: <a # b $HOME \\n>", "X-Has: a"),
-    (rule(HEADER, REGEX, r"^(yes|ja)\s?!$", key="X-Reg"), "X-Reg: ja !", "X-Reg: jah"),
-    (rule(COOKIE, EQUAL, "1", key="beta"), "Cookie: alpha=2; beta=1", "Cookie: alpha=1; beta=2"),
-    (rule(COOKIE, STARTS, "ab", key="session"), "Cookie: session=abc", "Cookie: session=cab"),
-    (rule(COOKIE, ENDS, "yz", key="tail"), "Cookie: tail=xyz", "Cookie: tail=yzx"),
-    (rule(COOKIE, CONTAINS, "mid", key="middle"), "Cookie: middle=amidst", "Cookie: middle=md"),
-    (rule(COOKIE, REGEX, r"^\d+$", key="number"), "Cookie: number=42", "Cookie: number=4x"),
-]
-
-
 def test_each_rule_matches_what_it_says_and_nothing_else(stage):
     with Echo("one") as one:
-        lb = stage.build(http(*behind(one), l7policies=[reject(case) for case, _, _ in CASES]))
-        for case, hit, miss in CASES:
-            assert stage.ask(lb, **request(hit)).status == 403, (case, hit)
-            assert stage.ask(lb, **request(miss)).status == 200, (case, miss)
+        lb = stage.build(http(*behind(one), l7policies=[reject(NewL7Rule(**case.rule)) for case in CASES]))
+        for case in CASES:
+            assert stage.ask(lb, **request(case.hit)).status == 403, case
+            assert stage.ask(lb, **request(case.miss)).status == 200, case
         policies = lb.listeners[0].l7policies
         assert [policy.position for policy in policies] == list(range(1, len(CASES) + 1))
         assert {policy.operating_status for policy in policies} == {Operating.ONLINE}

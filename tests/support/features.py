@@ -59,7 +59,6 @@ ELSEWHERE = {
     "load_balancer.availability_zone": "of the compute driver",
     "load_balancer.server_group_id": "of the compute driver",
     "listener.peer_port": "the peers port is the constant 1025; this one is for security groups",
-    "listener.allowed_cidrs": "security group rules, " + _NETWORK,
     "listener.l7policies": "see l7policy",
     "listener.protocol=UDP": _LATER,
     "listener.protocol=SCTP": _LATER,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 import socket
 
 from octavia_core.errors import PermanentError
 from octavia_haproxy.render.words import has_control
 
-__all__ = ["address", "codes", "identifier", "name", "number", "plain", "refuse", "text"]
+__all__ = ["address", "codes", "identifier", "name", "network", "number", "plain", "refuse", "text"]
 
 _IDENTIFIER = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}")
 _NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
@@ -61,6 +62,14 @@ def address(owner: str, field: str, value: str | None) -> str:
     except (OSError, ValueError):
         raise refuse(owner, field, f"{value!r} is not an IP address") from None
     return text
+
+
+def network(owner: str, field: str, value: str) -> str:
+    """An IPv4 or IPv6 network in its usual form, bits of hosts left out."""
+    try:
+        return str(ipaddress.ip_network(value, strict=False))
+    except ValueError:
+        raise refuse(owner, field, f"{value!r} is not a network") from None
 
 
 def number(owner: str, field: str, value: object, *, low: int, high: int) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.tree import Listener, LoadBalancer
 from octavia_core.domain.vocabulary import ListenerProtocol
 from octavia_core.errors import PermanentError
 from octavia_core.settings import HaproxyAmphora
@@ -18,6 +18,10 @@ from octavia_haproxy.render.words import line, log_format
 __all__ = ["PROMETHEUS_BACKEND", "addresses", "frontend"]
 
 PROMETHEUS_BACKEND = "prometheus-exporter-internal"
+_LET_IN = "let-in"
+"""Name of the ACL of allowed clients; those of rules are UUIDs."""
+_WORDS = 32
+"""Networks on one line: HAProxy takes 64 words."""
 _REQUEST_ONLY = ("%{+Q}r", "%r", "%{+Q}ST", "%ST")
 _HTTP_LOGS = (ListenerProtocol.HTTP, ListenerProtocol.TERMINATED_HTTPS)
 
@@ -34,6 +38,7 @@ def frontend(
     yield f"frontend {check.identifier('listener', listener.id)}"
     yield from manifest(served.bind_tls)
     yield line("maxconn", str(connection_limit(listener.connection_limit, settings)))
+    yield from _allowed_clients(listener)
     if listener.protocol is ListenerProtocol.TERMINATED_HTTPS:
         yield line("redirect", "scheme", "https", "if", "!{", "ssl_fc", "}")
         yield from _hsts(served)
@@ -66,6 +71,18 @@ def addresses(load_balancer: LoadBalancer) -> list[str]:
     found = [check.address(owner, "vip_address", load_balancer.vip.ip_address)]
     found += [check.address(owner, "additional VIP", vip.ip_address) for vip in load_balancer.additional_vips]
     return list(dict.fromkeys(found))
+
+
+def _allowed_clients(listener: Listener) -> Iterator[str]:
+    """Clients of other networks are turned away. Where the network has security groups they do not get here; elsewhere, as
+    on one machine, this is what keeps them out.
+    """
+    owner = f"listener {listener.id}"
+    networks = sorted({check.network(owner, "allowed_cidrs", cidr) for cidr in listener.allowed_cidrs})
+    for first in range(0, len(networks), _WORDS):
+        yield line("acl", _LET_IN, "src", *networks[first : first + _WORDS])
+    if networks:
+        yield line("tcp-request", "connection", "reject", "unless", _LET_IN)
 
 
 def _hsts(served: Served) -> Iterator[str]:

@@ -16,10 +16,13 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavia_local.agent.root import AGENT_CONF, BadBoot, Local, Root, log, read_conf, read_local, write_atomically
 from octavia_local.agent.server import Server, TlsFiles, bind_first_free
+
+if TYPE_CHECKING:
+    from octavia_local.agent.datagrams import Datagrams
 
 __all__ = ["main"]
 
@@ -75,6 +78,7 @@ class _Agent:
         from octavia_local.agent.plugs import Plugs
         from octavia_local.agent.supervisor import Supervisor
         from octavia_local.agent.translate import Limits
+        from octavia_local.agent.udp import UdpCalls
         from octavia_local.agent.vrrp import NoVrrp, Vrrp
 
         host, port = self._listening.getsockname()[:2]
@@ -88,7 +92,7 @@ class _Agent:
 
         def look() -> list[Any]:
             found = [balancer.observe() for balancer in list(api.balancers.values()) if balancer.running]
-            return [observation for observation in found if observation is not None]
+            return [observation for observation in (*found, *udp.observe()) if observation is not None]
 
         def now_and_then() -> None:
             for balancer in list(api.balancers.values()):
@@ -114,7 +118,15 @@ class _Agent:
             plugs = inside = Interfaces(self._root, conf)
             vrrp = Vrrp(self._root, conf.base_path, local.keepalived, supervisor, inside.withdraw)
         beats.silent = lambda: vrrp.silent
-        api = Api(self._root, conf, fact, lambda name: Balancer(name, around), Wires(plugs, vrrp), beats.configure)
+
+        def datagrams() -> Datagrams:
+            from octavia_local.agent.datagrams import Around, Datagrams
+
+            return Datagrams(Around(self._root, conf.base_path, supervisor, local, beats.nudge))
+
+        udp = UdpCalls(self._root.inside(f"{conf.base_path}/lvs"), datagrams)
+        wires = Wires(plugs, vrrp, udp)
+        api = Api(self._root, conf, fact, lambda name: Balancer(name, around), wires, beats.configure)
 
         def begin() -> None:
             """Beside the main thread, because starting HAProxy needs it."""

@@ -1,8 +1,8 @@
 """What the agent answers: upstream's REST API, version 1.0 (agent API reference), one request at a time.
 
 Where an amphora cannot do what a call asks for, the answer says so in one sentence: keepalived (`vrrp/*`) needs a network
-namespace (400 on loopback), UDP and SCTP listeners need keepalived's LVS (400), and nobody here filters packets (404 for
-interface rules, as agents without that call answer).
+namespace (400 on loopback), SCTP needs a kernel that has it (400), UDP needs nginx or nft (400), and nobody here filters
+packets (404 for interface rules, as agents without that call answer).
 """
 
 from __future__ import annotations
@@ -22,15 +22,20 @@ from octavia_local.agent.balancer import Balancer
 from octavia_local.agent.generation import remove_tree
 from octavia_local.agent.plugs import Plugs
 from octavia_local.agent.root import AGENT_CONF, AgentConf, BadBoot, Root, log, read_conf
+from octavia_local.agent.udp import UdpCalls
 from octavia_local.agent.vrrp import NoVrrp
 from octavia_local.agent.wire import Refusal, Request, Response, answer, framework_error, md5
 
-__all__ = ["Api", "Fences", "HaproxyFact", "Wires"]
+__all__ = ["APPLIED", "OFFERS", "Api", "Fences", "HaproxyFact", "Wires"]
 
 API_VERSION = "1.0"
+OFFERS = ("apply",)
+"""Calls of ours beyond upstream's, named by `GET /info` so that a controller need not try them."""
+APPLIED = "octavia-applied.pem"
+"""The file beside the certificates in which our controllers note the ETag of the configuration that runs; `apply` does it
+for them."""
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}\Z")
 _FENCE = re.compile(r"(.{1,255}):([0-9]{1,18})\Z")
-_NO_UDP = "UDP and SCTP listeners need keepalived's LVS, which a local amphora does not have"
 _NO_RULES = "a local amphora has no packet filter; it knows no interface rules"
 
 
@@ -43,10 +48,11 @@ class HaproxyFact(NamedTuple):
 
 
 class Wires(NamedTuple):
-    """What connects this amphora: its interfaces, and keepalived."""
+    """What connects this amphora: its interfaces, keepalived, and what serves datagrams."""
 
     plugs: Plugs
     vrrp: NoVrrp
+    udp: UdpCalls
 
 
 class Fences:
@@ -107,7 +113,7 @@ class Api:
     ) -> None:
         self._root, self._conf, self._haproxy = root, conf, haproxy
         self._make_balancer, self._configured = make_balancer, configured
-        self._plugs, self._vrrp = wires
+        self._plugs, self._vrrp, self._udp = wires
         self._fences = Fences()
         self._serving = threading.Lock()
         self.balancers: dict[str, Balancer] = {}
@@ -120,11 +126,12 @@ class Api:
                 ("GET", "1.0/details", self._details),
                 ("GET", "1.0/listeners", self._listeners),
                 ("PUT", "1.0/loadbalancer/*/*/haproxy", self._upload),
+                ("PUT", "1.0/loadbalancer/*/*/apply", self._apply),
                 ("GET", "1.0/loadbalancer/*/haproxy", self._download),
                 ("PUT", "1.0/loadbalancer/*/*", self._act),
                 ("DELETE", "1.0/listeners/*", self._delete),
-                ("PUT", "1.0/listeners/*/*/udp_listener", self._upload_udp),
-                ("GET", "1.0/listeners/*/udp_listener", self._download_udp),
+                ("PUT", "1.0/listeners/*/*/udp_listener", self._udp.upload),
+                ("GET", "1.0/listeners/*/udp_listener", self._udp.download),
                 ("PUT", "1.0/loadbalancer/*/certificates/*", self._put_certificate),
                 ("GET", "1.0/loadbalancer/*/certificates/*", self._get_certificate),
                 ("DELETE", "1.0/loadbalancer/*/certificates/*", self._delete_certificate),
@@ -159,6 +166,7 @@ class Api:
 
     def restore(self) -> None:
         """Run again what ran when an earlier agent ended on this root; what cannot be is logged."""
+        self._udp.restore()
         base = self._root.inside(self._conf.base_path)
         for name in sorted(os.listdir(base)) if os.path.isdir(base) else ():
             if os.path.isfile(f"{base}/{name}/haproxy.cfg"):
@@ -198,16 +206,17 @@ class Api:
         }
 
     def _info(self, _: Request) -> Response:
-        return answer(200, self._versions())
+        return answer(200, {**self._versions(), "offers": OFFERS})
 
     def _details(self, _: Request) -> Response:
         listeners = sorted(name for balancer in self.balancers.values() for name, _ in self._listeners_of(balancer))
+        listeners += [name for name, _ in self._udp.statuses()]
         return answer(200, {
             **self._versions(),
             "networks": self._plugs.networks(),
             "active": True,
             "haproxy_count": sum(balancer.processes for balancer in self.balancers.values()),
-            "lvs_listener_process_count": 0,
+            "lvs_listener_process_count": self._udp.processes,
             **machine.details(),
             "active_tuned_profiles": "",
             "topology": "SINGLE",
@@ -222,6 +231,7 @@ class Api:
             for balancer in self.balancers.values()
             for name, kind in self._listeners_of(balancer)
         ]
+        found += [{"status": status, "uuid": name, "type": "UDP"} for name, status in self._udp.statuses()]
         return answer(200, found)
 
     @staticmethod
@@ -257,6 +267,45 @@ class Api:
         self._balancer(id).upload(request.body, amphora)
         return answer(202, {"message": "OK"}, etag=md5(request.body))
 
+    def _apply(self, request: Request, amphora: str, id: str) -> Response:
+        """Our own: run a configuration and keep it, in one request (`upload`, `reload` and reading back are three).
+
+        `If-Match: ETAG` and `X-Octavia-Haproxy: VERSION` are what the controller takes for granted: the configuration that
+        runs, and HAProxy's version. It was rendered from them, so when they are not so, nothing is done (412).
+        """
+        self._require_haproxy()
+        held = self._applied(id)
+        wanted, version = request.headers.get("if-match"), request.headers.get("x-octavia-haproxy")
+        if wanted not in (None, held) or version not in (None, self._haproxy.version):
+            raise Refusal(412, "Precondition Failed", f"another configuration of {id} runs, or another HAProxy")
+        if wanted is not None and self._udp.statuses():  # they are part of what the controller has to compare
+            raise Refusal(412, "Precondition Failed", "this amphora has UDP listeners, too")
+        balancer = self._balancer(id)
+        if held == md5(request.body) and balancer.running:
+            return answer(200, {"message": "OK", "changed": False}, etag=held)
+        marker = self._certificate_path(id, APPLIED)
+        self._unlink(marker)
+        try:
+            fresh = balancer.apply(request.body, amphora)
+        except Refusal:
+            if held is not None:
+                self._root.write(marker, held.encode())
+            raise
+        kept = md5(balancer.received())
+        self._root.write(marker, kept.encode())
+        self._tell_serving()
+        if fresh:
+            self._plugs.announce()
+        return answer(200, {"message": "OK", "changed": True}, etag=kept)
+
+    def _applied(self, id: str) -> str | None:
+        """The ETag of what is kept and runs; None when either is not known."""
+        try:
+            kept = md5(self._known(id).received())
+            return kept if self._root.read(self._certificate_path(id, APPLIED)) == kept.encode() else None
+        except (Refusal, FileNotFoundError):
+            return None
+
     def _download(self, _: Request, id: str) -> Response:
         data = self._known(id).received()
         return Response(200, data, "text/plain; charset=UTF-8", (("ETag", md5(data)),))
@@ -265,6 +314,11 @@ class Api:
         word = action.lower()
         if word not in ("start", "stop", "reload"):
             raise Refusal(400, "Invalid Request", f"Unknown action: {action}")
+        if id not in self.balancers and self._udp.knows(id):
+            done = self._udp.act(id, word)
+            self._tell_serving()
+            self._plugs.announce()
+            return done
         balancer = self._known(id)
         if word == "stop":
             balancer.stop()
@@ -287,7 +341,8 @@ class Api:
 
     def _tell_serving(self) -> None:
         """Keepalived's check asks every HAProxy that should serve."""
-        self._vrrp.serving([path for one in self.balancers.values() if (path := one.stats_path) is not None])
+        sockets = [path for one in self.balancers.values() if (path := one.stats_path) is not None]
+        self._vrrp.serving(sockets, datagrams=self._udp.serving)
 
     def _delete(self, _: Request, id: str) -> Response:
         balancer = self.balancers.get(id)
@@ -295,7 +350,9 @@ class Api:
             balancer.delete()
             remove_tree(self._root.inside(f"{self._conf.base_cert_dir}/{id}"))
             del self.balancers[id]
-            self._tell_serving()
+        else:
+            self._udp.delete(id)
+        self._tell_serving()
         return answer(200, {"message": "OK"})
 
     # -- certificates of listeners and pools -------------------------------------------------------------------------
@@ -317,17 +374,14 @@ class Api:
         return answer(200, {"md5sum": digest}, etag=digest)
 
     def _delete_certificate(self, _: Request, id: str, filename: str) -> Response:
-        with contextlib.suppress(FileNotFoundError):  # gone is what was asked for
-            os.unlink(self._root.inside(self._certificate_path(id, filename)))
+        self._unlink(self._certificate_path(id, filename))
         return answer(200, {"message": "OK"})
 
+    def _unlink(self, path: str) -> None:
+        with contextlib.suppress(FileNotFoundError):  # gone is what was asked for
+            os.unlink(self._root.inside(path))
+
     # -- what a loopback amphora does not have -------------------------------------------------------------------------
-
-    def _upload_udp(self, _: Request, amphora: str, id: str) -> Response:
-        raise Refusal(400, "Invalid request", _NO_UDP)
-
-    def _download_udp(self, _: Request, id: str) -> Response:
-        raise Refusal(404, "UDP Listener Not Found", f"No UDP listener with UUID: {id}")
 
     def _interface(self, _: Request, address: str) -> Response:
         return answer(200, {"message": "OK", "interface": self._plugs.interface(address)})

@@ -131,24 +131,15 @@ class Balancer:
             OSError: it cannot be written.
         """
         with self._changing:
-            try:
-                document = Document(data.decode(), self._around.limits)
-            except UnicodeDecodeError as error:
-                raise Refusal(400, "Invalid request", "the configuration is not UTF-8 text") from error
+            document = self._understood(data)
             new = self._sockets.hold(document.binds)
             try:
                 generation = self._make(document)
                 try:
-                    complaint = None
-                    if not self._is_certain(generation, peer_name(amphora_id)):
-                        complaint = self._haproxy.check(generation, peer_name(amphora_id))
+                    self._judge(generation, peer_name(amphora_id), self._steps(generation, peer_name(amphora_id)))
                 finally:
                     remove_tree(generation.folder)
-                if complaint is not None:
-                    raise Refusal(400, "Invalid request", complaint)
-                root = self._around.root
-                root.write(self._home + "/peer", peer_name(amphora_id).encode())
-                root.write(self._home + "/haproxy.cfg", data)
+                self._keep(data, amphora_id)
             except BaseException:
                 self._sockets.release(new)
                 raise
@@ -169,24 +160,27 @@ class Balancer:
         """
         with self._changing:
             document = self.document()
-            peer = self._around.root.read(self._home + "/peer").decode()
-            before = self._haproxy.generation
-            new = self._sockets.hold(document.binds)
-            try:
-                generation = self._make(document)
-                try:
-                    fresh = not self._change_in_place(generation, peer)
-                    if fresh:
-                        self._replace(generation, peer)
-                except BaseException:
-                    if self._haproxy.generation is not generation:
-                        remove_tree(generation.folder)
-                    raise
-            except BaseException:
-                self._sockets.release(new)
-                raise
-            if before is not None:
-                remove_tree(before.folder)
+            fresh = self._serve(document, self._around.root.read(self._home + "/peer").decode(), judged=True)
+            self._mark_stopped(stopped=False)
+            self._keep_sockets(document)
+        self._around.changed()
+        return fresh
+
+    def apply(self, data: bytes, amphora_id: str) -> bool:
+        """`upload` and `reload` in one, without judging first what a start judges anyway. What runs is kept afterwards, so
+        that a configuration which cannot be run leaves nothing behind.
+
+        Returns:
+            True when a new process was started.
+
+        Raises:
+            Refusal: 400, it cannot be run; 500, HAProxy did not come up. What ran, runs, and what was kept is kept.
+            OSError: it runs and cannot be written: the next start has the one before.
+        """
+        with self._changing:
+            document = self._understood(data)
+            fresh = self._serve(document, peer_name(amphora_id), judged=False)
+            self._keep(data, amphora_id)
             self._mark_stopped(stopped=False)
             self._keep_sockets(document)
         self._around.changed()
@@ -275,21 +269,65 @@ class Balancer:
         self._generations += 1
         return make(f"{self._run}/{self._generations}", document, self._sockets, self._around.root)
 
-    def _is_certain(self, wanted: Generation, peer: str) -> bool:
-        """True when what runs differs so little that HAProxy need not be asked."""
+    def _understood(self, data: bytes) -> Document:
+        try:
+            return Document(data.decode(), self._around.limits)
+        except UnicodeDecodeError as error:
+            raise Refusal(400, "Invalid request", "the configuration is not UTF-8 text") from error
+
+    def _keep(self, data: bytes, amphora_id: str) -> None:
+        root = self._around.root
+        root.write(self._home + "/peer", peer_name(amphora_id).encode())
+        root.write(self._home + "/haproxy.cfg", data)
+
+    def _serve(self, document: Document, peer: str, *, judged: bool) -> bool:
+        """Run it; True when that took a new process. `judged`: HAProxy was asked about it before."""
+        before = self._haproxy.generation
+        new = self._sockets.hold(document.binds)
+        try:
+            generation = self._make(document)
+            try:
+                steps = self._steps(generation, peer)
+                if steps is not None and not judged:
+                    self._judge(generation, peer, steps)
+                fresh = not self._change_in_place(generation, peer, steps)
+                if fresh:
+                    self._replace(generation, peer, judged=judged)
+            except BaseException:
+                if self._haproxy.generation is not generation:
+                    remove_tree(generation.folder)
+                raise
+        except BaseException:
+            self._sockets.release(new)
+            raise
+        if before is not None:
+            remove_tree(before.folder)
+        return fresh
+
+    def _steps(self, wanted: Generation, peer: str) -> tuple[Step, ...] | None:
+        """What makes the running process do what `wanted` says; None when only another process can."""
         running, before = self._haproxy.current, self._haproxy.generation
         if running is None or before is None or not running.child.running or peer != self._haproxy.peer:
-            return False
-        steps = compare(before.rendered, wanted.rendered, before.changed_files(wanted))
-        return steps is not None and needs_no_check(before.rendered, wanted.rendered, steps)
+            return None
+        return compare(before.rendered, wanted.rendered, before.changed_files(wanted))
 
-    def _change_in_place(self, wanted: Generation, peer: str) -> bool:
+    def _judge(self, wanted: Generation, peer: str, steps: tuple[Step, ...] | None) -> None:
+        """Let HAProxy judge it, unless what runs differs so little that it need not be asked.
+
+        Raises:
+            Refusal: 400, with HAProxy's words.
+        """
+        before = self._haproxy.generation
+        if before is not None and steps is not None and needs_no_check(before.rendered, wanted.rendered, steps):
+            return
+        complaint = self._haproxy.check(wanted, peer)
+        if complaint is not None:
+            raise Refusal(400, "Invalid request", complaint)
+
+    def _change_in_place(self, wanted: Generation, peer: str, steps: tuple[Step, ...] | None) -> bool:
         """True when the running process does now what `wanted` says."""
         running, before = self._haproxy.current, self._haproxy.generation
-        if running is None or before is None or not running.child.running:
-            return False
-        steps = compare(before.rendered, wanted.rendered, before.changed_files(wanted))
-        if steps is None:
+        if running is None or before is None or steps is None:
             return False
         try:
             self._apply(running, steps, before, wanted)
@@ -321,7 +359,7 @@ class Balancer:
         del self._leaving[server.path]
         return (step,)
 
-    def _replace(self, generation: Generation, peer: str) -> None:
+    def _replace(self, generation: Generation, peer: str, *, judged: bool) -> None:
         try:
             running = self._haproxy.current
             if running is not None:
@@ -332,6 +370,8 @@ class Balancer:
                     log(f"load balancer {self.id}: members' states are not carried over")
             self._haproxy.switch(generation, peer, self._hand_over)
         except NotStarted as error:
+            if not judged:  # whose fault is it?
+                self._judge(generation, peer, None)
             raise Refusal(500, "Error reloading haproxy", str(error)) from error
         self._leaving.clear()
 
