@@ -19,10 +19,13 @@ class Cutter:
         listen: the socket's file to make.
         server: the file of the server's socket.
         fate: asked for each COMMIT: "pass", "arrives" (it is carried out, its answer is lost) or "lost" (it never gets there).
+        held: called when one has arrived, before its connection is cut.
     """
 
-    def __init__(self, listen: Path, server: str, fate: Callable[[int], str]) -> None:
-        self._server, self._fate = server, fate
+    def __init__(
+        self, listen: Path, server: str, fate: Callable[[int], str], held: Callable[[], object] = lambda: None
+    ) -> None:
+        self._server, self._fate, self._held = server, fate, held
         self.commits = 0
         self.cuts = 0
         self._lock = threading.Lock()
@@ -73,12 +76,15 @@ class Cutter:
             server.sendall(data)
         if fate == "arrives":
             server.recv(65536)  # the server has done it when it answers
+            self._held()
         return fate == "pass"
 
 
 @contextlib.contextmanager
-def cutter(listen: Path, server: str, fate: Callable[[int], str]) -> Iterator[Cutter]:
-    made = Cutter(listen, server, fate)
+def cutter(
+    listen: Path, server: str, fate: Callable[[int], str], held: Callable[[], object] = lambda: None
+) -> Iterator[Cutter]:
+    made = Cutter(listen, server, fate, held)
     try:
         yield made
     finally:
