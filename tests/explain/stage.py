@@ -124,12 +124,14 @@ heartbeat_key = "only for tests"
             process.wait()
 
     def admin(self, *words: str) -> Said:
-        """The command, on the cloud's settings."""
+        """The command, on the cloud's settings, without what it repeats of them in its advice (tests/cli/test_hints.py)."""
         out, err = io.StringIO(), io.StringIO()
+        options = ["--config-file", str(self.config), "--state", str(self.folder)]
         with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            code = run([*words, "--config-file", str(self.config), "--state", str(self.folder)])
+            code = run([*words, *options])
         assert "Traceback" not in out.getvalue() + err.getvalue()
-        return Said(code, out.getvalue(), err.getvalue())
+        repeated = f" {' '.join(options)}"
+        return Said(code, out.getvalue().replace(repeated, ""), err.getvalue().replace(repeated, ""))
 
     def why(self, client: Controller, id: str) -> Explanation:
         """The library's answer; the command's table and JSON must be the same one."""
