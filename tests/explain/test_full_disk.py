@@ -1,4 +1,6 @@
-"""A disk that fills up under a running controller: `why` says so, not that all is well, and all goes on when there is room."""
+"""A database that stores nothing under a running controller: `why` says so, not that all is well, and names the right place;
+all goes on when there is room.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +12,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
+
+from octavia_core import NewLoadBalancer
+from tests.explain.stage import Stage
+from tests.support.servers import server
 
 PROGRAM = """
 import json, sys
@@ -17,8 +24,8 @@ from pathlib import Path
 from octavia_core import NewLoadBalancer
 from tests.explain.stage import Stage, until
 
-folder = Path(sys.argv[1])
-stage = Stage(folder, f"sqlite:///{folder}/octavia.db")
+folder, state = map(Path, sys.argv[1:])
+stage = Stage(state, f"sqlite:///{folder}/octavia.db")
 stage.make()
 with stage.client() as client, stage.worker():
     client.create_load_balancer(NewLoadBalancer(name="web")).wait(60)
@@ -49,12 +56,14 @@ def test_a_disk_that_is_full_is_said_and_everything_goes_on_when_there_is_room(t
     script.write_text(PROGRAM)
     folder = tmp_path / "disk"
     folder.mkdir()
+    state = tmp_path / "state"  # on another file system than the database
+    state.mkdir(mode=0o700)
     done = subprocess.run(
         [
             *unshare,
             "sh",
             "-c",
-            f"mount -t tmpfs -o size=8m,mode=700 tmpfs {folder} && {sys.executable} {script} {folder}",
+            f"mount -t tmpfs -o size=8m,mode=700 tmpfs {folder} && {sys.executable} {script} {folder} {state}",
         ],
         check=False,
         capture_output=True,
@@ -71,3 +80,23 @@ def test_a_disk_that_is_full_is_said_and_everything_goes_on_when_there_is_room(t
     said = json.loads(answered)
     assert said["situation"] == "unserved"
     assert "so nothing can be stored" in said["cause"]
+
+
+@pytest.mark.external
+def test_a_server_that_stores_nothing_is_quoted(tmp_path: Path) -> None:
+    real = server("postgresql")
+    with real.new_database() as url:
+        stage = Stage(tmp_path, url)
+        stage.make()
+        name = str(make_url(url).database)
+        with stage.client() as client:
+            operation = client.create_load_balancer(NewLoadBalancer(name="web"))
+        real.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        with stage.client() as client:
+            said = client.why(operation.id).next or ""
+            assert "nothing can be stored: database " in said
+            assert f"/{name}" in said
+            assert "read-only transaction" in said
+            real.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+            real.disconnect(name)
+            assert "no worker is alive" in (client.why(operation.id).next or ""), "it stores again"
