@@ -151,7 +151,7 @@ nox.options.default_venv_backend = "none"  # equip() has its reasons
 
 PYPROJECT = nox.project.load_toml(HERE / "pyproject.toml")
 BALANCER = "local" if platform.libc_ver()[0] == "glibc" else ""  # elsewhere the HAProxy on PATH; wheels are for glibc
-EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "oslo", "postgresql"]))
+EVERYTHING = ",".join(filter(None, [BALANCER, "mysql", "oslo", "postgresql", "prometheus"]))
 
 
 def equip(session: nox.Session, name: str, extras: str, *groups: str, lowest: bool = False) -> None:

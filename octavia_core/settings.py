@@ -214,7 +214,7 @@ class Database:
 
     connection: Secret = _option(Secret("sqlite://"), "SQLAlchemy URL")
     max_pool_size: int = _option(10, "connections kept open")
-    max_retries: int = _option(10, "attempts of a transaction before the database counts as away")
+    max_retries: int = _option(10, "attempts of a transaction before the database counts as away; below 0: the default")
     retry_interval: float = _option(0.5, "longest pause between them, seconds")
     connect_timeout: float = _option(5.0, "seconds to reach the database server")
     answer_timeout: float = _option(
@@ -321,10 +321,11 @@ class Settings:
 
 
 _AT_LEAST_ONE = frozenset({"failover_threshold"})
+_COUNTS = frozenset({"workers", "threads", "step_attempts", "undo_attempts"})
 _RATES = frozenset({"failovers_per_minute"})
-_NOT_ZERO = frozenset({"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"}) | {
-    "connect_timeout"
-}
+_NOT_ZERO = frozenset(
+    {"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"}
+) | {"connect_timeout"}
 """Times that nothing works without."""
 
 
@@ -332,8 +333,12 @@ def _checked(name: str, value: Any, where: str) -> Any:
     """Numbers with a point are times, in seconds: finite, not negative, and some of them not zero."""
     if name in _AT_LEAST_ONE and value is not None and value < 1:
         raise ConfigurationError(f"{where} must be at least 1, or absent for no such limit, not {value}")
+    if name in _COUNTS and value < 1:
+        raise ConfigurationError(f"{where} must be at least 1, not {value}")
     if name in _RATES and not 0 < value < math.inf:
-        raise ConfigurationError(f"{where} must be a number above 0, not {value:g}; to hold all back: octavia-admin governor pause")
+        raise ConfigurationError(
+            f"{where} must be a number above 0, not {value:g}; to hold all back: octavia-admin governor pause"
+        )
     if isinstance(value, float) and not (0 <= value < math.inf):
         raise ConfigurationError(f"{where} must be a number of seconds, at least 0, not {value:g}")
     if name in _NOT_ZERO and value <= 0:

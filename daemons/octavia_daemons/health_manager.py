@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from octavia_core.controller.health import HealthManager
+from octavia_core.controller.knock import Knocker
 from octavia_core.controller.start import start
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
@@ -38,7 +39,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             started.settings,
             started.world,
             started.receiver,
-            on_failover=lambda: None,
+            on_failover=Knocker(started.settings),
             processes=max(1, started.settings.health_manager.health_update_threads),
         )
         health.start()

@@ -11,6 +11,7 @@ import attrs
 from octavia_core.certs.authority import Authority
 from octavia_core.certs.cache import Certificates
 from octavia_core.controller.sources import beside_an_api
+from octavia_core.controller.statistics import places
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.ports.clock import Clock, SystemClock
@@ -51,6 +52,7 @@ def build_world(settings: Settings, plugins: Plugins, clock: Clock | None = None
         issuer=made(lambda: Authority.from_settings(settings, time, drop_in=beside_an_api(settings, plugins))),
         settings=settings,
         clock=time,
+        statistics=lambda: places(settings, plugins),
     )
 
 

@@ -31,6 +31,8 @@ __all__ = ["Queue", "microseconds"]
 
 T = TypeVar("T")
 
+AHEAD = 60.0
+"""Seconds by which a turn may lie ahead of the database's clock: nodes of a cluster differ, a clock that was set back more so."""
 _OF = oc_operation.c
 _KEY = func.coalesce(_OF.load_balancer_id, _OF.amphora_id)
 _HELD = tuple(str(state) for state in (OperationState.RUNNING, OperationState.UNDOING))
@@ -208,7 +210,8 @@ class Queue(ABC):
     def turn(self, name: str, every: float) -> bool:
         """True for one caller in `every` seconds, whichever process and host asks; see the port."""
         of = oc_meta.c
-        overdue = (of.name == name, of.number <= db_now() - microseconds(every))
+        ahead = of.number > db_now() + microseconds(max(every, AHEAD))  # by a clock that was set back since
+        overdue = (of.name == name, or_(of.number <= db_now() - microseconds(every), ahead))
 
         def work(tx: SqlTransaction) -> bool:
             if tx.write(update(oc_meta).where(*overdue).values(number=db_now())):

@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphora
-from octavia_core.domain.operation import Operation, Subject
+from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
 from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError, SecretMissing
@@ -451,8 +451,13 @@ def _unplug(world: World, tree: LoadBalancer, amphora: Amphora) -> None:
         world.network.plug_member_networks(attrs.evolve(tree, listeners=(), pools=()), amphora)
 
 
-def fail_amphora(tx: Transaction, amphora_id: str) -> None:
-    """Mark an amphora ERROR, if it still is anything."""
+def fail_amphora(tx: Transaction, amphora_id: str, reason: str) -> None:
+    """Mark an amphora ERROR, if it still is anything, and say why."""
     row = tx.amphora(amphora_id)
-    if row is not None and row.status is not AmphoraStatus.DELETED:
-        tx.settle_amphora(amphora_id, AmphoraEvent.FAIL)
+    if row is None or row.status is AmphoraStatus.DELETED:
+        return
+    tx.settle_amphora(amphora_id, AmphoraEvent.FAIL)
+    if row.status is not AmphoraStatus.ERROR:
+        text = f"amphora {amphora_id} was {row.status} and is in ERROR: {reason}"
+        lb, data = row.load_balancer_id, {"before": str(row.status), "reason": reason}
+        tx.emit(Event(name="amphora.error", text=text, load_balancer_id=lb, amphora_id=amphora_id, data=data))

@@ -119,7 +119,7 @@ def _failed(tx: Transaction, operation: Operation, reason: str) -> None:
     if "tell" in operation.arguments:  # one of many that are told something: it serves as before
         emit(tx, operation, "rotation.missed", f"its agent could not be told: {reason}", reason=reason)
         return
-    amphorae.fail_amphora(tx, str(operation.amphora_id))
+    amphorae.fail_amphora(tx, str(operation.amphora_id), reason)
     emit(
         tx, operation, "operation.failed", f"{operation.flow} failed, the amphora is in ERROR: {reason}", reason=reason
     )

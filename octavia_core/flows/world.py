@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+
 import attrs
 
 from octavia_core.ports.amphora import AmphoraPort
@@ -9,6 +11,7 @@ from octavia_core.ports.clock import Clock
 from octavia_core.ports.compute import ComputePort
 from octavia_core.ports.network import NetworkPort
 from octavia_core.ports.secrets import CertificatesPort, IssuerPort
+from octavia_core.ports.statistics import StatisticsPort
 from octavia_core.settings import Settings
 
 __all__ = ["World"]
@@ -16,7 +19,11 @@ __all__ = ["World"]
 
 @attrs.frozen(kw_only=True)
 class World:
-    """The drivers in use. Flows call them inside steps only."""
+    """The drivers in use. Flows call them inside steps only.
+
+    Attributes:
+        statistics: makes the places that count traffic, by name; asked by the one that writes it.
+    """
 
     compute: ComputePort
     network: NetworkPort
@@ -25,3 +32,4 @@ class World:
     issuer: IssuerPort
     settings: Settings
     clock: Clock
+    statistics: Callable[[], Mapping[str, StatisticsPort]] = dict

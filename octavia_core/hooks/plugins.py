@@ -28,6 +28,8 @@ ALIASES: Mapping[str, str] = {
     "barbican_cert_manager": "barbican",
     "local_cert_manager": "local",
     "noop_cert_manager": "noop",
+    "stats_db": "database",
+    "stats_logger": "log",
 }
 """Upstream Octavia's driver names, as they stand in existing octavia.conf files, and ours."""
 
@@ -90,7 +92,7 @@ class Plugins:
         return self._manager.hook
 
     def offers(self, kind: str) -> list[Offer]:
-        """The drivers of a kind: compute, network, amphora, secret_store."""
+        """The drivers of a kind: compute, network, amphora, secret_store, statistics."""
         caller = getattr(self._manager.hook, _HOOKS[kind])
         found: list[Offer] = []
         for implementation in caller.get_hookimpls():
@@ -132,6 +134,7 @@ _HOOKS = {
     "network": "octavia_network_drivers",
     "amphora": "octavia_amphora_drivers",
     "secret_store": "octavia_secret_stores",
+    "statistics": "octavia_statistics_drivers",
 }
 KINDS = tuple(_HOOKS)
 """The kinds of drivers."""

@@ -17,6 +17,7 @@ from octavia_core.ports.compute import ComputePort
 from octavia_core.ports.network import NetworkPort
 from octavia_core.ports.requests import Accept, RequestSource
 from octavia_core.ports.secrets import SecretStorePort
+from octavia_core.ports.statistics import StatisticsPort
 from octavia_core.settings import Settings
 
 __all__ = ["PROJECT", "hookimpl", "hookspec"]
@@ -48,6 +49,11 @@ def octavia_amphora_drivers() -> Mapping[str, Callable[[Settings], AmphoraPort]]
 @hookspec
 def octavia_secret_stores() -> Mapping[str, Callable[[Settings], SecretStorePort]]:  # type: ignore[empty-body]
     """Offer secret stores under the names that `[certificates] cert_manager` selects them by."""
+
+
+@hookspec
+def octavia_statistics_drivers() -> Mapping[str, Callable[[Settings], StatisticsPort]]:  # type: ignore[empty-body]
+    """Offer places that count traffic, under the names that `[controller_worker] statistics_drivers` lists them by."""
 
 
 @hookspec

@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import attrs
 
 from octavia_core.controller.health.ask import AT_ONCE, LONGEST, QUEUE
+from octavia_core.errors import BadRequest
 from octavia_core.policy.governor import (
     PATIENCE,
     Act,
@@ -38,6 +39,8 @@ from octavia_core.testing.outages import Outage, Shape
 __all__ = ["Entry", "Report", "rehearse"]
 
 _MICRO = 1_000_000
+MOST = 5_000_000
+"""Looks, and heartbeats of an amphora, of one rehearsal: what takes some minutes."""
 _ACTS = {Act.FAIL_OVER: "failed over", Act.PUSH: "given settings again", Act.WAIT: "waiting", Act.STOP: "stopped"}
 
 
@@ -89,7 +92,12 @@ class Report:
 
 
 def rehearse(settings: Settings, outage: Outage, shape: Shape, *, scenario: str = "recorded") -> Report:
-    """Run it to its end. Deterministic: the same arguments give the same report."""
+    """Run it to its end. Deterministic: the same arguments give the same report.
+
+    Raises:
+        BadRequest: with these settings nothing could be rehearsed.
+    """
+    _check(settings, shape)
     run = _Rehearsal(settings, outage, shape)
     run.to_the_end()
     started = [at for at, _ in run.failovers.values()]
@@ -118,6 +126,22 @@ def rehearse(settings: Settings, outage: Outage, shape: Shape, *, scenario: str 
         },
         timeline=run.timeline.entries(),
     )
+
+
+def _check(settings: Settings, shape: Shape) -> None:
+    health = settings.health_manager
+    if health.heartbeat_timeout <= health.heartbeat_interval:
+        raise BadRequest(
+            f"[health_manager] heartbeat_timeout ({health.heartbeat_timeout:g} s) must be longer than heartbeat_interval "
+            f"({health.heartbeat_interval:g} s), or everybody is silent between two heartbeats"
+        )
+    looks = shape.duration / health.health_check_interval
+    beats = shape.duration / health.heartbeat_interval
+    if max(looks, beats) > MOST:
+        raise BadRequest(
+            f"{shape.duration:g} s are {looks:,.0f} looks and {beats:,.0f} heartbeats of each amphora with these settings; a "
+            f"rehearsal has {MOST:,} of each at most, so give a shorter --duration"
+        )
 
 
 class _Beats:

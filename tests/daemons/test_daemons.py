@@ -66,7 +66,7 @@ def settings(config: Path) -> Settings:
 
 
 @contextmanager
-def daemon(module: str, config: Path) -> Iterator[subprocess.Popen[str]]:
+def daemon(module: str, config: Path, *more: Path) -> Iterator[subprocess.Popen[str]]:
     process = subprocess.Popen(
         [
             sys.executable,
@@ -74,6 +74,7 @@ def daemon(module: str, config: Path) -> Iterator[subprocess.Popen[str]]:
             f"octavia_daemons.{module}",
             "--config-file",
             str(config),
+            *(word for file in more for word in ("--config-file", str(file))),
             "--state-directory",
             str(config.parent),
         ],

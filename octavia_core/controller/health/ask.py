@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import attrs
@@ -17,7 +17,7 @@ from octavia_core.errors import AmphoraRefused, OctaviaError
 from octavia_core.flows.world import World
 from octavia_core.policy.governor import Agent
 from octavia_core.ports.compute import ServerState
-from octavia_core.ports.storage import Liveness, Storage
+from octavia_core.ports.storage import Liveness, Storage, Transaction
 
 __all__ = ["Inquiry"]
 
@@ -29,6 +29,10 @@ QUEUE = 256
 """Questions that wait at most; the others are asked at a later look."""
 LONGEST = 2.0
 """Seconds that a question has at most: an agent that lives answers in milliseconds."""
+HOSTS_EVERY, HOSTS_AGAIN = 60.0, 3600.0
+"""Seconds between two questions where amphorae run, and until the same amphora is asked about again."""
+HOSTS_AT_ONCE = 500
+"""Amphorae of one such question at most."""
 _ENDED = {
     ServerState.STOPPED: "compute says that its server {} is stopped",
     ServerState.ERROR: "compute says that its server {} failed",
@@ -59,6 +63,8 @@ class Inquiry:
         self._ended: dict[str, str] = {}
         self._asking: set[str] = set()
         self._servers_at: float | None = None
+        self._hosts_at: float | None = None
+        self._placed: dict[str, float] = {}
         self._pool: ThreadPoolExecutor | None = None
         self._running: set[Future[None]] = set()
         self._closed = False
@@ -93,6 +99,24 @@ class Inquiry:
         if hearts and (self._servers_at is None or now - self._servers_at > self._good_for):
             self._servers_at = now
             self._submit(self._ask_compute, list(hearts))
+
+    def place(self, hearts: Collection[Liveness]) -> None:
+        """Ask compute where those run whose rows do not say it: amphorae of upstream's making. Now and then, some at a time;
+        health managers take turns.
+
+        Raises:
+            TransientError: the database is away.
+        """
+        now = self._world.clock.monotonic()
+        if self._hosts_at is not None and now - self._hosts_at < HOSTS_EVERY:
+            return
+        self._hosts_at = now
+        self._placed = {id: at for id, at in self._placed.items() if now - at < HOSTS_AGAIN}
+        unknown = [h for h in hearts if h.compute_id and not h.host and h.amphora_id not in self._placed]
+        unknown = unknown[:HOSTS_AT_ONCE]
+        if unknown and self._storage.turn("places", 0.9 * HOSTS_EVERY):
+            self._placed |= {heart.amphora_id: now for heart in unknown}
+            self._submit(self._ask_hosts, unknown)
 
     def beside(self, work: Callable[..., None], *arguments: object) -> None:
         """Run something else on the same threads."""
@@ -146,6 +170,16 @@ class Inquiry:
             return Agent.SILENT
         return Agent.ANSWERS
 
+    def _ask_hosts(self, hearts: Iterable[Liveness]) -> None:
+        owners = {str(heart.compute_id): heart.amphora_id for heart in hearts}
+        try:
+            servers = self._world.compute.servers(list(owners))
+            found = {owners[id]: server.host for id, server in servers.items() if server.host}
+            if found:
+                self._storage.transaction(lambda tx: _set_hosts(tx, found))
+        except OctaviaError as error:
+            log.info("compute cannot be asked where amphorae run: %s", error)
+
     def _ask_compute(self, hearts: Iterable[Liveness]) -> None:
         owners = {heart.compute_id: heart.amphora_id for heart in hearts if heart.compute_id}
         try:
@@ -156,3 +190,8 @@ class Inquiry:
         ended = {owners[id]: _ENDED[s.state].format(id) for id, s in servers.items() if s.state in _ENDED}
         with self._lock:
             self._ended |= ended
+
+
+def _set_hosts(tx: Transaction, hosts: Mapping[str, str]) -> None:
+    for amphora_id, host in sorted(hosts.items()):
+        tx.set_host(amphora_id, host)

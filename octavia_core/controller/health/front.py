@@ -17,11 +17,12 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
+from operator import add
 
-from octavia_core.controller.health.frames import frame
+from octavia_core.controller.health.frames import Again, frame
 from octavia_core.controller.health.receive import Receiver
 from octavia_core.domain.heartbeat import BadPacket
-from octavia_core.domain.skim import FIELDS, Skimmed, Skimmer
+from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
 
 __all__ = ["main"]
 
@@ -29,6 +30,10 @@ SOONEST = 0.05
 """Seconds between two frames at least; what is new is not kept back for longer."""
 MOST = 4000
 """Reports of one frame at most: some hundred thousand bytes more and more would only wait in a pipe."""
+FEW = 64
+"""Datagrams: after a batch of less,"""
+GATHER = 0.003
+"""seconds are let pass, so that the next is larger: waking up costs as much as some heartbeats do."""
 PIPE = 1024 * 1024
 """Bytes that the pipe should hold; the kernel gives as much to a process without privileges."""
 F_SETPIPE_SZ = 1031
@@ -47,7 +52,10 @@ class Front:
     def __init__(self, bound: socket.socket, keys: Sequence[str | bytes], out: int, until: int | None = None) -> None:
         self._receiver, self._skimmer, self._out = Receiver(bound, wake=until), Skimmer(keys), out
         self._until = until
-        self._waiting: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
+        self._again: dict[int, Again] = {}
+        """What says nothing new, by handle: it has the words that the health manager was told last."""
+        self._news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
+        """What does, in the order in which it came; what says the same after it is joined to it."""
         self._refused: Counter[str] = Counter()
         self._oldest = self._sent_at = 0.0
         self._rest = memoryview(b"")
@@ -58,45 +66,83 @@ class Front:
         if self._until is not None:
             end.register(self._until, select.POLLIN | select.POLLHUP)
         while not end.poll(0):
-            self._take(self._receiver.batch(SOONEST if self._waiting or self._rest else None))
+            packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else None)
+            self._take(packets)
             self._hand_on()
+            if 0 < len(packets) < FEW:
+                time.sleep(GATHER)
         os.set_blocking(self._out, True)
-        while self._waiting or self._rest:
+        while self._waiting() or self._rest:
             self._sent_at = 0.0
             self._hand_on()
+
+    def _waiting(self) -> bool:
+        return bool(self._again or self._news)
 
     def _take(self, packets: list[bytes]) -> None:
         if not packets:
             return
-        if not self._waiting:
+        if not self._waiting():
             self._oldest = self._receiver.oldest
         now = time.monotonic()
-        skim, refused = self._skimmer.skim, self._refused
+        read, again, news = self._skimmer.read, self._again, self._news
         for packet in packets:
             try:
-                said = skim(packet)
+                said = read(packet)
             except BadPacket as bad:
-                refused[str(bad.reason)] += 1
+                self._refused[str(bad.reason)] += 1
                 continue
-            self._keep(said, now)
+            if isinstance(said, Skimmed):
+                self._tell(said, now)
+                continue
+            sheet, seq, counters, mark, key, _ = said
+            handle = sheet.handle
+            if handle in again:
+                self._join(sheet, Again(handle, now, seq, key, mark, counters))
+            elif news and (sheet.amphora_id, sheet.words) in news:
+                self._join_news(sheet, Again(handle, now, seq, key, mark, counters))
+            else:
+                again[handle] = Again(handle, now, seq, key, mark, counters)
 
-    def _keep(self, said: Skimmed, now: float) -> None:
+    def _tell(self, said: Skimmed, now: float) -> None:
+        """It has other words than the one before, or its words cannot be remembered."""
         key = (said.amphora_id, said.words)
-        found = self._waiting.pop(key, None)
+        found = self._news.pop(key, None)
         if found is not None:
             before = found[1]
-            if said.seq is not None and said.seq == before.seq and said.source == before.source:
+            if said.seq is not None and before.seq is not None and said.seq <= before.seq:
                 self._refused["repeated"] += 1
                 now, said = found
-            else:
-                said = _joined(before, said)
-        self._waiting[key] = (now, said)
+            elif said.deltas:
+                said = said._replace(counters=_sums(before.counters, said.counters))
+        self._news[key] = (now, said)
+
+    def _join(self, sheet: Sheet, said: Again) -> None:
+        """To one that says nothing new either."""
+        before = self._again[sheet.handle]
+        if said.seq <= before.seq:  # a repeat must not take the place of a newer one
+            self._refused["repeated"] += 1
+        else:
+            self._again[sheet.handle] = said._replace(counters=_sums(before.counters, said.counters))
+
+    def _join_news(self, sheet: Sheet, said: Again) -> None:
+        """To the report of the same words that waits."""
+        key = (sheet.amphora_id, sheet.words)
+        before = self._news[key][1]
+        if before.seq is not None and said.seq <= before.seq:
+            self._refused["repeated"] += 1
+            return
+        counters = _sums(before.counters, said.counters)
+        self._news.pop(key)
+        self._news[key] = (
+            said.at,
+            before._replace(seq=said.seq, counters=counters, mark=said.mark, key=said.key),
+        )
 
     def _hand_on(self) -> None:
         now = time.monotonic()
-        if not self._rest and (self._waiting or self._refused) and now - self._sent_at >= SOONEST:
-            some = [self._waiting.pop(key) for key in list(islice(self._waiting, MOST))]
-            self._rest, self._sent_at = memoryview(frame(self._oldest, self._refused, some)), now
+        if not self._rest and (self._waiting() or self._refused) and now - self._sent_at >= SOONEST:
+            self._rest, self._sent_at = memoryview(self._frame()), now
             self._refused.clear()
         while self._rest:
             try:
@@ -104,18 +150,23 @@ class Front:
             except BlockingIOError:
                 return  # it is busy; the socket is read on
 
+    def _frame(self) -> bytes:
+        """What is to be said next. News mean nothing new for what came before them, so they wait until all that is told."""
+        again = [self._again.pop(handle) for handle in list(islice(self._again, MOST))]
+        news: list[tuple[float, Skimmed]] = []
+        forgotten: list[int] = []
+        if not self._again:
+            news = [self._news.pop(key) for key in list(islice(self._news, MOST - len(again)))]
+            if not self._news:
+                forgotten, self._skimmer.forgotten = self._skimmer.forgotten, []
+        return frame(self._oldest, self._refused, again, news, forgotten)
 
-def _joined(before: Skimmed, said: Skimmed) -> Skimmed:
-    """The newer report with the counters of both. Totals are those of the newer."""
-    listeners = said.listeners if said.listeners is not None else before.listeners
-    deltas = said.deltas if said.listeners is not None or before.listeners is None else before.deltas
-    if not deltas:
-        return said._replace(listeners=listeners, deltas=deltas)
-    counters = tuple(
-        new if place % FIELDS == 2 else old + new
-        for place, (old, new) in enumerate(zip(before.counters, said.counters, strict=True))
-    )
-    return said._replace(counters=counters, listeners=listeners, deltas=deltas)
+
+def _sums(before: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
+    """The counters of both, with the gauges of the newer."""
+    sums = list(map(add, before, new))
+    sums[2::FIELDS] = new[2::FIELDS]
+    return tuple(sums)
 
 
 def _line(descriptor: int) -> bytes:

@@ -16,8 +16,6 @@ import sys
 import threading
 import time
 from collections.abc import Callable
-from itertools import groupby
-from operator import itemgetter
 from typing import Protocol
 
 import attrs
@@ -135,6 +133,7 @@ class Here:
                 found.append(self._skimmer.skim(packet))
             except BadPacket as bad:
                 self._memory.counters[str(bad.reason)] += 1
+        self._skimmer.forgotten.clear()
         return found
 
     def _hear_again(self, error: OSError) -> None:
@@ -270,7 +269,7 @@ class Fronts:
     def _follow(self, process: subprocess.Popen[bytes]) -> None:
         """Take in what it says until it ends."""
         assert process.stdout is not None
-        source = process.stdout
+        source, told = process.stdout, dict[int, Skimmed]()
         while True:
             head = source.read(LENGTH.size)
             if len(head) < LENGTH.size:
@@ -279,12 +278,18 @@ class Fronts:
             data = source.read(size)
             if len(data) < size:
                 return
-            oldest, refused, reports = frame_of(data)
-            self._memory.counters.update(refused)
-            for read_at, some in groupby(reports, key=itemgetter(0)):
-                if self._memory.keep((said for _, said in some), read_at):
-                    self._told.news()
-            self._lag.note(oldest)
+            frame = frame_of(data)
+            self._memory.counters.update(frame.refused)
+            news = self._memory.keep_again(told, frame.again)
+            for read_at, said in frame.reports:
+                news |= self._memory.keep((said,), read_at)
+                if said.handle >= 0:
+                    told[said.handle] = said._replace(counters=())
+            for handle in frame.forgotten:
+                told.pop(handle, None)
+            if news:
+                self._told.news()
+            self._lag.note(frame.oldest)
 
 
 def _at_its_port(settings: Settings, bound: socket.socket) -> Settings:

@@ -44,6 +44,8 @@ _MICRO = 1_000_000
 _WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING)
 MANY = 200
 """Amphorae that memory does not clear, above which the database is asked who is silent instead of about each."""
+STEP = 2 * _MICRO
+"""A difference between two clocks that a slow query may make, microseconds; half the timeout where that is longer."""
 _REMEMBERED = 3
 """Timeouts for which a receiver that hears nobody still counts as one that should agree."""
 
@@ -53,6 +55,7 @@ class Lookout:
 
     Attributes:
         paused: why this process starts no failovers, None when it may; besides, an operator may have paused everybody's.
+        figures: what the last look that was written down found.
         lag: asks how many seconds a datagram waited until it was known, at the longest; None while nobody can say.
     """
 
@@ -77,8 +80,10 @@ class Lookout:
         self._proofs: dict[str, str] = {}
         self._others: dict[str, int] = {}
         self._dropped_at, self._dropped = 0, 0
-        self._held_at = 0
+        self._held_at = self._stepped_at = 0
+        self._looked: tuple[int, float] | None = None
         self.paused: str | None = None
+        self.figures: Mapping[str, Any] = {}
         self.lag: Callable[[], float] | None = None
 
     def dropped(self, datagrams: int) -> None:
@@ -92,19 +97,25 @@ class Lookout:
 
     def died(self, server_id: str, evidence: str) -> None:
         """There is proof that a server ended: judged at once, and at every look until its failover could start."""
+        self.died_together({server_id: evidence})
+
+    def died_together(self, servers: Mapping[str, str]) -> None:
+        """The same for several, server -> evidence: one decision, and a transaction for some dozens of them."""
         with self._lock:
             now = self._wall.now()
-            if self._servers.get(server_id) not in self._hearts:
-                self._read(now)  # it is younger than the last look
-            id = self._servers.get(server_id)
-            if id is not None and id in self._hearts:
-                self._proofs[id] = evidence
-                self._decide([], now, proofs={id: evidence})
+            if any(self._servers.get(server_id) not in self._hearts for server_id in servers):
+                self._read(now)  # some are younger than the last look
+            found = {self._servers.get(server_id): evidence for server_id, evidence in servers.items()}
+            proofs = {id: evidence for id, evidence in found.items() if id is not None and id in self._hearts}
+            if proofs:
+                self._proofs |= proofs
+                self._decide([], now, proofs=proofs)
 
     def look(self, listening_since: int, observer: str) -> None:
         """One look at everybody. Raises TransientError when the database is away."""
         with self._lock:
             now, mono = self._wall.now(), self._clock.monotonic()
+            listening_since = self._after_steps(listening_since, now, mono)
             if self._read_at is None or not 0 <= now - self._read_at < self._timeout:
                 self._read(now)
             ear = Ear(now=now, timeout=self._timeout, deadline=self._deadline, listening_since=listening_since)
@@ -134,8 +145,31 @@ class Lookout:
             else:
                 self._actor.tell([], {})
             self._again.tick(mono)
+            self._ask.place(self._hearts.values())
             told = self._memory.counters
             self._figures.tick(mono, observer, told, lambda: self._figure(ear, mono, len(suspects)))
+
+    def _after_steps(self, listening_since: int, now: int, mono: float) -> int:
+        """From when on silence counts. Where the database's clock was set since the last look, what was written by it
+        before says nothing about now: silence counts anew, and no time of ours stays in a future that was taken back.
+        """
+        before, self._looked = self._looked, (now, mono)
+        if before is not None:
+            step = now - before[0] - int((mono - before[1]) * _MICRO)
+            if abs(step) > max(self._timeout / 2, STEP):
+                log.warning("the database's clock was set by %+.1f s; silence is counted from now", step / _MICRO)
+                self._stepped_at = self._held_at = now
+                self._dropped_at = min(self._dropped_at, now)
+                self._others = {name: min(at, now) for name, at in self._others.items()}
+                self._read_at = None
+        if listening_since > now and not 0 < self._stepped_at <= now:
+            self._stepped_at = now
+        return self._stepped_at if listening_since > now else max(self._stepped_at, listening_since)
+
+    @property
+    def watched(self) -> frozenset[str] | None:
+        """Amphorae that are judged, None before the first look."""
+        return None if self._read_at is None and not self._hearts else frozenset(self._hearts)
 
     def _read(self, now: int) -> None:
         self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
@@ -241,7 +275,7 @@ class Lookout:
                 never += 1
             else:
                 oldest = max(oldest, (ear.now - newest, heart.amphora_id))
-        return {
+        self.figures = {
             "listening_since": ear.listening_since,
             "accepts": self._accepts,
             "watched": len(self._hearts),
@@ -253,6 +287,7 @@ class Lookout:
             "held": {str(rule): many for rule, many in self._actor.held.items()},
             "evidence": {str(rule): why for rule, why in self._actor.evidence.items()},
         }
+        return self.figures
 
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
         """The others that worked until lately, by the rows they wrote."""

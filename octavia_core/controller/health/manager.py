@@ -14,14 +14,17 @@ from collections.abc import Callable
 
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.deaths import Deaths
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Lookout
 from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.metrics import Metrics, State
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Writer
+from octavia_core.controller.statistics import Statistics, Totals
 from octavia_core.controller.worker import holder_name
-from octavia_core.errors import OctaviaError, TransientError
+from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
 from octavia_core.flows.world import World
 from octavia_core.ports.compute import Death, Watch
 from octavia_core.ports.storage import Storage
@@ -60,6 +63,7 @@ class HealthManager:
         processes: how many processes receive; 0: a thread of this one.
 
     Attributes:
+        metrics: what Prometheus reads, None unless the settings say where.
         counters: datagrams by what became of them: "accepted", "repeated", a reason of `BadPacket`, "dropped" (by the
             kernel), and reports: "unknown amphora", "listener count differs".
         lag: seconds from the arrival of a datagram until its report was known here, the longest between the last two looks.
@@ -76,6 +80,13 @@ class HealthManager:
         processes: int = 0,
     ) -> None:
         health = settings.health_manager
+        if health.heartbeat_timeout <= health.heartbeat_interval * max(1, len(health.controller_ip_port_list)):
+            log.warning(
+                "[health_manager] heartbeat_timeout is %g s, and an amphora is heard once in %g s at best: nearly everybody will be"
+                " silent for too long",
+                health.heartbeat_timeout,
+                health.heartbeat_interval,
+            )
         self._compute, self._clock = world.compute, world.clock
         self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
         self._write_every = min(WRITE_EVERY, self._timeout / 2)
@@ -96,10 +107,11 @@ class HealthManager:
             fresh=FRESH * health.heartbeat_interval * max(1, len(health.controller_ip_port_list)),
             patience=DISPUTED * health.heartbeat_interval,
         )
-        self._ask = Inquiry(storage, world, self._timeout)
-        self._lookout = Lookout(
-            storage, settings, world.clock, self._memory, self._wall, self._ask, Actor(storage, world, on_failover)
-        )
+        self._writer.statistics = self._statistics = Statistics(storage, world.statistics())
+        self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, world, on_failover)
+        self._lookout = Lookout(storage, settings, world.clock, self._memory, self._wall, self._ask, self._actor)
+        self.metrics = self._metrics_at(health.metrics_address)
+        self._deaths = Deaths(self._lookout.died_together, self._check_every)
         self._stop, self._pending = threading.Event(), threading.Event()
         told = Told(self._pending.set, self._deafness)
         self._hearing: Hearing = (
@@ -120,13 +132,20 @@ class HealthManager:
         return self._memory.counters
 
     def start(self) -> None:
-        """Start the threads and, where the compute driver offers it, the watch over its servers."""
+        """Start the threads and, where the compute driver offers it, the watch over its servers.
+
+        Raises:
+            ConfigurationError: the address for Prometheus cannot be had.
+        """
+        if self.metrics is not None:
+            self.metrics.start()
         self._listening_since = self._wall.now()
         self._hearing.start()
         for name, target in (("write", self._write), ("check", self._check)):
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
+        self._deaths.start()
         self._watch = self._compute.watch(self.died)
 
     def stop(self) -> None:
@@ -136,9 +155,13 @@ class HealthManager:
         self._pending.set()
         if self._watch is not None:
             self._watch.close()
+        self._deaths.stop()
         for thread in self._threads:
             thread.join(5)
         self._ask.close()
+        if self.metrics is not None:
+            self.metrics.stop()
+        self._statistics.close()
 
     @property
     def pids(self) -> list[int]:
@@ -150,11 +173,37 @@ class HealthManager:
         self._lookout.paused = who
 
     def died(self, death: Death) -> None:
-        """There is proof: of the compute driver's watch, or of a look when the controller started."""
-        try:
-            self._lookout.died(death.server_id, death.evidence)
-        except TransientError as error:
-            log.warning("the death of server %s is judged later, by its silence: %s", death.server_id, error)
+        """There is proof: of the compute driver's watch, or of a look when the controller started. Returns at once."""
+        self._deaths.tell(death)
+
+    @property
+    def undecided(self) -> int:
+        """Deaths that were told and are not decided about yet."""
+        return self._deaths.open
+
+    def _metrics_at(self, address: str) -> Metrics | None:
+        totals = next((one for one in self._statistics.places.values() if isinstance(one, Totals)), None)
+        if address:
+            return Metrics(address, self._state, totals)
+        if totals is not None:
+            raise ConfigurationError(
+                "[controller_worker] statistics_drivers counts traffic for prometheus, which can read it nowhere: set"
+                " [health_manager] metrics_address"
+            )
+        return None
+
+    def _state(self) -> State:
+        lookout, actor = self._lookout, self._actor
+        return State(
+            listening=self._listening_since > 0 and not self._deaf,
+            looked=lookout.figures,
+            datagrams=dict(self.counters),
+            declared={str(rule): many for rule, many in dict(actor.declared).items()},
+            held={str(rule): many for rule, many in actor.held.items()},
+            undecided=self.undecided,
+            uncounted={name: self._statistics.failures[name] for name in self._statistics.places},
+            alive=lookout.watched,
+        )
 
     def _deafness(self, deaf: bool) -> None:
         self._deaf = deaf

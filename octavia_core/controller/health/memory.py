@@ -9,12 +9,14 @@ from __future__ import annotations
 import threading
 from array import array
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from operator import add
+from typing import Any
 
 import attrs
 
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, Heartbeat
-from octavia_core.domain.skim import FIELDS, Skimmed, skimmed
+from octavia_core.domain.skim import FIELDS, MARK, Skimmed, skimmed
 from octavia_core.ports.storage import TrafficDelta
 
 __all__ = ["AT_ONCE", "Batch", "Beat", "Memory"]
@@ -27,6 +29,9 @@ others change is found by its date, so this is for rows that were changed by han
 AT_ONCE = 2000
 """Reports that one batch holds against the rows at most, changed or not; the others come with the next batch."""
 
+REMEMBERED = 8
+"""Heartbeats of each amphora that are recognised when they come again; as far back as that, one that comes too late counts."""
+
 _NEVER = -1
 """The gauge of a listener that has no row yet."""
 
@@ -36,9 +41,12 @@ class _Known:
     """One amphora. Times are monotonic seconds.
 
     Attributes:
-        said: its newest report.
+        said: the first of its reports that had the words of its newest one; its counters are spent.
+        seq, mark, key: of its newest report. `marks` are those of the last `REMEMBERED` that were accepted, one behind the
+            other; `back` is the sequence number of one that stepped back and was not believed.
         applied: the words that the rows got, None when they got none or may have changed since.
-        sums: traffic that is not written, laid out as `Skimmed.counters`; `gauges`: connections that the rows have.
+        sums: traffic that is not written, laid out as `Skimmed.counters`, but for gauges: `open` are the newest, `gauges`
+            those that the rows have.
         counted_at: since when `sums` are sums.
     """
 
@@ -48,23 +56,54 @@ class _Known:
     deltas: bool
     sums: array[int]
     gauges: array[int]
-    counted_at: float
+    open: Sequence[int] = ()
+    counted_at: float = float("-inf")
+    seq: int | None = None
+    key: int = 0
+    marks: bytes = b""
+    back: int | None = None
     applied: bytes | None = None
     applied_at: float = 0.0
     matches: bool = True
 
+    def repeats(self, seq: int | None, mark: bytes) -> str | None:
+        """What a report is that says nothing of now: "repeated", "replayed", or None for one that counts; notes it.
+
+        A sequence number that is higher than all before is news. One that is not: either its agent was restarted and counts
+        from 0, or the network has turned two of them round, or somebody plays back what was recorded. The last is what has
+        been heard before, or comes from further back; it is believed only when a higher one follows it, as after a restart.
+        """
+        if seq is None or self.seq is None or seq > self.seq:
+            self.back = None
+        else:
+            seen, late = mark in self.marks, self.seq - seq <= REMEMBERED
+            if seen and seq == self.seq:
+                return "repeated"
+            if (seen or not (late or seq < REMEMBERED)) and (self.back is None or seq <= self.back):
+                self.back = seq
+                return "replayed"
+            self.back = None
+            if late and seq >= REMEMBERED and not seen:
+                seq = self.seq
+        self.seq = seq
+        self.marks = (self.marks + mark)[-REMEMBERED * MARK :]
+        return None
+
 
 @attrs.frozen
 class Beat:
-    """A report to hold against the rows. `matches`: whether its listeners were as many as they should be last time."""
+    """A report to hold against the rows. `seq`: its number; `matches`: whether its listeners were as many as they should be
+    last time.
+    """
 
     said: Skimmed
     heard_at: float
     matches: bool
+    seq: int | None = None
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """All of it, read anew."""
+        """All of it, read anew; its numbers may be those of an older one with the same words."""
         return self.said.heartbeat()
 
 
@@ -110,44 +149,78 @@ class Memory:
             heartbeats: in the order in which they came.
             now: when they came, monotonic.
         """
-        changed, repeated, accepted = False, 0, 0
+        changed, accepted = False, 0
         with self._lock:
             for each in heartbeats:
                 said = skimmed(each) if isinstance(each, Heartbeat) else each
                 known = self._known.get(said.amphora_id)
-                if known is not None and _repeats(said, known.said):
-                    repeated += 1
+                if known is not None and (old := known.repeats(said.seq, said.mark)):
+                    self.counters[old] += 1
                     continue
                 accepted += 1
-                if known is None or said.words != known.said.words:
-                    known = self._meet(known, said.complete(), now)
-                elif not known.deltas:
-                    known.sums = array("q", said.counters)
-                else:
-                    _add(known.sums, said.counters)
-                known.said = said
-                known.heard_at = max(known.heard_at, now)
-                self._fresh.add(said.amphora_id)
-                changed |= known.applied != said.words
+                changed |= self._take_in(known, said, now)
             self.counters["accepted"] += accepted
-            if repeated:
-                self.counters["repeated"] += repeated
         return changed
+
+    def keep_again(self, told: Mapping[int, Skimmed], records: Iterable[tuple[Any, ...]]) -> bool:
+        """The same for `frames.Again` as flat tuples, whose words are those of what was told with their handle."""
+        changed, accepted = False, 0
+        with self._lock:
+            get, fresh = self._known.get, self._fresh
+            for record in records:
+                handle, at, seq, key, mark = record[:5]
+                said = told.get(handle)
+                if said is None:  # nobody says so before its report
+                    continue
+                id = said.amphora_id
+                known = get(id)
+                if known is None or known.said.words != said.words:
+                    if known is not None and (old := known.repeats(seq, mark)):
+                        self.counters[old] += 1
+                        continue
+                    said = said._replace(seq=seq, key=key, mark=mark, counters=record[5:])
+                    changed |= self._take_in(known, said, at)
+                elif old := known.repeats(seq, mark):
+                    self.counters[old] += 1
+                    continue
+                else:
+                    _add(known, record[5:])
+                    known.key = key
+                    known.heard_at = max(known.heard_at, at)
+                    fresh.add(id)
+                    changed |= known.applied != said.words
+                accepted += 1
+            self.counters["accepted"] += accepted
+        return changed
+
+    def _take_in(self, known: _Known | None, said: Skimmed, now: float) -> bool:
+        """One that counts; whether its words are not in the rows."""
+        if known is None or said.words != known.said.words:
+            said = said.complete()
+            known = self._meet(known, said, now)
+            known.said = said._replace(counters=())
+        elif known.deltas:
+            _add(known, said.counters)
+        else:
+            known.sums, known.open = array("q", said.counters), said.counters[2::FIELDS]
+        known.heard_at, known.key = max(known.heard_at, now), said.key
+        self._fresh.add(said.amphora_id)
+        return known.applied != said.words
 
     def _meet(self, known: _Known | None, said: Skimmed, now: float) -> _Known:
         """It says something else than before, or for the first time."""
         listeners = said.listeners or ()
         if known is not None and known.listeners == listeners and known.deltas and said.deltas:
-            _add(known.sums, said.counters)
+            _add(known, said.counters)
             return known
         gauges = dict(zip(known.listeners, known.gauges, strict=True)) if known is not None else {}
         if known is None:
-            known = self._known[said.amphora_id] = _Known(
-                said, now, listeners, said.deltas, array("q"), array("q"), float("-inf")
-            )
+            known = self._known[said.amphora_id] = _Known(said, now, listeners, said.deltas, array("q"), array("q"))
+            known.repeats(said.seq, said.mark)
         elif said.deltas:
             self._left += _deltas(said.amphora_id, known)  # those of listeners that it has no more, and the others'
         known.listeners, known.deltas, known.sums = listeners, said.deltas, array("q", said.counters)
+        known.open = said.counters[2::FIELDS]
         known.gauges = array("q", [gauges.get(listener, _NEVER) for listener in listeners])
         return known
 
@@ -181,7 +254,7 @@ class Memory:
                     if known.matches:
                         steady[id] = known.heard_at
                 elif room:
-                    beats[id], room = Beat(known.said, known.heard_at, known.matches), room - 1
+                    beats[id], room = Beat(known.said, known.heard_at, known.matches, known.seq), room - 1
                 else:
                     self._fresh.add(id)
             if traffic is not None:
@@ -196,11 +269,8 @@ class Memory:
         else:
             known.counted_at = now
         deltas += _deltas(id, known)
-        for place in range(len(known.listeners)):
-            known.gauges[place] = known.sums[place * FIELDS + 2]
-        gauge = array("q", bytes(8 * len(known.sums)))
-        gauge[2::FIELDS] = known.gauges
-        known.sums = gauge
+        known.gauges = array("q", known.open)
+        known.sums = array("q", bytes(8 * len(known.sums)))
 
     def _leftovers(self, deltas: list[TrafficDelta], now: float, traffic: float) -> list[TrafficDelta]:
         """With what was given back or left over, and with sums of those that are not heard any more."""
@@ -244,7 +314,7 @@ class Memory:
         """Its newest report, None when it has sent none."""
         with self._lock:
             known = self._known.get(amphora_id)
-            return None if known is None else Beat(known.said, known.heard_at, known.matches)
+            return None if known is None else Beat(known.said, known.heard_at, known.matches, known.seq)
 
     def heard_at(self, amphora_id: str) -> float | None:
         """When a heartbeat of it came that counts, None for never."""
@@ -263,31 +333,25 @@ class Memory:
                 self._left += _deltas(id, self._known.pop(id))
 
 
-def _repeats(said: Skimmed, before: Skimmed) -> bool:
-    return said.seq is not None and said.seq == before.seq and said.source == before.source
-
-
-def _add(sums: array[int], counters: tuple[int, ...]) -> None:
+def _add(known: _Known, counters: Sequence[int]) -> None:
     """Add what is to be added, and set the gauges."""
-    if not any(counters) and not any(sums):
+    known.open = counters[2::FIELDS]
+    if not any(counters):
         return
-    before = sums[:]
     try:
-        for place, number in enumerate(counters):
-            if place % FIELDS == 2:
-                sums[place] = number
-            elif number:
-                sums[place] += number
+        known.sums = array("q", map(add, known.sums, counters))
     except OverflowError:  # only a liar counts that far
-        for place, number in enumerate(counters):
-            sums[place] = number if place % FIELDS == 2 else min(before[place] + number, LARGEST_COUNTER - 1)
+        known.sums = array(
+            "q", [min(sum(pair), LARGEST_COUNTER - 1) for pair in zip(known.sums, counters, strict=True)]
+        )
 
 
 def _deltas(amphora_id: str, known: _Known) -> list[TrafficDelta]:
     """What happened since the last time that was written; nothing for listeners where nothing has."""
     found = []
     for place, listener in enumerate(known.listeners):
-        rx, tx, conns, totconns, ereq = known.sums[place * FIELDS : (place + 1) * FIELDS]
+        rx, tx, _, totconns, ereq = known.sums[place * FIELDS : (place + 1) * FIELDS]
+        conns = known.open[place]
         if rx or tx or totconns or ereq or conns != known.gauges[place]:
             found.append(
                 TrafficDelta(

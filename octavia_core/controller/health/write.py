@@ -13,6 +13,7 @@ from itertools import islice
 from octavia_core.controller.health.memory import Batch, Beat, Memory
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
+from octavia_core.controller.statistics import InDatabase, Statistics
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.tree import LoadBalancer
@@ -49,6 +50,7 @@ class Writer:
 
     Attributes:
         pairs: puts together what the two amphorae of a pair say.
+        statistics: counts traffic, in the database unless another is set.
     """
 
     def __init__(
@@ -64,6 +66,7 @@ class Writer:
     ) -> None:
         self._storage, self._memory, self._wall, self._observer = storage, memory, wall, observer
         self.pairs = Pairs(memory, fresh=30.0, patience=20.0)
+        self.statistics = Statistics(storage, {"database": InDatabase()})
         self._news: list[Difference] = []
         self._traffic_every, self._reread_every = traffic_every, reread_every
         self._grain = max(1, int(timeout * 1_000_000 / GRAINS))
@@ -92,7 +95,7 @@ class Writer:
                     self._memory.written(portion, matches, now)
                     self.pairs.told(self._news)
                 if portion.traffic:
-                    self._storage.transaction(lambda tx: tx.add_traffic(portion.traffic))  # noqa: B023 - runs now
+                    self.statistics.store(portion.traffic)
                 rest = _without(rest, portion)
                 if not len(rest):
                     self.written_at = now  # what is left is traffic
@@ -130,7 +133,7 @@ class Writer:
                     Heard(
                         amphora_id=id,
                         at=self._at(beat.heard_at, wall, now),
-                        sequence=beat.said.seq,
+                        sequence=beat.seq,
                         observer=self._observer,
                     )
                     for id, beat in batch.beats.items()

@@ -1,0 +1,288 @@
+"""Traffic, counted where the settings say: it only grows, nothing counts twice, and one place's trouble is its own."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sqlalchemy import select
+
+from octavia_core.controller.health import HealthManager
+from octavia_core.controller.health.metrics import FIGURES, TRAFFIC
+from octavia_core.controller.statistics import InDatabase, Statistics, Totals, places
+from octavia_core.db.storage import SqlStorage
+from octavia_core.db.tables.listener import listener_statistics
+from octavia_core.errors import ConfigurationError, DriverNotFound, TransientError
+from octavia_core.hooks.plugins import Plugins
+from octavia_core.ports.storage import TrafficDelta
+from octavia_core.settings import Settings
+from tests.health.rig import Rig, until
+from tests.health.test_managers import Managed
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
+
+
+def delta(listener: str = "l", amphora: str = "a", **counters: Any) -> TrafficDelta:
+    zero = dict.fromkeys(("bytes_in", "bytes_out", "active_connections", "total_connections", "request_errors"), 0)
+    return TrafficDelta(listener_id=listener, amphora_id=amphora, **{**zero, **counters})
+
+
+class Place:
+    """A driver of a plugin; it fails when told to."""
+
+    def __init__(self) -> None:
+        self.got: list[TrafficDelta] = []
+        self.broken, self.closed = False, False
+
+    def store(self, batch: Sequence[TrafficDelta]) -> None:
+        if self.broken:
+            raise ZeroDivisionError("it is broken")
+        self.got += batch
+
+    def close(self) -> None:
+        self.closed = True
+
+
+@pytest.fixture
+def rig(tmp_path: Path) -> Iterator[Rig]:
+    made = Rig(tmp_path, 1)
+    yield made
+    made.close()
+
+
+def rows(storage: SqlStorage) -> list[Mapping[str, Any]]:
+    """Of listeners that had traffic."""
+    query = select(listener_statistics).where(listener_statistics.c.bytes_in > 0)
+    return [row._mapping for row in storage.look(lambda tx: tx.rows(query))]
+
+
+# -- several places ----------------------------------------------------------------------------------------------------
+def test_a_place_that_fails_is_counted_and_the_others_get_theirs(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    bad, good = Place(), Place()
+    bad.broken = True
+    all_of_them = Statistics(rig.storage, {"database": InDatabase(), "bad": bad, "good": good})
+    all_of_them.store([delta(bytes_in=5)])
+    assert [row["bytes_in"] for row in rows(rig.storage)] == [5]
+    assert [each.bytes_in for each in good.got] == [5]
+    assert dict(all_of_them.failures) == {"bad": 1}
+    assert "statistics driver bad did not count the traffic of 1 listeners: it is broken" in caplog.text
+    bad.broken = False
+    all_of_them.store([delta(bytes_in=1)])
+    assert [each.bytes_in for each in bad.got] == [1], "what it did not take is not handed over again"
+    all_of_them.close()
+    assert good.closed
+
+
+def test_while_the_database_is_away_nobody_counts_so_that_nothing_counts_twice(rig: Rig) -> None:
+    class Away(SqlStorage):
+        away = True
+
+        def transaction(self, work: Any) -> Any:
+            if self.away:
+                raise TransientError("the database does not answer")
+            return super().transaction(work)
+
+    storage, place = Away.open(rig.settings), Place()
+    rig.writer.statistics = Statistics(storage, {"database": InDatabase(), "place": place})
+    try:
+        rig.memory.keep([rig.beat(rig.ids[0], rx=7)], rig.clock.monotonic())
+        for _ in range(3):
+            with pytest.raises(TransientError):
+                rig.writer.flush(rig.clock, last=True)
+        assert place.got == []
+        storage.away = False
+        rig.writer.flush(rig.clock, last=True)
+        assert [each.bytes_in for each in place.got] == [7]
+        assert [row["bytes_in"] for row in rows(rig.storage)] == [7]
+    finally:
+        storage.close()
+
+
+def test_without_stats_db_the_table_stays_as_it_is(rig: Rig) -> None:
+    place = Place()
+    Statistics(rig.storage, {"place": place}).store([delta(bytes_in=5)])
+    assert rows(rig.storage) == []
+    assert len(place.got) == 1
+
+
+def test_upstreams_names_are_understood_and_who_is_unknown_is_named_with_what_there_is() -> None:
+    def chosen(*names: str) -> list[str]:
+        settings = Settings.load(("test", {"controller_worker": {"statistics_drivers": names}}))
+        return list(places(settings, Plugins(installed=False)))
+
+    assert chosen("stats_db", "stats_logger", "database") == ["database", "log"]
+    with pytest.raises(DriverNotFound, match=r"no statistics driver named 'grafana'; installed: database .*prometheus"):
+        chosen("stats_db", "grafana")
+
+
+def test_a_plugin_offers_a_place_of_its_own() -> None:
+    from octavia_core.hooks.specs import hookimpl
+
+    place = Place()
+
+    class Plugin:
+        @hookimpl
+        def octavia_statistics_drivers(self) -> Mapping[str, Any]:
+            return {"mine": lambda settings: place}
+
+    settings = Settings.load(("test", {"controller_worker": {"statistics_drivers": "mine"}}))
+    assert places(settings, Plugins({"plugin": Plugin()}, installed=False)) == {"mine": place}
+
+
+def test_the_log_has_a_line_for_each_listener(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    settings = Settings.load(("test", {"controller_worker": {"statistics_drivers": "stats_logger"}}))
+    log = Statistics(rig.storage, places(settings, Plugins(installed=False)))
+    log.store([delta(bytes_in=1)])
+    assert caplog.text == "", "nobody asked for it"
+    caplog.set_level(logging.INFO, "octavia_core.statistics")
+    log.store([delta(bytes_in=1, request_errors=2), delta("m", absolute=True)])
+    first, second = caplog.messages
+    assert first == (
+        "listener=l amphora=a bytes_in=1 bytes_out=0 active_connections=0 total_connections=0 request_errors=2 "
+        "counted=since the last line"
+    )
+    assert second.endswith("counted=in all")
+
+
+# -- totals ------------------------------------------------------------------------------------------------------------
+COUNTERS = ("bytes_in", "bytes_out", "total_connections", "request_errors")
+deltas = st.builds(
+    delta,
+    listener=st.sampled_from("lm"),
+    amphora=st.sampled_from("abc"),
+    absolute=st.booleans(),
+    **{name: st.integers(0, 9) for name in (*COUNTERS, "active_connections")},
+)
+
+
+@given(st.lists(st.lists(deltas, max_size=4), max_size=8), st.sets(st.sampled_from("abc")))
+def test_totals_only_grow_whoever_counts_and_whoever_is_replaced(
+    batches: list[list[TrafficDelta]], gone: set[str]
+) -> None:
+    totals = Totals(lambda: 0.0)
+    before: Mapping[str, Any] = {}
+    for batch in batches:
+        totals.store(batch)
+        now, _ = totals.taken({"a", "b", "c"} - gone)
+        for listener, total in before.items():
+            for name in COUNTERS:
+                assert getattr(now[listener], name) >= getattr(total, name)
+        before = now
+    added = [each for batch in batches for each in batch if each.listener_id == "l"]
+    if added and not any(each.absolute for each in added):
+        assert before["l"].bytes_in == sum(each.bytes_in for each in added)
+
+
+def test_totals_of_old_agents_count_from_the_first_and_a_smaller_one_is_a_restart() -> None:
+    totals = Totals(lambda: 0.0)
+    for number in (100, 130, 20, 25):
+        totals.store([delta(bytes_in=number, absolute=True)])
+    assert totals.taken(None)[0]["l"].bytes_in == 30 + 20 + 5
+
+
+def test_open_connections_are_those_of_amphorae_that_live_and_idle_listeners_are_forgotten() -> None:
+    now = 0.0
+    totals = Totals(lambda: now)
+    totals.store([delta(amphora="a", active_connections=3), delta(amphora="b", active_connections=4)])
+    assert totals.taken(None)[1] == {"l": 7}
+    assert totals.taken({"b"})[1] == {"l": 4}
+    now = 90_000.0
+    assert totals.taken({"b"}) == ({}, {})
+
+
+# -- what Prometheus reads ---------------------------------------------------------------------------------------------
+def read(health: HealthManager) -> dict[tuple[str, str], float]:
+    """(name, label) -> value, as Prometheus's own parser reads it."""
+    from prometheus_client.parser import text_string_to_metric_families
+
+    assert health.metrics is not None
+    with urlopen(f"http://127.0.0.1:{health.metrics.port}/metrics", timeout=10) as page:
+        text = page.read().decode()
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {(one.name, next(iter(one.labels.values()), "")): one.value for one in samples}
+
+
+def test_prometheus_reads_figures_and_traffic_and_a_replay_counts_once(tmp_path: Path) -> None:
+    here = Managed(
+        tmp_path,
+        {"statistics_drivers": "stats_db, prometheus"},
+        metrics_address="127.0.0.1:0",
+        heartbeat_timeout=1.0,
+        health_check_interval=0.1,
+        heartbeat_interval=0.2,
+    )
+    try:
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            for datagram in here.datagrams():
+                for _ in range(3):
+                    sender.sendto(datagram, ("127.0.0.1", here.port))
+            sender.sendto(b"nonsense" * 20, ("127.0.0.1", here.port))
+        counted = ("octavia_listener_bytes_in_total", here.listeners()[0])
+        until(lambda: (here.beat(), read(here.health).get(counted, 0) >= 2)[1])  # type: ignore[func-returns-value]
+        until(lambda: read(here.health).get(("octavia_health_amphorae", "watched")) == 6)
+        found = read(here.health)
+        assert found["octavia_health_listening", ""] == 1
+        assert found["octavia_health_datagrams_total", "repeated"] == 12
+        assert found["octavia_health_datagrams_total", "bad_digest"] == 1
+        assert found["octavia_listener_active_connections", here.listeners()[0]] == 0
+        here.health.stop()
+        table = {row["listener_id"]: row["bytes_in"] for row in rows(here.storage)}
+        assert set(table.values()) == {here.sequence}, "each heartbeat once"
+    finally:
+        here.close()
+
+
+def test_every_name_is_on_the_page(tmp_path: Path) -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    for figure in (*FIGURES, *TRAFFIC):
+        name = figure.name + ("_total" if figure.kind == "counter" else "")
+        label = f"`{figure.label}`" if figure.label else ""
+        assert f"| `{name}` | {figure.kind} | {label} | {figure.words} |".replace("|  |", "| |") in page
+
+
+@pytest.mark.parametrize(
+    ("worker", "health", "words"),
+    [
+        ({"statistics_drivers": "prometheus"}, {}, "which can read it nowhere: set"),
+        ({}, {"metrics_address": "9109"}, "must be host:port"),
+        ({}, {"metrics_address": "::1:9109"}, "must be host:port"),
+        ({}, {"metrics_address": "127.0.0.1:99999"}, "there is no port 99999"),
+        ({}, {"metrics_address": "192.0.2.1:0"}, "cannot be served"),
+    ],
+)
+def test_what_cannot_be_served_is_refused_in_a_sentence(
+    tmp_path: Path, worker: dict[str, Any], health: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(ConfigurationError, match=words):
+        Managed(tmp_path, worker, **health)
+
+
+def test_an_address_that_is_taken_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigurationError, match=f"metrics_address 127.0.0.1:{port} cannot be served: Address"):
+            Managed(tmp_path, {}, metrics_address=f"127.0.0.1:{port}")
+
+
+def test_figures_are_shown_while_the_database_is_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(once: object) -> None:
+        raise TransientError("the database does not answer")
+
+    here = Managed(tmp_path, {}, metrics_address="127.0.0.1:0", health_check_interval=0.1, heartbeat_interval=0.2)
+    try:
+        until(lambda: ("octavia_health_amphorae", "watched") in read(here.health))
+        monkeypatch.setattr(here.storage, "_run", away)
+        until(lambda: read(here.health)["octavia_health_listening", ""] == 0)
+        assert read(here.health)["octavia_health_amphorae", "watched"] == 6
+    finally:
+        monkeypatch.undo()
+        here.close()
