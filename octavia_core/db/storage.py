@@ -88,11 +88,13 @@ class SqlStorage(Queue):
         self.one_writer = self._turn is not None
         self._together = None if self._turn is None else Together(engine, self._turn)
         self._tokens = 0
-        self._again = settings.max_retries > 1
+        # below 0 is "no limit" in octavia.conf; here it would hold a thread for as long as the database is away
+        attempts = settings.max_retries if settings.max_retries >= 0 else Database().max_retries
+        self._again = attempts > 1
         self._patience = settings.answer_timeout or math.inf  # attempts that each end by a time limit: few, not many
         self._patient = Retrying(  # after the first attempt, which nearly always is the only one
             retry=retry_if_exception(_passes),
-            stop=stop_after_attempt(max(settings.max_retries - 1, 1)),
+            stop=stop_after_attempt(max(attempts - 1, 1)),
             wait=wait_random_exponential(multiplier=0.01, max=settings.retry_interval),
             reraise=True,
         )

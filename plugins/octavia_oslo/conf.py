@@ -6,6 +6,7 @@ import difflib
 import functools
 import logging
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ __all__ = ["defaults", "open_conf", "overrides", "read", "remarks", "unknown_opt
 log = logging.getLogger("octavia_oslo.conf")
 
 Values = Mapping[str, Mapping[str, Any]]
+
+_PLACED = re.compile(r"detail='([^']*)'\) is not valid: (.*)", re.DOTALL)
+"""What oslo.config says of a value that does not fit."""
 
 _OURS = tuple((group, name) for group, name, _, _ in Settings())
 
@@ -45,6 +49,8 @@ def open_conf(files: Sequence[str]) -> cfg.ConfigOpts:
         conf([], project="octavia", default_config_files=list(files), default_config_dirs=[])
     except cfg.ConfigFileParseError as error:
         raise ConfigurationError(f"{error.config_file} is no octavia.conf: {error.msg}") from error
+    except UnicodeDecodeError as error:
+        raise ConfigurationError(f"{', '.join(files)} is no octavia.conf: it is no text in UTF-8") from error
     except (cfg.Error, OSError) as error:
         raise ConfigurationError(f"{', '.join(files)}: {error}") from error
     return conf
@@ -159,7 +165,11 @@ def _value(conf: cfg.ConfigOpts, group: str, name: str, origin: str) -> Any:
 
 
 def _refused(group: str, name: str, origin: str, error: Exception) -> ConfigurationError:
-    cause = "it is a secret, so its value is not shown" if _secret(group, name) else str(error)
+    # the library's own words, with the place in ours: "... from LocationInfo(..., detail='PLACE') is not valid: WHY"
+    found = _PLACED.search(str(error))
+    place, words = found.groups() if found else (origin, str(error))
+    origin = place if place in (origin, *os.environ) else origin
+    cause = "it is a secret, so its value is not shown" if _secret(group, name) else words
     return ConfigurationError(f"{origin}: [{group}] {name} is not as it should be: {cause}")
 
 

@@ -149,8 +149,19 @@ class Consumer:
         """How often the connection was built anew because nothing was heard."""
 
     def start(self) -> None:
-        """Begin to listen. The broker may come later: the library goes on trying."""
+        """Begin to listen. The broker may come later: the library goes on trying.
+
+        Raises:
+            ConfigurationError: [DEFAULT] transport_url names no broker that there is a driver for.
+        """
         prepare(self._conf)
+        try:
+            oslo_messaging.get_rpc_transport(self._conf)  # connects to nothing
+        except (oslo_messaging.InvalidTransportURL, oslo_messaging.DriverLoadFailure, ValueError) as error:
+            # without its value, which may hold a password
+            raise ConfigurationError(
+                "[DEFAULT] transport_url is not the URL of a broker; it looks like rabbit://user:password@host:5672/"
+            ) from error
         self._heard = time.monotonic()
         self._watch = threading.Thread(target=self._run, name="octavia-consumer", daemon=True)
         self._watch.start()

@@ -62,7 +62,7 @@ def test_oslos_own_environment_variables_win_over_files(tmp_path: Path, monkeypa
     assert settings.database.connection.reveal() == b"sqlite:////from/environment"
     assert settings.origin("controller_worker.workers") == "environment"
     monkeypatch.setenv("OS_CONTROLLER_WORKER__WORKERS", "many")
-    with pytest.raises(ConfigurationError, match=r"\[controller_worker\] workers.*OS_CONTROLLER_WORKER__WORKERS"):
+    with pytest.raises(ConfigurationError, match=r"^OS_CONTROLLER_WORKER__WORKERS: \[controller_worker\] workers is"):
         load_settings([written(tmp_path, "")])
 
 
@@ -189,6 +189,27 @@ def test_what_is_wrong_is_one_sentence(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         load_settings([written(tmp_path, text)])
     assert "octavia.conf" in str(refused.value)
+
+
+def test_a_wrong_value_is_said_without_the_librarys_own_names(tmp_path: Path) -> None:
+    file = written(tmp_path, "[health_manager]\nbind_port = 99999999\n")
+    with pytest.raises(ConfigurationError) as refused:
+        load_settings([file])
+    assert str(refused.value) == (
+        f"{file}: [health_manager] bind_port is not as it should be: Should be less than or equal to 65535"
+    )
+
+
+def test_a_file_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "octavia.conf").write_bytes(b"[DEFAULT]\nhost = \xff\xfe\n")
+    with pytest.raises(ConfigurationError, match=r"octavia\.conf is no octavia\.conf: it is no text in UTF-8$"):
+        load_settings([str(tmp_path / "octavia.conf")])
+
+
+@pytest.mark.parametrize("said", ["workers = 0", "workers = -3"])
+def test_a_number_of_processes_that_is_none_is_refused(tmp_path: Path, said: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"\[controller_worker\] workers must be at least 1, not"):
+        load_settings([written(tmp_path, f"[controller_worker]\n{said}\n")])
 
 
 def test_a_file_that_is_not_there_is_named(tmp_path: Path) -> None:

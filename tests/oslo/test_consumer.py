@@ -10,7 +10,7 @@ from typing import Any
 import oslo_messaging
 import pytest
 
-from octavia_core.errors import BadRequest, TransientError
+from octavia_core.errors import BadRequest, ConfigurationError, TransientError
 from octavia_core.ports.requests import Message
 from octavia_oslo import conf, consumer
 
@@ -146,6 +146,15 @@ def test_messages_of_others_are_left_aside(other: dict[str, str]) -> None:
     stored = Stored()
     assert handed(stored, Incoming(method="create_pool", **other)).acknowledged == 1
     assert stored.messages == []
+
+
+@pytest.mark.parametrize("url", ["bogus://u:hush@h/", "rabbit//u:hush@h", "rabbit://u:hush@[h/"])
+def test_a_broker_that_cannot_be_is_refused_without_its_password(tmp_path: Any, url: str) -> None:
+    file = tmp_path / "octavia.conf"
+    file.write_text(f"[DEFAULT]\ntransport_url = {url}\n", encoding="utf-8")
+    with pytest.raises(ConfigurationError, match=r"^\[DEFAULT\] transport_url is not the URL of a broker") as refused:
+        consumer.Consumer(conf.open_conf([str(file)]), Stored()).start()
+    assert "hush" not in str(refused.value)
 
 
 def test_a_cast_through_the_library_arrives_with_its_unique_id_and_the_echo_comes_back(
