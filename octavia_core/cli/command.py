@@ -7,16 +7,20 @@ become one sentence on stderr and an exit code; see `octavia_core.cli.exits`.
 from __future__ import annotations
 
 import inspect
+import re
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
+from octavia_core.cli.examples import EXAMPLES
 from octavia_core.cli.fields import Field, values_of
 from octavia_core.cli.session import Session, guarded
+from octavia_core.errors import BadRequest
 
-__all__ = ["COMMON", "command"]
+__all__ = ["COMMON", "ConfigFiles", "Json", "State", "command", "plain"]
 
 _EVERYWHERE = "Every command"
 
@@ -99,15 +103,20 @@ def command(
 
         def entry(ctx: typer.Context, **given: Any) -> None:
             known: Mapping[str, Any] = ctx.obj or {}
+            waits = {word: given.pop(word) for word in _CHANGING if changes}
+            files = tuple((given.pop("config_files") if cloud else None) or known.get("config_files") or ())
             session = Session(
                 state=given.pop("state") or known.get("state"),
                 json=bool(given.pop("as_json") or known.get("as_json")),
-                wait=given.pop("wait", True),
-                timeout=given.pop("timeout", None),
-                request_id=given.pop("request_id", None),
-                config_files=tuple(given.pop("config_files", None) or ()) if cloud else (),
+                config_files=files if cloud else (),
+                **waits,
             )
             with guarded(session):
+                if files and not cloud:
+                    raise BadRequest(
+                        f"{ctx.command_path} works on a state directory, and takes no --config-file; see: "
+                        f"{ctx.command_path} --help"
+                    )
                 if fields:
                     values = values_of(fields, given)
                     for field in fields:
@@ -128,10 +137,31 @@ def command(
         entry.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]  # what Typer reads
         entry.__annotations__ = {p.name: p.annotation for p in parameters}
         entry.__name__, entry.__doc__, entry.__module__ = function.__name__, function.__doc__, function.__module__
-        group.command(name, hidden=hidden)(entry)
+        group.command(name, cls=_Command, hidden=hidden, help=_shielded(inspect.getdoc(function) or ""))(entry)
         return function
 
     return register
+
+
+class _Command(TyperCommand):
+    """A command whose help ends with examples."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        program, _, words = ctx.command_path.partition(" ")
+        lines = EXAMPLES.get(words, ())
+        if lines:
+            print("\n".join([" Examples:", *(f"   {program} {line}" for line in lines), ""]))
+
+
+def plain(help: str | None) -> str:
+    """A help text as it was written, without what shields it from rich."""
+    return (help or "").replace("\\[", "[")
+
+
+def _shielded(help: str) -> str:
+    """A help text whose brackets rich does not take for styles, which it would swallow: `[health_manager] ...`."""
+    return re.sub(r"\[(?=[a-z#/@])", r"\\[", help)
 
 
 def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:

@@ -9,8 +9,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Console
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.markup import escape
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -38,6 +40,14 @@ _STYLES: Mapping[str, str] = {
 }
 _WIDE = 4000
 """Columns when no terminal says how many: nothing is cut or folded on its way into a file or pipe."""
+_FIXED = ("id", "at", "took", "state", "status", "provisioning", "operating")
+"""Ends of the names of columns that are never cut or folded."""
+_FOLDED = 12
+"""Columns that are enough for what may be folded."""
+_VISIBLE = {n: f"\\x{n:02x}" for n in (*range(32), *range(127, 160)) if chr(n) not in "\n\t"}
+"""What would command a terminal, as it can be read: names and messages come from others."""
+_ESCAPED = {n: f"\\u{n:04x}" for n in range(127, 160)}
+"""The same in JSON, which escapes the others by itself."""
 
 
 class Screen:
@@ -67,31 +77,40 @@ class Screen:
     def say(self, *things: Any) -> None:
         """The result for a person: text (no markup) or anything that rich draws."""
         for thing in things:
-            drawn = Text(self.hint(thing)) if isinstance(thing, str) else thing
+            drawn = Text(_broken(self.hint(thing))) if isinstance(thing, str) else thing
             self.out.print(drawn, soft_wrap=isinstance(thing, str | Text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
-        """A table; columns that end in `id` are never cut. `empty` is said, on stderr, when there are no rows."""
-        rows = [list(row) for row in rows]
-        if not rows:
+        """A table; what stands in a column like `id` is never cut. `empty` is said, on stderr, when there are no rows.
+
+        Where a terminal is too narrow for it, its lines are as long as they must be, for the terminal to wrap.
+        """
+        drawn = [
+            [cell if isinstance(cell, Text) else Text(self.hint(_one_line(cell))) for cell in row] for row in rows
+        ]
+        if not drawn:
             self.note(empty)
             return
-        table = (
-            Table(box=None, pad_edge=False, header_style="bold")
-            if not self.out.is_terminal
-            else Table(header_style="bold")
+        fixed = [column.lower().endswith(_FIXED) for column in columns]
+        needed = sum(
+            max(cell_len(name), *(row[place].cell_len for row in drawn)) if fixed[place] else _FOLDED
+            for place, name in enumerate(columns)
         )
-        for column in columns:
-            fixed = column.lower().endswith(("id", "at", "took", "state", "status", "provisioning", "operating"))
-            table.add_column(column, no_wrap=fixed, overflow="fold")
-        for row in rows:
-            table.add_row(*(cell if isinstance(cell, Text) else Text(_one_line(cell)) for cell in row))
-        self.out.print(table)
+        roomy = self.out.is_terminal and needed + 3 * len(columns) + 1 <= self.out.width
+        table = Table(header_style="bold") if roomy else Table(box=None, pad_edge=False, header_style="bold")
+        for name, never_cut in zip(columns, fixed, strict=True):
+            table.add_column(name, no_wrap=never_cut, overflow="fold")
+        for row in drawn:
+            table.add_row(*row)
+        if roomy or not self.out.is_terminal:
+            self.out.print(table)
+        else:
+            _Console(file=self.out.file, highlight=False, emoji=False, width=_WIDE).print(table)
 
     # -- beside the result -----------------------------------------------------------------------------------------
     def note(self, text: str) -> None:
         """Something to know that is not the result."""
-        self.err.print(Text(self.hint(text)), soft_wrap=True)
+        self.err.print(Text(_broken(self.hint(text))), soft_wrap=True)
 
     def progress(self, text: str) -> None:
         """What happened just now, with the seconds since this command began."""
@@ -108,7 +127,7 @@ class Screen:
 
     def error(self, text: str, *, kind: str, code: int, operation: str | None) -> None:
         """The one sentence of an error; with JSON the same as an object on stdout too."""
-        text = self.hint(text)
+        text = self.hint(" ".join(text.split("\n")))
         self.err.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
         if self.json:
             about = {"type": kind, "message": text, "exit_code": code}
@@ -144,15 +163,30 @@ def ago(seconds: float) -> str:
     return f"{hours} h {minutes} min" if hours < 48 else f"{hours // 24} days"
 
 
+def _broken(text: str) -> str:
+    """A sentence on one line, whatever stands in the names in it."""
+    return text.replace("\n", "\\n")
+
+
 def _one_line(value: Any) -> str:
     return "" if value is None else " ".join(str(value).split())
 
 
 class _Console(Console):
-    """rich ends the process with code 1 when nobody reads any more; here the command decides."""
+    """rich ends the process with code 1 when nobody reads any more; here the command decides.
+
+    Control characters of what is printed are shown, not sent.
+    """
 
     def on_broken_pipe(self) -> None:
         raise BrokenPipeError
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterable[Segment]:
+        for segment in super().render(renderable, options):
+            if segment.control or segment.text.isprintable():
+                yield segment
+            else:
+                yield Segment(segment.text.translate(_VISIBLE), segment.style)
 
 
 def _console(*, stderr: bool) -> Console:
@@ -163,4 +197,4 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text + "\n")
+    sys.stdout.write(text.translate(_ESCAPED) + "\n")

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from octavia_core.cli.command import Json, State
+from octavia_core.cli.command import ConfigFiles, Json, State
 from octavia_core.cli.commands import (
     amphora,
     balancer,
@@ -71,11 +71,12 @@ def _options(
     ctx: typer.Context,
     state: State = None,
     as_json: Json = None,
+    config_files: ConfigFiles = None,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version and end.", callback=_version, is_eager=True)
     ] = False,
 ) -> None:
-    ctx.obj = {"state": state, "as_json": as_json}
+    ctx.obj = {"state": state, "as_json": as_json, "config_files": config_files}
 
 
 def run(arguments: Sequence[str]) -> int:

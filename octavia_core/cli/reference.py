@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Iterator
 from typing import Any
 
 import typer
 
+from octavia_core.cli.command import plain
+from octavia_core.cli.examples import EXAMPLES
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.program import build
 
 __all__ = ["every_command", "page"]
 
-_COMMON = frozenset({"state", "as_json", "wait", "timeout", "request_id", "config_files"})
+_COMMON = frozenset({"state", "as_json", "wait", "request_id", "config_files"})
 _MEANINGS = {
     Exit.OK: "done",
     Exit.FAILED: "the operation was carried out and failed, or something outside did not answer",
@@ -39,11 +42,16 @@ def page() -> str:
         "<!-- Made from the program by docs/make.py; change the help texts there, not this page. -->",
         "",
         "Every command takes `--state DIR` (otherwise `$OCTAVIA_STATE`, `$XDG_STATE_HOME/octavia` or",
-        "`~/.local/state/octavia`) and `--json`, before the command or after it. Commands that change something also take",
-        "`--wait/--no-wait`, `--timeout SECONDS` and `--request-id ID`. Those that ask a database only, to look or to store",
-        "a wish, take `--config-file FILE` instead of a state directory: `why`, `timeline`, `events`, `operation ...`,",
-        "`amphora list|show|failover`, `lb list|failover|delete` and `orphans` (which asks the drivers as well). The drivers",
-        "that the file names must be installed where the command runs; local ones want `--state DIR` beside it.",
+        "`~/.local/state/octavia`) and `--json`, before the command or after it.",
+        "",
+        "Those that start an operation also take `--wait/--no-wait`, `--timeout SECONDS` and `--request-id ID`:",
+        *_those_with("wait"),
+        "",
+        "Those that look at rows or store a wish take `--config-file FILE`, the settings of a cloud, instead of a state",
+        "directory, before the command or after it, several times if need be:",
+        *_those_with("config_files"),
+        "`orphans` and `config check` ask drivers, too: those that the file names must be installed where the command runs,",
+        "and local ones want `--state DIR` beside it.",
         "",
         "| exit code | meaning |",
         "|---|---|",
@@ -52,10 +60,32 @@ def page() -> str:
     ]
     for words, command in every_command().items():
         lines += [f"## `octavia-admin {' '.join(words)}`", "", *_help(command), ""]
-        rows = [_row(p) for p in command.params if p.name not in _COMMON and p.name != "help"]
-        if rows:
-            lines += ["| | |", "|---|---|", *rows, ""]
+        waits = any(p.name == "wait" for p in command.params)  # then its --timeout is the common one
+        shown = [p for p in command.params if p.name not in {*_COMMON, "help"} and not (waits and p.name == "timeout")]
+        if shown:
+            lines += ["| | |", "|---|---|", *map(_row, shown), ""]
+        examples = EXAMPLES.get(" ".join(words), ())
+        lines += ["```console", *(f"octavia-admin {example}" for example in examples), "```", ""] if examples else []
     return "\n".join(lines)
+
+
+def _those_with(param: str) -> list[str]:
+    """The commands that have it, whole groups as `group ...`, as the lines of a sentence."""
+    groups: dict[str, list[tuple[str, bool]]] = {}
+    for words, command in every_command().items():
+        has = any(p.name == param for p in command.params)
+        groups.setdefault(words[0], []).append((words[-1], has))
+    said = []
+    for group, members in groups.items():
+        having = [name for name, has in members if has]
+        if having == [group]:
+            said.append(f"`{group}`")
+        elif len(having) == len(members):
+            said.append(f"`{group} ...`")
+        elif having:
+            said.append(f"`{group} {'|'.join(having)}`")
+    joined = ", ".join(one.replace(" ", "\0") for one in said)  # one command stays on one line
+    return [line.replace("\0", " ") for line in textwrap.wrap(f"{joined}.", 120, break_on_hyphens=False)]
 
 
 def _below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ...], Any]]:
@@ -69,7 +99,7 @@ def _below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ..
 
 
 def _help(command: Any) -> list[str]:
-    return [line.strip() for line in (command.help or "").strip().splitlines()]
+    return [line.strip() for line in plain(command.help).strip().splitlines()]
 
 
 def _row(param: Any) -> str:

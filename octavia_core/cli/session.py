@@ -68,9 +68,8 @@ class Session:
         from octavia_core.cli.hints import repeated
         from octavia_core.cli.output import Screen
 
-        return Screen(
-            json=self.json, hint=lambda text: repeated(text, state=self.state, config_files=self.config_files)
-        )
+        state = self.path if self.state else None
+        return Screen(json=self.json, hint=lambda text: repeated(text, state=state, config_files=self.config_files))
 
     @cached_property
     def actor(self) -> str:

@@ -11,6 +11,7 @@ from rich.tree import Tree
 from octavia_core.cli.output import status
 from octavia_core.domain.codec import to_json
 from octavia_core.domain.vocabulary import Kind, Role, Topology
+from octavia_core.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from octavia_core.controller.facade import Controller
@@ -18,7 +19,15 @@ if TYPE_CHECKING:
     from octavia_core.domain.operation import Operation as Row
     from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Node, Pool
 
-__all__ = ["balancer_json", "draw_balancer", "node_json"]
+__all__ = ["balancer_json", "draw_balancer", "node_json", "reachable"]
+
+
+def reachable(controller: Controller, tree: LoadBalancer, listener: Listener) -> str | None:
+    """Where clients reach a listener, "host:port"; None before the VIP is known, or where its driver is not installed."""
+    try:
+        return controller.reachable_at(tree, listener)
+    except ConfigurationError:  # on a machine that only looks at a cloud's database
+        return None
 
 
 def balancer_json(controller: Controller, tree: LoadBalancer, row: Row | None = None) -> dict[str, Any]:
@@ -26,7 +35,7 @@ def balancer_json(controller: Controller, tree: LoadBalancer, row: Row | None = 
     data: dict[str, Any] = to_json(tree)
     data["amphorae"] = to_json(_amphorae(controller, tree))
     for shown, listener in zip(data["listeners"], tree.listeners, strict=True):
-        shown["reachable_at"] = controller.reachable_at(tree, listener)
+        shown["reachable_at"] = reachable(controller, tree, listener)
     data["operation"] = to_json(row) if row else None
     return data
 
@@ -39,7 +48,7 @@ def node_json(
     data["load_balancer_id"] = tree.id
     if kind is Kind.LISTENER:
         listener = tree.listener(node.id)
-        data["reachable_at"] = controller.reachable_at(tree, listener) if listener else None
+        data["reachable_at"] = reachable(controller, tree, listener) if listener else None
     data["operation"] = to_json(row) if row else None
     return data
 
@@ -83,7 +92,7 @@ def _statuses(node: LoadBalancer | Node) -> tuple[Text, str, Text]:
 
 
 def _listener(controller: Controller, tree: LoadBalancer, listener: Listener) -> Text:
-    at = controller.reachable_at(tree, listener)
+    at = reachable(controller, tree, listener)
     scheme = {"HTTP": "http://", "TERMINATED_HTTPS": "https://", "HTTPS": "https://"}.get(listener.protocol, "")
     return Text.assemble(
         f"listener {listener.name or listener.id}  {listener.protocol}:{listener.protocol_port}  ",

@@ -77,11 +77,24 @@ class Admin:
     def inside(self, *arguments: str, code: int = 0) -> Said:
         """The same inside this process, which is quicker: where a process of its own adds nothing."""
         out, err = io.StringIO(), io.StringIO()
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            ended = run(["--state", str(self.state), *arguments])
+        with self._chosen(), contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+            ended = run(arguments)
         said = Said(ended, out.getvalue(), err.getvalue())
         assert said.code == code, said
         return said
+
+    @contextlib.contextmanager
+    def _chosen(self) -> Iterator[None]:
+        """By the environment, as for a process: sentences then name commands without --state."""
+        before = os.environ.get("OCTAVIA_STATE")
+        os.environ["OCTAVIA_STATE"] = str(self.state)
+        try:
+            yield
+        finally:
+            if before is None:
+                del os.environ["OCTAVIA_STATE"]
+            else:
+                os.environ["OCTAVIA_STATE"] = before
 
     @contextlib.contextmanager
     def up(self) -> Iterator[subprocess.Popen[str]]:

@@ -304,6 +304,9 @@ def test_looking_at_a_clouds_database_needs_none_of_its_drivers(tmp_path: Path) 
     said = admin.inside("why", "web", "--config-file", str(config), "--json").data
     assert said["id"] == made["id"]
     assert [lb["name"] for lb in admin.inside("lb", "list", "--config-file", str(config), "--json").data] == ["web"]
+    shown = admin.inside("lb", "show", "web", "--config-file", str(config), "--json").data
+    assert (shown["id"], shown["provisioning_status"]) == (made["id"], "ACTIVE")
+    assert "web" in admin.inside("lb", "show", "web", "--config-file", str(config)).out
     refused = admin.inside("orphans", "--config-file", str(config), code=5)
     assert "no compute driver named 'elsewhere'" in refused.err
     admin.inside("down")

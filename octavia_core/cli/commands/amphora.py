@@ -7,11 +7,14 @@ from typing import Annotated
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.commands.balancer import Maybe
+from octavia_core.cli.completion import names_of
 from octavia_core.cli.session import Session
+from octavia_core.domain.vocabulary import Kind
 
 __all__ = ["add"]
 
-Id = Annotated[str, typer.Argument(metavar="AMPHORA", help="Id of an amphora.")]
+Id = Annotated[str, typer.Argument(metavar="AMPHORA", help="Id of an amphora.", autocompletion=names_of(Kind.AMPHORA))]
 
 
 def add(app: typer.Typer) -> None:
@@ -23,10 +26,7 @@ def add(app: typer.Typer) -> None:
     command(group, "failover", changes=True, cloud=True)(failover)
 
 
-def list_(
-    session: Session,
-    lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
-) -> None:
+def list_(session: Session, lb: Maybe = None) -> None:
     """List amphorae, and when each was last heard from."""
     from octavia_core.cli.output import ago, status
     from octavia_core.domain.codec import to_json

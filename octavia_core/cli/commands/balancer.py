@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.completion import names_of
 from octavia_core.cli.fields import POOL, fields_of, reference
 from octavia_core.cli.session import Hand, Session
+from octavia_core.domain.vocabulary import Kind
 from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import BadRequest, NotFound
 
@@ -21,9 +23,18 @@ if TYPE_CHECKING:
     from octavia_core.controller.facade import Controller
     from octavia_core.domain.operation import Operation as Row
 
-__all__ = ["add", "listener_of", "pool_of"]
+__all__ = ["Maybe", "Name", "add", "listener_of", "pool_of"]
 
-Name = Annotated[str, typer.Argument(metavar="LB", help="Name or id of a load balancer.")]
+Name = Annotated[
+    str,
+    typer.Argument(metavar="LB", help="Name or id of a load balancer.", autocompletion=names_of(Kind.LOAD_BALANCER)),
+]
+Maybe = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[LB]", help="Only those of this load balancer.", autocompletion=names_of(Kind.LOAD_BALANCER)
+    ),
+]
 _CREATE = fields_of(NewLoadBalancer)
 _CHANGE = fields_of(NewLoadBalancer, only=("name", "description", "enabled"))
 
@@ -39,7 +50,7 @@ def add(app: typer.Typer) -> None:
     command(group, "delete", changes=True, cloud=True)(delete)
     command(group, "failover", changes=True, cloud=True)(failover)
     command(group, "apply", changes=True)(apply)
-    command(group, "history")(history)
+    command(group, "history", cloud=True)(history)
 
 
 def create(

@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavia_core.cli.command import command
-from octavia_core.cli.commands.balancer import gone, listener_of, monitor_of, pool_of
+from octavia_core.cli.commands.balancer import Maybe, Name, gone, listener_of, monitor_of, pool_of
+from octavia_core.cli.completion import names_of, one_of
 from octavia_core.cli.fields import POOL, fields_of
 from octavia_core.cli.references import locate, node_of
 from octavia_core.cli.session import Session
-from octavia_core.domain.vocabulary import Kind
+from octavia_core.domain.vocabulary import Kind, L7Action, L7RuleType
 from octavia_core.domain.wishes import NewHealthMonitor, NewL7Policy, NewL7Rule, NewListener, NewMember, NewPool
 from octavia_core.errors import BadRequest, NotFound
 
@@ -41,11 +42,22 @@ _WISHES = {
     Kind.L7RULE: NewL7Rule,
 }
 
-Balancer = Annotated[str, typer.Argument(metavar="LB", help="Name or id of a load balancer.")]
 InPool = Annotated[
-    str, typer.Argument(metavar="POOL", help="Id or name of a pool, or the load balancer that has just one.")
+    str,
+    typer.Argument(
+        metavar="POOL",
+        help="Id or name of a pool, or the load balancer that has just one.",
+        autocompletion=names_of(Kind.LOAD_BALANCER, Kind.POOL),
+    ),
 ]
-InListener = Annotated[str, typer.Argument(metavar="LISTENER", help="Id or name of a listener, or LOAD_BALANCER:PORT.")]
+InListener = Annotated[
+    str,
+    typer.Argument(
+        metavar="LISTENER",
+        help="Id or name of a listener, or LOAD_BALANCER:PORT.",
+        autocompletion=names_of(Kind.LISTENER, also=[Kind.LOAD_BALANCER]),
+    ),
+]
 
 
 def add(app: typer.Typer) -> None:
@@ -66,8 +78,8 @@ def add(app: typer.Typer) -> None:
         create, arguments = creators[kind]
         quick = POOL if kind in (Kind.LISTENER, Kind.POOL) else ()
         command(group, "create", fields=fields_of(_WISHES[kind], leave_out=arguments) + quick, changes=True)(create)
-        command(group, "list")(_lister(kind))
-        command(group, "show")(_shower(kind))
+        command(group, "list", cloud=True)(_lister(kind))
+        command(group, "show", cloud=True)(_shower(kind))
         changeable = fields_of(_WISHES[kind], only=CHANGEABLE[kind])
         command(group, "set", fields=changeable, changes=True)(_setter(kind))
         command(group, "delete", changes=True)(_deleter(kind))
@@ -79,7 +91,7 @@ def add(app: typer.Typer) -> None:
 def _lister(kind: Kind) -> Callable[..., None]:
     def list_(
         session: Session,
-        lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
+        lb: Maybe = None,
     ) -> None:
         with session.look() as controller:
             found = list(_nodes(controller, kind, lb))
@@ -160,9 +172,12 @@ def _deleter(kind: Kind) -> Callable[..., None]:
 def create_listener(
     session: Session,
     values: dict[str, Any],
-    lb: Balancer,
+    lb: Name,
     port: Annotated[str, typer.Argument(metavar="PROTOCOL:PORT", help="HTTP:80, TCP:5432, TERMINATED_HTTPS:443, ...")],
-    pool: Annotated[str | None, typer.Option("--pool", help="Existing pool that gets the traffic.")] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", help="Existing pool that gets the traffic.", autocompletion=names_of(Kind.POOL)),
+    ] = None,
     cert: Annotated[
         str | None, typer.Option("--cert", help="Certificate: a name in the secret store, or a path.")
     ] = None,
@@ -189,9 +204,14 @@ def create_listener(
 def create_pool(
     session: Session,
     values: dict[str, Any],
-    lb: Balancer,
+    lb: Name,
     listener: Annotated[
-        str | None, typer.Option("--listener", help="Make it the default pool of this listener.")
+        str | None,
+        typer.Option(
+            "--listener",
+            help="Make it the default pool of this listener.",
+            autocompletion=names_of(Kind.LISTENER),
+        ),
     ] = None,
 ) -> None:
     """Add a pool."""
@@ -286,9 +306,17 @@ def create_policy(
     values: dict[str, Any],
     listener: InListener,
     action: Annotated[
-        str, typer.Argument(metavar="ACTION", help="REJECT, REDIRECT_TO_URL, REDIRECT_PREFIX or REDIRECT_TO_POOL.")
+        str,
+        typer.Argument(
+            metavar="ACTION",
+            help="REJECT, REDIRECT_TO_URL, REDIRECT_PREFIX or REDIRECT_TO_POOL.",
+            autocompletion=one_of(*L7Action),
+        ),
     ],
-    pool: Annotated[str | None, typer.Option("--pool", help="Existing pool to send the requests to.")] = None,
+    pool: Annotated[
+        str | None,
+        typer.Option("--pool", help="Existing pool to send the requests to.", autocompletion=names_of(Kind.POOL)),
+    ] = None,
     rule: Annotated[
         list[str] | None,
         typer.Option(
@@ -315,8 +343,18 @@ def create_policy(
 def create_rule(
     session: Session,
     values: dict[str, Any],
-    policy: Annotated[str, typer.Argument(metavar="POLICY", help="Id or name of an L7 policy.")],
-    type: Annotated[str, typer.Argument(metavar="TYPE", help="PATH, HOST_NAME, HEADER, COOKIE, FILE_TYPE, ...")],
+    policy: Annotated[
+        str,
+        typer.Argument(metavar="POLICY", help="Id or name of an L7 policy.", autocompletion=names_of(Kind.L7POLICY)),
+    ],
+    type: Annotated[
+        str,
+        typer.Argument(
+            metavar="TYPE",
+            help="PATH, HOST_NAME, HEADER, COOKIE, FILE_TYPE, ...",
+            autocompletion=one_of(*L7RuleType),
+        ),
+    ],
     value: Annotated[str, typer.Argument(metavar="VALUE", help="What to compare with; see --compare-type.")],
 ) -> None:
     """Add an L7 rule to a policy; all rules of a policy must match."""
@@ -355,6 +393,7 @@ def _show(session: Session, controller: Controller, kind: Kind, id: str, row: Ro
 
 def _draw(session: Session, controller: Controller, tree: LoadBalancer, kind: Kind, node: Node) -> None:
     from octavia_core.cli.output import status
+    from octavia_core.cli.trees import reachable
     from octavia_core.domain.codec import to_json
 
     rows: list[tuple[Any, Any]] = [("load balancer", tree.name or tree.id)]
@@ -373,7 +412,7 @@ def _draw(session: Session, controller: Controller, tree: LoadBalancer, kind: Ki
                 )
             )
     if kind is Kind.LISTENER and (listener := tree.listener(node.id)):
-        rows.append(("reachable at", controller.reachable_at(tree, listener)))
+        rows.append(("reachable at", reachable(controller, tree, listener)))
     session.screen.table((kind.words, ""), rows, empty="")
 
 
@@ -403,7 +442,9 @@ def _nodes(controller: Controller, kind: Kind, lb: str | None) -> Iterator[tuple
 
 def _what(controller: Controller, tree: LoadBalancer, kind: Kind, node: Any) -> str:
     if kind is Kind.LISTENER:
-        return f"{node.protocol}:{node.protocol_port} at {controller.reachable_at(tree, node) or '?'}"
+        from octavia_core.cli.trees import reachable
+
+        return f"{node.protocol}:{node.protocol_port} at {reachable(controller, tree, node) or '?'}"
     if kind is Kind.POOL:
         return f"{node.protocol} {node.lb_algorithm}, {len(node.members)} member(s)"
     if kind is Kind.MEMBER:
@@ -434,7 +475,8 @@ def _without_operation(data: dict[str, Any]) -> dict[str, Any]:
 
 def _argument(kind: Kind) -> Any:
     name = _GROUPS[kind][0].upper()
-    return Annotated[str, typer.Argument(metavar=name, help=f"{_GROUPS[kind][1].partition('. ')[2] or 'Id or name.'}")]
+    help = _GROUPS[kind][1].partition(". ")[2] or "Id or name."
+    return Annotated[str, typer.Argument(metavar=name, help=help, autocompletion=names_of(kind))]
 
 
 def _article(kind: Kind) -> str:

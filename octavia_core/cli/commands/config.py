@@ -13,14 +13,8 @@ from octavia_core.cli.session import Session
 if TYPE_CHECKING:
     from octavia_core.settings import Settings
 
-__all__ = ["ConfigFile", "add", "state_settings"]
+__all__ = ["add", "state_settings"]
 
-ConfigFile = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--config-file", metavar="FILE", help="Settings of a cloud instead of a state directory; the last wins."
-    ),
-]
 ConfigDir = Annotated[
     list[str] | None,
     typer.Option("--config-dir", metavar="DIR", help="Every *.conf in it, in order of name, after the files."),
@@ -33,19 +27,18 @@ def add(app: typer.Typer) -> None:
     """Add the commands."""
     config = typer.Typer(no_args_is_help=True, help="Settings.")
     app.add_typer(config, name="config")
-    command(config, "show")(show)
-    command(config, "check")(check)
+    command(config, "show", cloud=True)(show)
+    command(config, "check", cloud=True)(check)
     command(config, "authorities")(authorities)
 
 
 def show(
     session: Session,
     everything: Annotated[bool, typer.Option("--all", help="Defaults too, not only what differs from them.")] = False,
-    config_file: ConfigFile = None,
     config_dir: ConfigDir = None,
 ) -> None:
     """Show the settings, where each value comes from, and what a file says that has no effect here."""
-    settings, remarks = _read(session, config_file, config_dir)
+    settings, remarks = _read(session, config_dir)
     rows = []
     for group, name, value, help in settings:
         origin = settings.origin(f"{group}.{name}")
@@ -66,10 +59,10 @@ def show(
     )
 
 
-def check(session: Session, config_file: ConfigFile = None, config_dir: ConfigDir = None) -> None:
+def check(session: Session, config_dir: ConfigDir = None) -> None:
     """Check settings, drivers, certificates, programs and the database, without starting anything."""
     remarks: Remarks = []
-    if not (config_file or config_dir):
+    if not (session.config_files or config_dir):
         with session.look() as controller:
             world = controller.world
         place = f"state directory {session.path}"
@@ -78,7 +71,7 @@ def check(session: Session, config_file: ConfigFile = None, config_dir: ConfigDi
         from octavia_core.db.storage import SqlStorage
         from octavia_core.hooks.plugins import Plugins
 
-        settings, remarks = _read(session, config_file, config_dir)
+        settings, remarks = _read(session, config_dir)
         world = build_world(settings, Plugins())
         world.amphora.close()
         SqlStorage.open(settings).close()
@@ -90,7 +83,7 @@ def check(session: Session, config_file: ConfigFile = None, config_dir: ConfigDi
     words += [note for port in ports if isinstance(note := getattr(getattr(world, port), "note", None), str)]
     if session.json:
         data: dict[str, Any] = {"ok": True, "drivers": names, "remarks": words}
-        data |= {"settings": place} if config_file or config_dir else {"state_directory": session.path}
+        data |= {"settings": place} if session.config_files or config_dir else {"state_directory": session.path}
         session.screen.data(data)
         return
     for sentence in words:
@@ -130,12 +123,12 @@ def state_settings(session: Session) -> Settings:
     return prepare_state(session.path).settings()
 
 
-def _read(session: Session, files: list[str] | None, folders: list[str] | None) -> tuple[Settings, Remarks]:
-    if not (files or folders):
+def _read(session: Session, folders: list[str] | None) -> tuple[Settings, Remarks]:
+    if not (session.config_files or folders):
         return state_settings(session), []
     from octavia_core.controller.sources import load_settings, remarks, settings_files
 
-    chosen = settings_files(files or (), folders or ())
+    chosen = settings_files(session.config_files, folders or ())
     settings = load_settings(chosen, state_directory=session.path if session.state else "")
     return settings, remarks(settings)
 

@@ -9,7 +9,10 @@ import attrs
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.commands.balancer import Maybe
+from octavia_core.cli.completion import names_of
 from octavia_core.cli.session import Session
+from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import TransientError
 
 if TYPE_CHECKING:
@@ -19,6 +22,7 @@ __all__ = ["add", "draw_timeline"]
 
 FOLLOW_PAUSE = 0.25
 """Seconds between two looks for new events."""
+_ANY = (*(kind for kind in Kind if kind is not Kind.LOAD_BALANCER), "operation")
 
 
 def add(app: typer.Typer) -> None:
@@ -31,7 +35,12 @@ def add(app: typer.Typer) -> None:
 def why(
     session: Session,
     id: Annotated[
-        str, typer.Argument(metavar="ID|NAME", help="A load balancer, something below it, an amphora or an operation.")
+        str,
+        typer.Argument(
+            metavar="ID|NAME",
+            help="A load balancer, something below it, an amphora or an operation.",
+            autocompletion=names_of(Kind.LOAD_BALANCER, also=_ANY),
+        ),
     ],
 ) -> None:
     """Say why something is as it is: who holds it, at which step, for how long, what happens next, what you can do."""
@@ -72,7 +81,14 @@ def why(
 
 def timeline(
     session: Session,
-    id: Annotated[str, typer.Argument(metavar="ID|NAME", help="A load balancer, an amphora or an operation.")],
+    id: Annotated[
+        str,
+        typer.Argument(
+            metavar="ID|NAME",
+            help="A load balancer, an amphora or an operation.",
+            autocompletion=names_of(Kind.LOAD_BALANCER, also=(Kind.AMPHORA, "operation")),
+        ),
+    ],
 ) -> None:
     """Show what happened, step by step, with the time that each took."""
     from octavia_core.domain.codec import to_json
@@ -87,7 +103,7 @@ def timeline(
 
 def events(
     session: Session,
-    lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
+    lb: Maybe = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on as they come, until Ctrl-C.")] = False,
     after: Annotated[
         int, typer.Option("--after", min=0, metavar="NUMBER", help="Only those with a greater sequence number.")
@@ -133,7 +149,6 @@ def draw_timeline(session: Session, entries: Sequence[Moment]) -> None:
 
 def _owner(controller: Any, name: str) -> str:
     """The id; a load balancer that is DELETED still has events, under its id."""
-    from octavia_core.domain.vocabulary import Kind
     from octavia_core.errors import NotFound
 
     try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from octavia_core.cli.command import command
-from octavia_core.cli.commands.config import ConfigFile, state_settings
+from octavia_core.cli.commands.config import state_settings
 from octavia_core.cli.session import Session
 
 __all__ = ["add"]
@@ -19,10 +19,10 @@ def add(app: typer.Typer) -> None:
     command(app, "orphans", cloud=True)(orphans)
     command(app, "plugins")(plugins)
     config.add(app)
-    database = typer.Typer(no_args_is_help=True, help="The database of a state directory.")
+    database = typer.Typer(no_args_is_help=True, help="The database of a state directory, or of a cloud.")
     app.add_typer(database, name="db")
-    command(database, "upgrade")(db_upgrade)
-    command(database, "check")(db_check)
+    command(database, "upgrade", cloud=True)(db_upgrade)
+    command(database, "check", cloud=True)(db_check)
 
 
 def orphans(session: Session) -> None:
@@ -50,29 +50,41 @@ def plugins(session: Session) -> None:
     session.screen.table(("kind", "name", "package"), ((o.kind, o.name, o.package) for o in offers), empty="no drivers")
 
 
-def db_upgrade(session: Session, config_file: ConfigFile = None) -> None:
+def db_upgrade(session: Session) -> None:
     """Bring the database to this program's version; making it counts too. Repeating it is harmless."""
     from octavia_core.controller.sources import load_settings
     from octavia_core.controller.state import prepare_state
     from octavia_core.db.storage import prepare
 
+<<<<<<< HEAD
     session.config_files = tuple(config_file or ())
     prepare(load_settings(config_file) if config_file else prepare_state(session.path).settings())
     _ready(session, config_file)
+=======
+    files = session.config_files
+    prepare(load_settings(files) if files else prepare_state(session.path).settings())
+    _ready(session)
+>>>>>>> 03fad63 (wip)
 
 
-def db_check(session: Session, config_file: ConfigFile = None) -> None:
+def db_check(session: Session) -> None:
     """Say whether the database has this program's version; changes nothing."""
     from octavia_core.controller.sources import load_settings
     from octavia_core.db.storage import SqlStorage
 
+<<<<<<< HEAD
     session.config_files = tuple(config_file or ())
     SqlStorage.open(load_settings(config_file) if config_file else state_settings(session)).close()
     _ready(session, config_file)
+=======
+    files = session.config_files
+    SqlStorage.open(load_settings(files) if files else state_settings(session)).close()
+    _ready(session)
+>>>>>>> 03fad63 (wip)
 
 
-def _ready(session: Session, config_file: list[str] | None) -> None:
-    place = ", ".join(config_file) if config_file else session.path
+def _ready(session: Session) -> None:
+    place = ", ".join(session.config_files) or session.path
     if session.json:
         session.screen.data({"ok": True, "settings": place})
     else:

@@ -8,13 +8,17 @@ from typing import Annotated
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.commands.balancer import Maybe
+from octavia_core.cli.completion import names_of
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.session import Session
 from octavia_core.errors import Refused
 
 __all__ = ["add"]
 
-Id = Annotated[str, typer.Argument(metavar="OPERATION", help="Id of an operation.")]
+Id = Annotated[
+    str, typer.Argument(metavar="OPERATION", help="Id of an operation.", autocompletion=names_of("operation"))
+]
 
 
 def add(app: typer.Typer) -> None:
@@ -30,7 +34,7 @@ def add(app: typer.Typer) -> None:
 
 def list_(
     session: Session,
-    lb: Annotated[str | None, typer.Argument(metavar="[LB]", help="Only those of this load balancer.")] = None,
+    lb: Maybe = None,
     unfinished: Annotated[bool, typer.Option("--open", help="Only those that are not over.")] = False,
     limit: Annotated[int, typer.Option("--limit", metavar="NUMBER", min=1, max=10_000, help="At most so many.")] = 100,
 ) -> None:

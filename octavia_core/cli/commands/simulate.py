@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.completion import one_of
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.fields import Field
 from octavia_core.cli.session import Session
@@ -17,13 +18,24 @@ from octavia_core.errors import BadRequest
 if TYPE_CHECKING:
     from octavia_core.testing.rehearsal import Entry, Report
 
-__all__ = ["add"]
+__all__ = ["SCENARIOS", "add"]
 
+SCENARIOS = (
+    "host-dies",
+    "zone-dies",
+    "receiver-deaf",
+    "partition",
+    "database-away",
+    "slow-heartbeats",
+    "everything-silent",
+)
+"""As `octavia_core.testing.outages` has them, which is loaded only when it is used; a test compares."""
 Scenario = Annotated[
     str | None,
     typer.Argument(
         metavar="[SCENARIO]",
-        help="host-dies, zone-dies, receiver-deaf, partition, database-away, slow-heartbeats or everything-silent.",
+        help=f"{', '.join(SCENARIOS[:-1])} or {SCENARIOS[-1]}.",
+        autocompletion=one_of(*SCENARIOS),
     ),
 ]
 FromEvents = Annotated[
@@ -61,7 +73,7 @@ def simulate(
     Exit code 0 means that no healthy amphora was failed over, 1 that some were.
     """
     from octavia_core.domain.codec import to_json
-    from octavia_core.testing.outages import SCENARIOS, Shape, generated, recorded
+    from octavia_core.testing.outages import Shape, generated, recorded
     from octavia_core.testing.rehearsal import rehearse
 
     if (scenario is None) == (from_events is None):
