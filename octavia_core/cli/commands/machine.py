@@ -56,15 +56,9 @@ def db_upgrade(session: Session) -> None:
     from octavia_core.controller.state import prepare_state
     from octavia_core.db.storage import prepare
 
-<<<<<<< HEAD
-    session.config_files = tuple(config_file or ())
-    prepare(load_settings(config_file) if config_file else prepare_state(session.path).settings())
-    _ready(session, config_file)
-=======
     files = session.config_files
     prepare(load_settings(files) if files else prepare_state(session.path).settings())
     _ready(session)
->>>>>>> 03fad63 (wip)
 
 
 def db_check(session: Session) -> None:
@@ -72,15 +66,9 @@ def db_check(session: Session) -> None:
     from octavia_core.controller.sources import load_settings
     from octavia_core.db.storage import SqlStorage
 
-<<<<<<< HEAD
-    session.config_files = tuple(config_file or ())
-    SqlStorage.open(load_settings(config_file) if config_file else state_settings(session)).close()
-    _ready(session, config_file)
-=======
     files = session.config_files
     SqlStorage.open(load_settings(files) if files else state_settings(session)).close()
     _ready(session)
->>>>>>> 03fad63 (wip)
 
 
 def _ready(session: Session) -> None:
