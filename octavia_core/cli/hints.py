@@ -16,7 +16,16 @@ GROUPS = (
 SINGLE = ("up", "down", "orphans", "plugins", "why", "timeline", "events", "simulate")
 CLOUD = (
     *("orphans", "why", "timeline", "events", "simulate"),
-    *("lb list", "lb show", "lb delete", "lb failover", "lb history", "amphora list", "amphora show", "amphora failover"),
+    *(
+        "lb list",
+        "lb show",
+        "lb delete",
+        "lb failover",
+        "lb history",
+        "amphora list",
+        "amphora show",
+        "amphora failover",
+    ),
     *(f"{kind} {verb}" for kind in GROUPS[1:7] for verb in ("list", "show")),
     *("operation list", "operation show", "operation cancel", "operation retry", "operation release"),
     *("health show", "health top", "governor show", "governor pause", "governor resume"),

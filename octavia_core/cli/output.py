@@ -85,9 +85,7 @@ class Screen:
 
         Where a terminal is too narrow for it, its lines are as long as they must be, for the terminal to wrap.
         """
-        drawn = [
-            [cell if isinstance(cell, Text) else Text(self.hint(_one_line(cell))) for cell in row] for row in rows
-        ]
+        drawn = [[cell if isinstance(cell, Text) else Text(self.hint(_one_line(cell))) for cell in row] for row in rows]
         if not drawn:
             self.note(empty)
             return
