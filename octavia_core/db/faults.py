@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import Enum, auto
 from typing import Any
 
@@ -65,6 +66,13 @@ _POSTGRESQL = {
 """SQLSTATEs and their classes, postgresql.org/docs/current/errcodes-appendix.html"""
 
 
+_REFUSED = re.compile(
+    r"FATAL:  (password authentication failed|role .* (does not exist|is not permitted to log in)|database .* does not exist"
+    r"|no pg_hba\.conf entry|permission denied for database)"
+)
+"""What PostgreSQL says, in English, of a client that it will not have; libpq gives no SQLSTATE with it."""
+
+
 def classify(error: SQLAlchemyError) -> Fault:
     """The kind of trouble that an error of SQLAlchemy is."""
     if isinstance(error, PoolTimeout):
@@ -77,7 +85,8 @@ def classify(error: SQLAlchemyError) -> Fault:
     if isinstance(error, IntegrityError) and _duplicate(error.orig) and _about_us(error.statement):
         return Fault.AGAIN
     if fault is None and isinstance(error, (OperationalError, InterfaceError)):
-        return Fault.AWAY  # drivers give no code when they cannot connect
+        # drivers give no code when they cannot connect
+        return Fault.UNUSABLE if _REFUSED.search(str(error.orig)) else Fault.AWAY
     return fault or Fault.BUG
 
 

@@ -21,6 +21,7 @@ from octavia_core.errors import ConfigurationError, DriverUnavailable, Transient
 from octavia_core.settings import Database
 from tests.db.conftest import settings_for
 from tests.db.values import balancer
+from tests.support import servers
 
 
 @pytest.mark.parametrize(
@@ -198,3 +199,15 @@ def test_importing_the_room_connects_to_nothing_and_loads_no_driver():
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
+@pytest.mark.parametrize("wrong", ["account", "database"])
+def test_a_server_that_refuses_is_no_server_that_is_away(kind: str, wrong: str) -> None:
+    server = servers.server(kind)
+    url = server.url("nothing_here" if wrong == "database" else {"mariadb": "mysql"}.get(kind, "postgres"))
+    if wrong == "account":
+        url = url.replace(f"//{server.user}@", "//stranger@")
+    with pytest.raises(ConfigurationError, match="cannot be used"):
+        SqlStorage.open(settings_for(url, max_retries=1))
