@@ -114,7 +114,7 @@ def test_a_database_that_is_away_for_long_loses_nothing_and_needs_nobody(kind: s
                 until(lambda: said(stage).count("cannot be read, trying again") > 5, "it is noticed, again and again")
                 (child,) = family(worker.pid)
                 os.kill(child, signal.SIGKILL)
-                until(lambda: "3 times in a row" in said(stage), "who replaces it cannot begin, and is replaced")
+                until(lambda: "it cannot begin yet" in said(stage), "who replaces it waits for the database")
                 assert worker.poll() is None
             stage.cloud.heal()
             for operation in operations:
