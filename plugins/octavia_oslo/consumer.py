@@ -45,6 +45,8 @@ _DEAF_AFTER = 35.0
 
 _CLOSE_WITHIN = 10.0
 """Seconds that a connection has to close at the end."""
+_REMIND_FIRST, _REMIND = 3.0, 60.0
+"""Seconds without a broker until that is said, and until it is said again."""
 _BUGS = 10
 """Attempts at a message that is answered by a bug of ours, over some seconds."""
 _ID = 64
@@ -249,9 +251,24 @@ class Consumer:
         server = StoringServer(transport, target, dispatcher)
         server.consumer, server.leaving = self, threading.Event()
         line = _Line(transport, server)
-        server.start()
+        reached = threading.Event()
+        remind = threading.Thread(target=self._remind, args=(reached,), name="octavia-consumer-remind", daemon=True)
+        remind.start()
+        try:
+            server.start()  # returns when the broker is there
+        finally:
+            reached.set()
         log.info("listening for %s as %s", TOPIC, self._host)
         return line
+
+    def _remind(self, reached: threading.Event) -> None:
+        """Say now and then which broker is not reached: the library's own words have no address."""
+        url = oslo_messaging.TransportURL.parse(self._conf)
+        places = ", ".join(f"{host.hostname}:{host.port or 'usual port'}" for host in url.hosts) or "localhost"
+        pause = _REMIND_FIRST
+        while not reached.wait(pause) and not self._stopping.is_set():
+            log.warning("the broker at %s is not reached yet; as soon as it is, messages are taken", places)
+            pause = _REMIND
 
     def _listen(self, line: _Line) -> None:
         """Until told to stop, or deaf. The echo goes the way of every message, so only a whole way brings it back."""
