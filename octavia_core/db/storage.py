@@ -90,11 +90,11 @@ class SqlStorage(Queue):
         self._tokens = 0
         # below 0 is "no limit" in octavia.conf; here it would hold a thread for as long as the database is away
         attempts = settings.max_retries if settings.max_retries >= 0 else Database().max_retries
-        self._again = attempts > 1
+        self._again, self._attempts = attempts > 1, stop_after_attempt(max(attempts - 1, 1))
         self._patience = settings.answer_timeout or math.inf  # attempts that each end by a time limit: few, not many
         self._patient = Retrying(  # after the first attempt, which nearly always is the only one
             retry=retry_if_exception(_passes),
-            stop=stop_after_attempt(max(attempts - 1, 1)),
+            stop=self._attempts,
             wait=wait_random_exponential(multiplier=0.01, max=settings.retry_interval),
             reraise=True,
         )
@@ -184,7 +184,7 @@ class SqlStorage(Queue):
                 left = began + self._patience - time.monotonic()
                 if not self._again or left <= 0 or not _passes(error):
                     raise
-            return self._patient.copy(stop=stop_any(self._patient.stop, stop_after_delay(left)))(once)
+            return self._patient.copy(stop=stop_any(self._attempts, stop_after_delay(left)))(once)
         except SQLAlchemyError as error:
             told = translated(error, self._engine.url)
             if told is None:
