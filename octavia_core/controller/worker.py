@@ -41,6 +41,8 @@ def holder_name() -> str:
 
 LED_POLL = 60.0
 """Seconds between two looks of a worker that a supervisor nudges; for the day when a nudge is lost."""
+BREATH = 0.02
+"""Seconds that what was just claimed has this process for itself, before the dispatcher asks what is due next."""
 SIGN, SIGN_HOLDS = 1.0, 2.5
 """A worker says that it lives once in a lease, in so many seconds at least; its word holds for so many of these."""
 
@@ -137,6 +139,8 @@ class Worker:
                     for pair in claimed:
                         self._work.put(pair)
                     taken = len(claimed)
+                if 0 < taken < free and not self._led and clock.sleep(BREATH, self._nudge):
+                    continue
                 if not self._led and (taken < free or not free):
                     due = storage.next_due()
                     # what is due now and was not to be had is somebody else's, or of a version that is not known here

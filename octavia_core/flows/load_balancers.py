@@ -153,7 +153,10 @@ def _configure(run: Run, world: World) -> None:
             root = attrs.evolve(tree_of(tx, operation), listeners=(), pools=())
         return _Target(revision=revision, amphorae=serving, pair=root)
 
-    target = run.record("plan", plan, result=_Target)
+    def pushes(target: _Target) -> dict[str, amphorae.PushKey]:
+        return {f"{a.id}/push": amphorae.PushKey(a.id, target.revision) for a in target.amphorae}
+
+    target = run.record("plan", plan, result=_Target, ahead=pushes)
     sent = amphorae.push_all(run, world, target.amphorae, target.revision, spare=len(target.amphorae) > 1)
     gone = {one.amphora_id for one in sent if one.gone}
     silent = tuple(a for a in target.amphorae if any(one.silent for one in sent if one.amphora_id == a.id))

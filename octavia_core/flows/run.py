@@ -150,8 +150,17 @@ class Run(Waiting, Undoing):
         undo: Callable[[Transaction], None] | None = None,
         *,
         result: type[R] | None = None,
+        ahead: Callable[[R], Mapping[str, object]] | None = None,
     ) -> R:
-        """Change (or read) the database; change and journal entry commit together, so it happens exactly once."""
+        """Change (or read) the database; change and journal entry commit together, so it happens exactly once.
+
+        Args:
+            name: unique within its branch.
+            do: the change.
+            undo: takes it back.
+            result: as in `step`.
+            ahead: of what `do` returned, the steps that come next for certain, and their keys: their intents commit with it.
+        """
         shared, path = self._shared, self._prefix + name
         entry = shared.journal.get(path)
         if undo is not None and entry is not None and entry.outcome is Outcome.DONE:
@@ -166,8 +175,15 @@ class Run(Waiting, Undoing):
         entry = entry or self._entry(path, EntryKind.RECORD)
         shared.probe("before", path)
 
+        intents: list[JournalEntry] = []
+
         def work(tx: Transaction) -> JournalEntry:
-            return attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, do(tx)))
+            value = do(tx)
+            if ahead is not None:
+                keys = ahead(value).items()
+                intents[:] = [self._entry(self._prefix + step, EntryKind.STEP, to_json(key)) for step, key in keys]
+                tx.write_entries(intents)
+            return attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value))
 
         try:
             finished = self._commit(None, work)
@@ -176,6 +192,7 @@ class Run(Waiting, Undoing):
         except Exception as error:  # whatever a change raises is its outcome; the journal must say so
             self._fail(entry, error)
         assert finished is not None
+        shared.journal.update((intent.path, intent) for intent in intents)
         if undo is not None:
             self._remember(Undo(path, finished.sequence, None, undo))
         shared.probe("entry", path)

@@ -15,6 +15,7 @@ from sqlalchemy import BigInteger, Dialect, Table, bindparam, case, delete, func
 
 from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora, amphora_health
 from octavia_core.db.tables.own import oc_liveness
 from octavia_core.db.transaction.amphorae import naive_utc, seconds
@@ -56,6 +57,7 @@ _HEARTS = (
     .outerjoin(amphora_health, amphora_health.c.amphora_id == amphora.c.id)
     .where(amphora.c.status != _DELETED)
 )
+_HEART = Prepared(_HEARTS.where(amphora.c.id == bindparam("one", type_=amphora.c.id.type)))
 SILENT = select(oc_liveness.c.amphora_id).where(
     oc_liveness.c.last_heard < bindparam("before", type_=BigInteger()),
     func.coalesce(oc_liveness.c.declared_dead, 0) == 0,  # as plain IS NULL, SQLite would look through all that live
@@ -70,6 +72,8 @@ class Health(Session):
         """What is known of the hearts of all amphorae that are not DELETED, or of the given ones that are not."""
         if amphora_ids is None:
             return [_liveness(row) for row in self.rows(_HEARTS.order_by(amphora.c.id))]
+        if len(amphora_ids) == 1:  # a push asks for one
+            return [_liveness(row) for row in self.rows(_HEART, one=next(iter(amphora_ids)))]
         return [
             _liveness(row)
             for ids in chunks(sorted(set(amphora_ids)))

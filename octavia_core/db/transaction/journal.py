@@ -15,6 +15,7 @@ from sqlalchemy import (
     case,
     delete,
     func,
+    literal_column,
     null,
     select,
     true,
@@ -134,18 +135,43 @@ def _entry(row: Row[Any]) -> JournalEntry:
     )
 
 
+_OR = oc_revision.c
+_MINE = _OR.load_balancer_id == bindparam("b_lb", type_=_OR.load_balancer_id.type)
+_NUMBER = _OR.number == bindparam("b_number", type_=_OR.number.type)
+_BY = _OR.operation_id == bindparam("b_operation", type_=_OR.operation_id.type)
+_STORED = Prepared(
+    select(
+        select(_OR.number).where(_BY).scalar_subquery().label("stored"),
+        select(func.max(_OR.number)).where(_MINE).scalar_subquery().label("newest"),
+    )
+)
+_REVISION = Prepared(select(oc_revision).where(_MINE, _NUMBER))
+_LAST_GOOD = Prepared(select(oc_revision).where(_MINE, _OR.good).order_by(_OR.number.desc()).limit(literal_column("1")))
+_MARK_GOOD = Prepared(update(oc_revision).where(_MINE, _NUMBER).values(good=true()))
+_NEWEST = Prepared(
+    select(
+        select(func.max(_OR.number)).where(_MINE).scalar_subquery().label("newest"),
+        select(func.max(_OR.number)).where(_MINE, _OR.good).scalar_subquery().label("good"),
+    )
+)
+_DROP_OLD = Prepared(
+    delete(oc_revision).where(
+        _MINE,
+        _OR.number <= bindparam("b_upto", type_=_OR.number.type),
+        _OR.number != bindparam("b_good", type_=_OR.number.type),
+    )
+)
+
+
 class Revisions(Session):
     """Numbered trees."""
 
     def store_revision(self, load_balancer_id: str, tree: LoadBalancer, operation_id: str | None) -> int:
         """Store a tree as the next revision; the same operation twice returns the same number."""
-        of = oc_revision.c
-        if operation_id is not None:
-            stored = self.value(select(of.number).where(of.operation_id == operation_id))
-            if stored is not None:
-                return int(stored)
-        newest = self.value(select(func.max(of.number)).where(of.load_balancer_id == load_balancer_id))
-        number = (newest or 0) + 1
+        found = self.row(_STORED, b_operation=operation_id, b_lb=load_balancer_id)
+        if found is not None and found.stored is not None:
+            return int(found.stored)
+        number = ((found.newest if found is not None else None) or 0) + 1
         row = {
             "load_balancer_id": load_balancer_id,
             "number": number,
@@ -158,37 +184,27 @@ class Revisions(Session):
 
     def revision(self, load_balancer_id: str, number: int) -> Revision | None:
         """One revision, or None."""
-        of = oc_revision.c
-        found = self.row(select(oc_revision).where(of.load_balancer_id == load_balancer_id, of.number == number))
+        found = self.row(_REVISION, b_lb=load_balancer_id, b_number=number)
         return None if found is None else _revision(found)
 
     def last_good(self, load_balancer_id: str) -> Revision | None:
         """The newest revision that every amphora accepted, or None."""
-        of = oc_revision.c
-        query = (
-            select(oc_revision)
-            .where(of.load_balancer_id == load_balancer_id, of.good)
-            .order_by(of.number.desc())
-            .limit(1)
-        )
-        found = self.row(query)
+        found = self.row(_LAST_GOOD, b_lb=load_balancer_id)
         return None if found is None else _revision(found)
 
     def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
         """All, newest first."""
-        of = oc_revision.c
-        query = select(oc_revision).where(of.load_balancer_id == load_balancer_id).order_by(of.number.desc())
+        query = select(oc_revision).where(_OR.load_balancer_id == load_balancer_id).order_by(_OR.number.desc())
         return [_revision(row) for row in self.rows(query)]
 
     def mark_good(self, load_balancer_id: str, number: int) -> None:
         """Every amphora accepted it; older ones beyond the last 20 are dropped, never the last good one."""
-        of = oc_revision.c
-        mine = of.load_balancer_id == load_balancer_id
-        if self.write(update(oc_revision).where(mine, of.number == number).values(good=True)) == 0:
+        if self.write(_MARK_GOOD, {"b_lb": load_balancer_id, "b_number": number}) == 0:
             raise NotFound("revision", f"{load_balancer_id}/{number}")
-        newest = self.value(select(func.max(of.number)).where(mine))
-        good = self.value(select(func.max(of.number)).where(mine, of.good))
-        self.write(delete(oc_revision).where(mine, of.number <= newest - _KEPT, of.number != good))
+        found = self.row(_NEWEST, b_lb=load_balancer_id)
+        if found is not None and found.newest > _KEPT:
+            upto = found.newest - _KEPT
+            self.write(_DROP_OLD, {"b_lb": load_balancer_id, "b_upto": upto, "b_good": found.good})
 
 
 def _revision(row: Row[Any]) -> Revision:
