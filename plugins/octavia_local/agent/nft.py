@@ -142,7 +142,7 @@ def _member(service: Service, group: Group, real: Real, marks: Marks) -> Iterato
         yield f"    update @clients_{mark} {{ {_client(group)} timeout {group.persistence}s }}"
     yield f"    ct mark set {hex(mark)}"
     place = f"[{real.address}]:{real.port}" if ":" in real.address else f"{real.address}:{real.port}"
-    yield f"    dnat {_ip(real)} to {place}"
+    yield f"    meta l4proto {service.protocol.lower()} dnat {_ip(real)} to {place}"
     yield "}"
 
 
