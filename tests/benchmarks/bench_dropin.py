@@ -4,7 +4,8 @@ The messages are the API's own: it creates load balancers while nobody consumes,
 and given to one side after the other, so that the API is not the limit; then some are created live, as fast as the API accepts
 them. Both sides use drivers that do nothing. CPU is that of all of a side's processes, statements are counted by MariaDB's
 general log, without BEGIN, COMMIT, ROLLBACK, SET and SHOW. `--rounds` is the number of load balancers of each side (200, which
-takes six minutes on a machine at rest, four of them upstream's worker's); a further word `quick` leaves the killing out.
+takes six minutes on a machine at rest, four of them upstream's worker's); a further word `quick` leaves the killing out, `ours` leaves
+upstream's worker out, and with it all ratios.
 """
 
 from __future__ import annotations
@@ -117,7 +118,7 @@ class _Side:
 class _Bench:
     def __init__(self, on: Stage, options: Options, many: int) -> None:
         self.on, self.say, self.many = on, options.say, many
-        self.killing = "quick" not in options.rest
+        self.killing, self.alone = "quick" not in options.rest, "ours" in options.rest
         self.names = itertools.count()
         self.wordings: dict[str, dict[str, int]] = {}
         on.worker.stop()
@@ -149,7 +150,8 @@ class _Bench:
 
     def run(self) -> Report:
         share = max(2, self.many // TURNS)
-        for turn, side in itertools.product(range(TURNS), (self.theirs, self.ours)):
+        sides = (self.ours,) if self.alone else (self.theirs, self.ours)
+        for turn, side in itertools.product(range(TURNS), sides):
             last = turn == TURNS - 1
             self.say(f"{side.user}: the API is asked for load balancers, nobody listens")
             messages = self._record(share + (COUNTED + IN_FLIGHT * self.killing if last else 0))
@@ -317,7 +319,7 @@ class _Bench:
     # -- what comes of it ----------------------------------------------------------------------------------------------
     def _report(self) -> Report:
         figures: list[Figure] = []
-        for side in (self.ours, self.theirs):
+        for side in (self.ours,) if self.alone else (self.ours, self.theirs):
             name = side.user
             figures.append(Figure(f"{name}: load balancers a second", statistics.median(side.rates), "/s"))
             figures.append(
@@ -329,11 +331,13 @@ class _Bench:
                 unit = "MB" if what == "memory" else "s" if timed else ""
                 figures.append(Figure(f"{name}: {what}", value, unit))
         ours, theirs = self.ours.figures, self.theirs.figures
-        cpu = statistics.median(self.theirs.cpu) / statistics.median(self.ours.cpu)
-        rate = statistics.median(self.ours.rates) / statistics.median(self.theirs.rates)
-        aims = [
-            Aim("worker CPU, theirs to ours", cpu, 10, "x", at_least=True),
-            Aim("load balancers a second, ours to theirs", rate, 10, "x", at_least=True),
+        aims: list[Aim] = []
+        if not self.alone:
+            cpu = statistics.median(self.theirs.cpu) / statistics.median(self.ours.cpu)
+            rate = statistics.median(self.ours.rates) / statistics.median(self.theirs.rates)
+            aims.append(Aim("worker CPU, theirs to ours", cpu, 10, "x", at_least=True))
+            aims.append(Aim("load balancers a second, ours to theirs", rate, 10, "x", at_least=True))
+        aims += [
             Aim("statements of a load balancer", ours["statements each"], 40, ""),
             Aim(f"a batch of {MEMBERS} members", ours["batch"], 0.5),
             # the API itself marks every member PENDING_UPDATE, changed or not; one statement has to settle them
