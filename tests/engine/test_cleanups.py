@@ -38,6 +38,14 @@ def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
     forget(database_url)
 
 
+@pytest.fixture
+def plain(tmp_path: Path) -> Iterator[Engine]:
+    """One on SQLite, for what no database decides."""
+    opened = Engine.open(tmp_path)
+    yield opened
+    opened.close()
+
+
 def row_of(engine: Engine, id: str) -> Operation:
     row = engine.storage.read(lambda tx: tx.operation(id))
     assert row is not None
@@ -91,7 +99,8 @@ def test_a_cleanup_calls_nothing_while_an_operation_holds_the_load_balancer(engi
     assert engine.leaked() == []
 
 
-def test_a_cleanup_that_fails_again_lets_others_have_the_load_balancer_meanwhile(engine: Engine) -> None:
+def test_a_cleanup_that_fails_again_lets_others_have_the_load_balancer_meanwhile(plain: Engine) -> None:
+    engine = plain
     lb = left_to_cleanup(engine)
     engine.cloud.fail("network.release_vip", kind=FaultKind.TRANSIENT, message="still away")
     (cleanup,) = engine.open_operations()
@@ -126,7 +135,8 @@ def test_what_came_later_is_found_however_much_failed_since(engine: Engine) -> N
     assert found.state is OperationState.QUEUED, "one that is under way comes first"
 
 
-def test_a_cleanup_cannot_be_cancelled_and_says_what_can_be_done(engine: Engine) -> None:
+def test_a_cleanup_cannot_be_cancelled_and_says_what_can_be_done(plain: Engine) -> None:
+    engine = plain
     left_to_cleanup(engine)
     (cleanup,) = engine.open_operations()
     host = attrs.make_class("Host", ["storage", "clock"])(engine.storage, engine.world.clock)
@@ -138,7 +148,8 @@ def test_a_cleanup_cannot_be_cancelled_and_says_what_can_be_done(engine: Engine)
     assert Handle(host, cleanup).cancel() is False, "it is over"
 
 
-def test_a_success_has_no_error_and_its_timeline_keeps_what_passed(engine: Engine) -> None:
+def test_a_success_has_no_error_and_its_timeline_keeps_what_passed(plain: Engine) -> None:
+    engine = plain
     engine.cloud.fail("network.plug_vip", times=2, message="the network is being upgraded")
     operation = engine.acceptor.create_load_balancer(NewLoadBalancer(name="web"), Asked())
     row = ended(engine, operation)

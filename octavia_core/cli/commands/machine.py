@@ -64,10 +64,11 @@ def db_upgrade(session: Session) -> None:
 def db_check(session: Session) -> None:
     """Say whether the database has this program's version; changes nothing."""
     from octavia_core.controller.sources import load_settings
+    from octavia_core.controller.start import promptly
     from octavia_core.db.storage import SqlStorage
 
     files = session.config_files
-    SqlStorage.open(load_settings(files) if files else state_settings(session)).close()
+    SqlStorage.open(promptly(load_settings(files) if files else state_settings(session))).close()
     _ready(session)
 
 
