@@ -79,6 +79,61 @@ def test_an_exact_repeat_counts_once_and_a_restarted_sequence_counts() -> None:
     assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [6]
 
 
+def heard(memory: Memory, seq: int, now: float) -> bool:
+    """Whether that heartbeat counts as one of now."""
+    memory.keep([beat(seq)], now)
+    return memory.heard_at("a") == now
+
+
+def test_what_was_recorded_and_is_played_back_keeps_nobody_alive() -> None:
+    memory = Memory(reapply=1000.0)
+    assert all(heard(memory, seq, float(seq)) for seq in range(100))
+    times = iter(range(1000, 2000))
+    for seq in (99, 98, 92, 91, 90, 50):
+        assert not any(heard(memory, seq, float(next(times))) for _ in range(20)), seq
+    assert memory.counters["repeated"] + memory.counters["replayed"] == 120
+    assert heard(memory, 100, 2000.0), "and what is real counts at once"
+
+
+def test_an_agent_that_was_restarted_counts_at_once_and_its_recorded_beginning_but_once() -> None:
+    memory = Memory(reapply=1000.0)
+    for seq in range(100):
+        heard(memory, seq, float(seq))
+    assert all(heard(memory, seq, 200.0 + seq) for seq in range(3)), "its first ones say what nobody has said lately"
+    assert not any(heard(memory, 2, 300.0 + n) for n in range(20))
+    assert heard(memory, 3, 400.0)
+
+
+def test_an_agent_that_is_restarted_again_and_again_with_the_same_words_counts_from_its_second_heartbeat_on() -> None:
+    memory = Memory(reapply=1000.0)
+    counted = [[heard(memory, seq, 100.0 * start + seq) for seq in range(4)] for start in range(5)]
+    assert all(all(each[1:]) for each in counted)
+    assert counted[1] == [False, True, True, True]
+
+
+def test_an_agent_whose_first_heartbeats_after_its_restart_were_lost_counts_from_the_second_that_comes() -> None:
+    memory = Memory(reapply=1000.0)
+    for seq in range(1000, 1020):
+        heard(memory, seq, float(seq))
+    counted = [heard(memory, seq, 2000.0 + n) for n, seq in enumerate((30, 31, 33, 32, 40))]
+    assert counted == [False, True, True, True, True]
+
+
+def test_those_that_the_network_turned_round_count_both() -> None:
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat(20, rx=1), beat(22, rx=2), beat(21, rx=4), beat(23, rx=8)], 1.0)
+    assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [15]
+    assert memory.counters == {"accepted": 4}
+
+
+def test_the_oldest_form_has_no_number_and_always_counts() -> None:
+    memory = Memory(reapply=1000.0)
+    document = {"id": "a", "listeners": {}}
+    for now in range(3):
+        memory.keep([decode(encode(document, "k"), ["k"])], float(now))
+        assert memory.heard_at("a") == float(now)
+
+
 def test_deltas_are_added_gauges_and_totals_replace() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1, rx=5, tx=1, conns=4, totconns=2), beat(2, rx=6, conns=3, ereq=1)], 1.0)

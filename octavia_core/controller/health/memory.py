@@ -30,7 +30,7 @@ AT_ONCE = 2000
 """Reports that one batch holds against the rows at most, changed or not; the others come with the next batch."""
 
 REMEMBERED = 8
-"""Heartbeats of each amphora that are recognised when they come again; as far back as that, one that comes too late counts."""
+"""Heartbeats of each amphora that are recognised when they come again; one that comes later than that many others is old."""
 
 _NEVER = -1
 """The gauge of a listener that has no row yet."""
@@ -76,7 +76,7 @@ class _Known:
         if seq is None or self.seq is None or seq > self.seq:
             self.back = None
         else:
-            seen, late = mark in self.marks, self.seq - seq <= REMEMBERED
+            seen, late = mark in self.marks, self.seq - seq < REMEMBERED
             if seen and seq == self.seq:
                 return "repeated"
             if (seen or not (late or seq < REMEMBERED)) and (self.back is None or seq <= self.back):
