@@ -15,7 +15,7 @@ from octavia_core.testing.outside import FaultKind
 from tests.peers.octavia_api.clients import Clients
 from tests.peers.octavia_api.programs import until
 from tests.peers.octavia_api.stage import Stage
-from tests.peers.octavia_api.test_users import TREE
+from tests.peers.octavia_api.test_users import TREE, served
 
 PAGE = Path(__file__).parents[3] / "docs" / "reference" / "differences.md"
 KINDS = {
@@ -235,3 +235,37 @@ def test_a_creation_ends_as_the_table_says(on: Stage, clients: Clients, fails: b
     del after[lb]
     assert {s for s in after.values() if s != outcome["amphora"]} <= {outcome["below"]}, on.why(lb)
     assert len(after) == 8
+
+
+def test_a_listener_that_was_refused_spoils_neither_a_member_added_afterwards_nor_a_failover(
+    on: Stage, clients: Clients
+) -> None:
+    ids = built(on, clients)
+    lb, pool = ids["load_balancer"], ids["pool"]
+    on.cloud().fail("amphora.push", kind=FaultKind.REFUSED, message="HAProxy says no")
+    bad = str(on.create("listeners", "listener", protocol="TCP", protocol_port=81, loadbalancer_id=lb)["id"])
+    on.settled(lb)
+    assert statuses(on, lb)[bad] == "ERROR"
+    assert {s for id, s in statuses(on, lb).items() if id != bad} == {"ACTIVE", "ALLOCATED"}
+    assert [one["id"] for one in served(on, lb)["listeners"]] == [ids["listener"]]  # the last good one was put back
+    reasons = on.database.rows(
+        "SELECT text FROM oc_event WHERE load_balancer_id = %s AND name = 'operation.failed'", lb
+    )
+    assert "HAProxy says no" in str(reasons[-1]["text"])
+
+    on.create(f"pools/{pool}/members", "member", address="192.0.2.50", protocol_port=80)
+    on.settled(lb)
+    assert "192.0.2.50" in {member["address"] for member in served(on, lb)["pools"][0]["members"]}
+    on.ask("PUT", f"/v2/lbaas/loadbalancers/{lb}/failover")
+    on.settled(lb)
+    after = statuses(on, lb)
+    assert after.pop(bad) == "ERROR"
+    assert set(after.values()) == {"ACTIVE", "ALLOCATED", "DELETED"}
+    assert [one["id"] for one in served(on, lb)["listeners"]] == [ids["listener"]]
+
+    on.ask(
+        "PUT", f"/v2/lbaas/listeners/{bad}", {"listener": {"connection_limit": 5}}
+    )  # asked for again, it counts again
+    on.settled(lb)
+    assert statuses(on, lb)[bad] == "ACTIVE"
+    assert {one["id"] for one in served(on, lb)["listeners"]} == {ids["listener"], bad}
