@@ -43,10 +43,10 @@ class Asked:
 
 @attrs.frozen
 class Reply:
-    """One answer: JSON for a dictionary, text otherwise."""
+    """One answer: JSON for a dictionary or a list, text otherwise."""
 
     status: int
-    content: dict | str = attrs.field(factory=dict)
+    content: dict | list | str = attrs.field(factory=dict)
     etag: str | None = None
 
 
@@ -64,6 +64,7 @@ class Agent:
         details: what GET details says besides versions.
         interfaces: address -> interface.
         udp: listener id -> keepalived's configuration.
+        lvs: whether keepalived stays when it is started.
         keeps_alive: leave connections open after an answer.
         hangs_up: close them nevertheless, without a word.
         newest: TLS version.
@@ -84,6 +85,7 @@ class Agent:
     details: dict = attrs.field(factory=dict)
     interfaces: dict[str, str] = attrs.field(factory=dict)
     udp: dict[str, str] = attrs.field(factory=dict)
+    lvs: bool = True
     keeps_alive: bool = True
     hangs_up: bool = False
     newest: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3
@@ -118,7 +120,7 @@ class Agent:
                 agent.asked.append(asked)
                 reply = agent.answers.get(str(asked)) or agent.do(asked)
                 agent.before_answer(asked)
-                is_json = isinstance(reply.content, dict)
+                is_json = isinstance(reply.content, dict | list)
                 data = (json.dumps(reply.content) if is_json else reply.content).encode()
                 self.send_response(reply.status)
                 self.send_header("Content-Type", "application/json" if is_json else "text/plain; charset=UTF-8")
@@ -184,10 +186,11 @@ class Agent:
                 self.configurations[id] = asked.body.decode()
                 return Reply(202, {"message": "OK"}, md5(asked.body))
             case "PUT", ["loadbalancer", id, "reload"]:
-                self.loaded[id] = self.configurations[id]
+                self.loaded[id] = self.configurations.get(id) or self.udp[id]
                 return Reply(202, {"message": "OK", "details": f"Listener {id} reloaded"})
             case "DELETE", ["listeners", id]:
                 self.configurations.pop(id, None)
+                self.udp.pop(id, None)
                 self.loaded.pop(id, None)
                 self.files = {key: value for key, value in self.files.items() if key[0] != id}
                 return Reply(200, {"message": "OK"})
@@ -221,6 +224,9 @@ class Agent:
             case "PUT", ["listeners", _, id, "udp_listener"]:
                 self.udp[id] = asked.body.decode()
                 return Reply(200, {"message": "OK"}, md5(asked.body))
+            case "GET", ["listeners"]:
+                there = [(id, "ACTIVE" if id in self.loaded and self.lvs else "OFFLINE") for id in self.udp]
+                return Reply(200, [{"uuid": id, "status": status, "type": "UDP"} for id, status in there])
             case "GET", ["listeners", id, "udp_listener"]:
                 return Reply(200, self.udp[id]) if id in self.udp else Reply(404, {"message": "UDP Listener Not Found"})
             case "PUT", ["vrrp", _] | ["loadbalancer", _, "start" | "stop"]:

@@ -105,7 +105,7 @@ def test_agents_that_close_after_each_answer_are_served_as_well(driver_of):
 def test_a_kept_connection_that_the_agent_closed_is_opened_again(driver_of):
     with Agent(hangs_up=True) as agent:
         driver = driver_of(agent)
-        for _ in range(20):
+        for _ in range(10):
             driver.remove(agent.at, "lb")
         assert agent.connections == 20
         assert len(agent.asked) == 20
@@ -383,7 +383,7 @@ def test_one_request_at_a_time_reaches_an_amphora(driver_of):
             thread.start()
         for thread in threads:
             thread.join()
-        assert len(agent.asked) == 8
+        assert len(agent.asked) == 16  # is there anything of UDP? then the load balancer goes
         assert agent.connections == 1
         assert max(most) == 1
 

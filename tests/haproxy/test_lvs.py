@@ -139,7 +139,7 @@ def test_the_file_of_a_listener_with_both_families():
     ("listener", "values", "first"),
     [
         (attrs.evolve(LISTENER, enabled=False), {}, "# Listener li is disabled"),
-        (LISTENER, {"enabled": False}, "# Configuration for Listener li"),
+        (LISTENER, {"enabled": False}, "# Listener li is disabled"),
         (attrs.evolve(LISTENER, default_pool_id=None), {}, "# Configuration for Listener li"),
     ],
 )

@@ -18,7 +18,7 @@ from tests.support.trees import listener, load_balancer, pool
 TLS = ListenerProtocol.TERMINATED_HTTPS
 AMPHORA = Amphora(id=AMPHORA_ID, status=AmphoraStatus.ALLOCATED)
 ID = "0a0a0a0a-1111-4222-8333-444444444444"
-INFO, DETAILS = "GET /1.0/info", "GET /1.0/details"
+INFO, DETAILS, LISTED = "GET /1.0/info", "GET /1.0/details", "GET /1.0/listeners"
 READ = f"GET /1.0/loadbalancer/{ID}/haproxy"
 UPLOAD = f"PUT /1.0/loadbalancer/{AMPHORA_ID}/{ID}/haproxy"
 RELOAD = f"PUT /1.0/loadbalancer/{ID}/reload"
@@ -65,7 +65,7 @@ def names(agent):
 
 def test_the_first_push_uploads_reloads_reads_back_and_marks(agent, driver):
     pushed = driver.push(agent.at, delivery(simple()))
-    assert agent.requests() == [READ, INFO, DETAILS, UPLOAD, RELOAD, READ, MARK]
+    assert agent.requests() == [READ, LISTED, INFO, DETAILS, UPLOAD, RELOAD, READ, MARK]
     assert pushed.changed
     assert pushed.skipped_listeners == ()
     assert pushed.etag == md5(agent.loaded[ID].encode())
@@ -77,7 +77,7 @@ def test_the_same_again_sends_nothing(agent, driver):
     first = driver.push(agent.at, delivery(lb))
     agent.requests()
     again = driver.push(agent.at, delivery(lb))
-    assert agent.requests() == [READ, INFO, MARKED]
+    assert agent.requests() == [READ, LISTED, INFO, MARKED]
     assert again == attrs.evolve(first, changed=False)
 
 
@@ -87,7 +87,7 @@ def test_a_change_is_uploaded_and_reloaded_without_asking_for_details_again(agen
     agent.requests()
     changed = attrs.evolve(lb, listeners=(attrs.evolve(lb.listeners[0], connection_limit=9),))
     assert driver.push(agent.at, delivery(changed)).changed
-    assert agent.requests() == [READ, INFO, MARKED, UNMARK, UPLOAD, RELOAD, READ, MARK]
+    assert agent.requests() == [READ, LISTED, INFO, MARKED, UNMARK, UPLOAD, RELOAD, READ, MARK]
     assert "maxconn 9\n" in agent.loaded[ID]
 
 
@@ -168,7 +168,7 @@ def test_certificates_are_sent_before_the_configuration_and_only_once(agent, dri
     assert agent.files[ID, "lis-tls.pem"].decode().count(f"/var/lib/octavia/certs/{ID}/") == 2
     assert max(asked.index(certificate("PUT", name)) for name in names(agent)) < asked.index(UPLOAD)
     driver.push(agent.at, delivery(lb, material=material))
-    assert agent.requests() == [READ, INFO, MARKED]
+    assert agent.requests() == [READ, LISTED, INFO, MARKED]
     changed = attrs.evolve(lb, listeners=(attrs.evolve(lb.listeners[0], connection_limit=9),))
     driver.push(agent.at, delivery(changed, material=material))
     assert not [one for one in agent.requests() if "certificates" in one and APPLIED not in one]
@@ -275,16 +275,9 @@ def test_the_last_listener_takes_the_load_balancer_with_it(agent, driver):
     agent.requests()
     empty = attrs.evolve(lb, listeners=())
     assert driver.push(agent.at, delivery(empty)).changed
-    assert agent.requests() == [READ, f"DELETE /1.0/listeners/{ID}"]
+    assert agent.requests() == [READ, f"DELETE /1.0/listeners/{ID}", LISTED]
     assert (agent.configurations, agent.files) == ({}, {})
     assert not driver.push(agent.at, delivery(empty)).changed
-
-
-def test_udp_listeners_are_reported_as_skipped(agent, driver):
-    udp = listener(pool(protocol=PoolProtocol.UDP), ListenerProtocol.UDP, id="lis-udp")
-    lb = load_balancer([udp, listener()], id=ID)
-    assert driver.push(agent.at, delivery(lb)).skipped_listeners == ("lis-udp",)
-    assert driver.push(agent.at, delivery(load_balancer(udp, id=ID))).skipped_listeners == ("lis-udp",)
 
 
 def test_details_shape_threads_and_the_tls_session_cache_and_free_memory_does_not_change_it_again(
@@ -421,12 +414,12 @@ def test_render_shows_text_and_lists_but_no_secrets(driver, authority):
     assert driver.render(delivery(load_balancer([], id=ID))) == []
 
 
-def test_remove_is_one_idempotent_request(agent, driver):
+def test_remove_is_idempotent(agent, driver):
     driver.push(agent.at, delivery(simple()))
     agent.requests()
     driver.remove(agent.at, ID)
     driver.remove(agent.at, ID)
-    assert agent.requests() == [f"DELETE /1.0/listeners/{ID}"] * 2
+    assert agent.requests() == [LISTED, f"DELETE /1.0/listeners/{ID}"] * 2
 
 
 def _members():

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from octavia_local.agent.balancer import peer_name
-from octavia_local.binary import find_haproxy
+from tests.support.haproxies import chosen
 from tests.local_agent.rig import Rig, config
 
 NOT_FOUND = "The requested URL was not found on the server."
@@ -20,7 +20,7 @@ def test_discovery_and_info(rig: Rig) -> None:
     assert rig.ask("GET", "/").body == b'{"api_version":"1.0"}'
     assert rig.ask("GET", "/1.0/info").json == {
         "hostname": socket.gethostname(),
-        "haproxy_version": find_haproxy().version,
+        "haproxy_version": chosen().version,
         "api_version": "1.0",
         "keepalived_version": "",
         "ipvsadm_version": "",
@@ -150,7 +150,7 @@ def test_plugging_networks(rig: Rig) -> None:
         ("PUT", "/1.0/vrrp/upload", 400, "network namespace"),
         ("PUT", "/1.0/vrrp/start", 400, "network namespace"),
         ("PUT", "/1.0/vrrp/dance", 400, "Unknown action: dance"),
-        ("PUT", "/1.0/listeners/a/b/udp_listener", 400, "UDP and SCTP listeners"),
+        ("PUT", "/1.0/listeners/a/b/udp_listener", 400, "UDP listeners need nginx"),
         ("GET", "/1.0/listeners/b/udp_listener", 404, "No UDP listener with UUID: b"),
         ("PUT", "/1.0/interface/127.0.0.1/rules", 404, "no packet filter"),
         ("GET", "/1.0/nowhere", 404, NOT_FOUND),
