@@ -106,7 +106,8 @@ def test_a_member_that_fails_is_an_event_with_its_cause_at_once(here: Place) -> 
     assert (full.data["id"], full.amphora_id) == (listener, amphora.id)
     tree = here.storage.read(lambda tx: tx.tree(lb))
     assert tree is not None
-    assert tree.pools[0].members[1].operating_status is Operating.ERROR
+    found = {member.name: member.operating_status for member in tree.pools[0].members}
+    assert found == {"one": Operating.ONLINE, "two": Operating.ERROR}
 
 
 def test_an_amphora_that_dies_is_an_event_with_its_cause_at_once(here: Place) -> None:
