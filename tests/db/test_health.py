@@ -234,3 +234,22 @@ def test_totals_of_old_agents_replace_the_counters(storage):
     )
     assert traffic(storage) == {("l", "a"): (7, 1, 1), ("m", "a"): (3, 1, 1)}
     storage.transaction(lambda tx: tx.add_traffic([]))
+
+
+def test_an_id_that_would_mean_something_in_a_statement_is_only_an_id(storage):
+    boxes = [amphora(status=AmphoraStatus.ALLOCATED) for _ in range(25)]
+    storage.transaction(lambda tx: [tx.insert(box) for box in boxes])
+    start = storage.now() - 60 * SECOND
+    odd = ["a' OR '1'='1", "b), (c", "%s", "?", "d,e", "\\", "é", f"{boxes[0].id} {boxes[1].id}"]
+    for at in (start, start + SECOND):
+        ids = [*odd, *(each.id for each in boxes)]
+        storage.transaction(lambda tx, at=at, ids=ids: tx.heard_together(at, "here", ids))
+    others = amphora(status=AmphoraStatus.ALLOCATED)
+    storage.transaction(lambda tx: tx.insert(others))
+    storage.transaction(lambda tx: tx.heard_together(start + 2 * SECOND, "here", [*odd, boxes[0].id, "x' OR 'x'='x"]))
+    found = {each.amphora_id: each.last_heard for each in storage.read(lambda tx: tx.liveness())}
+    assert found == {
+        **dict.fromkeys((each.id for each in boxes), start + SECOND),
+        boxes[0].id: start + 2 * SECOND,
+        others.id: None,
+    }

@@ -7,6 +7,7 @@ step, so that upstream's health manager can take over, and is looked at beside o
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -30,7 +31,9 @@ _MICRO = 1_000_000
 _DELETED = str(AmphoraStatus.DELETED)
 _COUNTERS = ("bytes_in", "bytes_out", "total_connections", "request_errors")
 _SHARE = 1000
-"""Amphorae that one UPDATE moves; each statement has as many parameters, so that one text serves all."""
+"""Amphorae that one UPDATE moves."""
+_PLAIN = re.compile(r"[0-9A-Za-z-]{1,36}(?: [0-9A-Za-z-]{1,36})*")
+"""Ids that mean nothing but themselves in any SQL, with blanks between them."""
 _WORTH_IT = 20
 """Less than that are cheaper with a parameter for each."""
 _TRAFFIC_SHARE = 1000
@@ -99,8 +102,11 @@ class Health(Session):
     def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
         """The same for many that were heard at one time, with a statement per table and thousand."""
         ids, rest = sorted(amphora_ids), list[str]()
+        if not _PLAIN.fullmatch(" ".join(ids)):
+            rest = [id for id in ids if " " in id or not _PLAIN.fullmatch(id)]
+            ids = sorted(set(ids).difference(rest))
         if len(ids) < _WORTH_IT:
-            rest = ids
+            rest += ids
         else:
             for some in chunks(ids, _SHARE):
                 rest += self._move_together(some, at, observer)
@@ -111,11 +117,11 @@ class Health(Session):
         """Move the rows of all of them to the same time; those that have no rows yet."""
         words = _words(self._connection.dialect)
         missing: set[str] = set()
-        ours = self._update(words.liveness, (at, observer, *self._several(ids), at))
+        ours = self._update(words.liveness, ids, (at, observer), at)
         if ours < len(ids):
             missing |= self._without_row(oc_liveness, ids)
         mirrored = naive_utc(at / _MICRO)
-        upstreams = self._update(words.health, (mirrored, *self._several(ids), mirrored))
+        upstreams = self._update(words.health, ids, (mirrored,), mirrored)
         if upstreams < len(ids):
             missing |= self._without_row(amphora_health, ids)
         return missing
@@ -124,13 +130,20 @@ class Health(Session):
         query = select(table.c.amphora_id).where(table.c.amphora_id.in_(bindparam("ids", expanding=True)))
         return set(ids) - {row.amphora_id for row in self.rows(query, ids=list(ids))}
 
-    def _several(self, ids: list[str]) -> Sequence[Any]:
-        """As the one parameter or the `_SHARE` parameters that the statement has; the last id again where there are less."""
-        return (ids,) if self.dialect == "postgresql" else (*ids, *[ids[-1]] * (_SHARE - len(ids)))
-
-    def _update(self, statement: str, values: tuple[Any, ...]) -> int:
+    def _update(self, statement: str, ids: list[str], values: tuple[Any, ...], at: Any) -> int:
+        """Send one of `_Words`. Ids are plain, so MariaDB gets them as words of the statement: its driver takes a microsecond
+        to quote each, and nothing is to be quoted. PostgreSQL gets one text, which it cuts itself.
+        """
         self._may_write()
-        matched = int(self._connection.exec_driver_sql(statement, values).rowcount)
+        match self.dialect:
+            case "mysql":
+                statement = statement.replace("(?)", "('" + "','".join(ids) + "')")
+                parameters = (*values, at)
+            case "postgresql":
+                parameters = (*values, ",".join(ids), at)
+            case _:  # always as many, so that one text serves all
+                parameters = (*values, *ids, *[ids[-1]] * (_SHARE - len(ids)), at)
+        matched = int(self._connection.exec_driver_sql(statement, parameters).rowcount)
         self.changed = self.changed or matched != 0
         return matched
 
@@ -251,7 +264,11 @@ class _Words:
 def _words(dialect: Dialect) -> _Words:
     name = "mysql" if dialect.name == "mariadb" else dialect.name
     mark = "?" if name == "sqlite" else "%s"
-    several = "= ANY(%s)" if name == "postgresql" else f"IN ({','.join([mark] * _SHARE)})"
+    several = {
+        "mysql": "IN (?)",
+        "postgresql": "= ANY(string_to_array(%s, ','))",
+        "sqlite": f"IN ({','.join([mark] * _SHARE)})",
+    }[name]
     now, utcnow = (str(element().compile(dialect=dialect)) for element in (db_now, db_utcnow))
     return _Words(
         f"UPDATE oc_liveness SET last_heard = {mark}, observer = {mark} WHERE amphora_id {several}"  # noqa: S608 - our own words
