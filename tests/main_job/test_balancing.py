@@ -214,16 +214,3 @@ def test_a_tcp_listener_carries_any_bytes(stage):
                 client.sendall(said)
                 assert client.recv(100) == said.upper()
     assert only_pool(lb).protocol is PoolProtocol.TCP
-
-
-def test_a_udp_listener_is_said_to_be_none_of_this_amphoras_and_disturbs_nobody(stage):
-    wish = NewListener(protocol=ListenerProtocol.UDP, protocol_port=5353, default_pool=NewPool(protocol="UDP"))
-    with Echo("one") as one:
-        lb = stage.build(http(*behind(one)))
-        made = stage.controller.create_listener(lb.id, wish)
-        with pytest.raises(OperationFailed, match="serves no UDP listeners"):
-            made.wait(PATIENCE)
-        assert stage.find(lb.id, made.subject_id).provisioning_status is Provisioning.ERROR
-        assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
-        assert stage.ask(lb).member == "one"
-        stage.delete(Kind.LISTENER, made.subject_id)

@@ -116,19 +116,6 @@ def test_what_listens_on_loopback_only_is_out_of_an_amphoras_reach(stage):
         assert answer(one.address, one.protocol_port) == 0
 
 
-def test_a_udp_listener_is_refused_in_a_sentence(stage):
-    from octavia_core import NewListener
-
-    with member_at("one") as one:
-        lb = stage.build(http(one, port=80))
-        with pytest.raises(OctaviaError, match="UDP"):
-            stage.controller.create_listener(lb.id, NewListener(protocol=ListenerProtocol.UDP, protocol_port=53)).wait(
-                PATIENCE
-            )
-        assert serving(stage, lb) == "one"
-        assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
-
-
 def test_the_vip_is_from_the_range_of_the_state_directory(stage):
     plan = plan_of(stage.controller.settings)
     assert plan.vips6.subnet_of(IPv6Network("fc00::/7"))

@@ -8,7 +8,7 @@ import pytest
 
 from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
 from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import Kind, ListenerProtocol, MonitorType, Operating, PoolProtocol
+from octavia_core.domain.vocabulary import ListenerProtocol, MonitorType, Operating, PoolProtocol
 from octavia_local.forwarders import find_nft
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
 from tests.main_job.stage import Stage, http, until

@@ -46,7 +46,6 @@ VALUES: dict[str, type[StrEnum]] = {
 }
 """Fields of which each value is a feature of its own."""
 
-_LATER = "keepalived's LVS, not HAProxy: left out of the file and reported"
 _NETWORK = "of the network driver"
 
 ELSEWHERE = {
@@ -60,14 +59,8 @@ ELSEWHERE = {
     "load_balancer.server_group_id": "of the compute driver",
     "listener.peer_port": "the peers port is the constant 1025; this one is for security groups",
     "listener.l7policies": "see l7policy",
-    "listener.protocol=UDP": _LATER,
-    "listener.protocol=SCTP": _LATER,
-    "pool.protocol=UDP": _LATER,
-    "pool.protocol=SCTP": _LATER,
     "member.subnet_id": _NETWORK,
     "member.vnic_type": _NETWORK,
-    "session_persistence.persistence_timeout": _LATER,
-    "session_persistence.persistence_granularity": _LATER,
 }
 """What HAProxy does not see, and why."""
 

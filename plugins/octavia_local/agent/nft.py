@@ -105,13 +105,13 @@ def rules(service: Service, usable: Collection[str], marks: Marks, gone: Collect
             for bind in group.binds
         ]
     lines += ["    }", "    chain counting {", "        type filter hook forward priority filter + 10; policy accept;"]
-    mark = f"ct mark and 0xffff0000 == {hex(marks.listener(service.listener) << 16)}"
+    ours = f"ct mark and 0xffff0000 == {hex(marks.listener(service.listener) << 16)}"
     lines += [
-        f"        {mark} ct direction original counter name received",
-        f"        {mark} ct direction reply counter name sent",
+        f"        {ours} ct direction original counter name received",
+        f"        {ours} ct direction reply counter name sent",
     ]
     lines += ["    }", "    chain leaving {", "        type nat hook postrouting priority srcnat; policy accept;"]
-    lines += [f"        {mark} masquerade", "    }", "}", ""]
+    lines += [f"        {ours} masquerade", "    }", "}", ""]
     return "\n".join(lines)
 
 

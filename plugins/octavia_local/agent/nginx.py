@@ -14,6 +14,7 @@ the configuration was changed. nginx counts a session when it ends; its line in 
 
 from __future__ import annotations
 
+import contextlib
 import ipaddress
 import os
 import signal
@@ -35,6 +36,7 @@ __all__ = ["Nginx", "configuration"]
 _CONFIG, _SESSIONS, _OUTPUT = "nginx.conf", "sessions.log", "nginx.log"
 _READY_WITHIN = 10.0
 _STOPPED_WITHIN = 3.0
+_LET_GO_WITHIN = 2.0
 _GRACE = "1s"
 """How long a worker that was replaced waits for answers of members; then its sessions end, and are counted."""
 _QUICK_DEATH, _PAUSE = 0.5, 1.0
@@ -175,6 +177,7 @@ class Nginx:
         self._text = text = self._render(real, usable)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         _write(f"{self._folder}/{_CONFIG}", text)
+        old = self._workers()
         if running and binds == self._binds and self._child is not None:
             self._child.signal(signal.SIGHUP)
         else:
@@ -182,6 +185,7 @@ class Nginx:
             self._binds = binds
             self._supervisor.call(self._start)
         self._wait_until_it_says(str(self._number))
+        self._wait_until_they_let_go(old)
         self._sockets.keep_only(set(binds))
 
     def stop(self) -> None:
@@ -247,6 +251,25 @@ class Nginx:
             os.close(folder)
         raise Refusal(500, "Error starting nginx", self._words() or f"it was not ready within {_READY_WITHIN:.0f} s")
 
+    def _workers(self) -> list[int]:
+        """The processes under the master."""
+        child = self._child
+        if child is None:
+            return []
+        try:
+            with open(f"/proc/{child.pid}/task/{child.pid}/children", encoding="ascii") as file:
+                return [int(pid) for pid in file.read().split()]
+        except OSError:
+            return []  # it has just ended
+
+    def _wait_until_they_let_go(self, workers: Collection[int]) -> None:
+        """Workers that are being replaced read datagrams until they have closed the sockets; then only the new one does."""
+        held = {f"socket:[{self._sockets.inode(bind)}]" for bind in self._binds}
+        deadline = time.monotonic() + _LET_GO_WITHIN
+        for pid in workers:
+            while time.monotonic() < deadline and held & _open_files(pid):
+                time.sleep(0.002)
+
     def _words(self) -> str:
         with open(f"{self._folder}/{_OUTPUT}", encoding="utf-8", errors="replace") as file:
             return file.read()[-2000:].strip()
@@ -261,6 +284,8 @@ class Nginx:
             inherited = {"NGINX": "".join(f"{descriptor};" for descriptor in descriptors)}
             argv = [self._program, "-p", f"{self._folder}/", "-c", _CONFIG, "-e", "stderr"]
             _end_left_behind(self._folder)
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(f"{self._folder}/ready-{self._number}")  # of one that was killed
             spawn = Spawn(argv, self._folder, output, descriptors, self._ended, inherited, signal.SIGTERM)
             child = self._supervisor.spawn(spawn)
         finally:
@@ -295,16 +320,20 @@ class Nginx:
 
     def _sessions_now(self) -> int:
         """Each session has a connected socket to its member."""
-        child = self._child
-        if child is None or not child.running:
-            return 0
-        try:
-            with open(f"/proc/{child.pid}/task/{child.pid}/children", encoding="ascii") as file:
-                folders = [f"/proc/{pid}/fd" for pid in file.read().split()]
-            own = {os.readlink(f"{folder}/{name}") for folder in folders for name in os.listdir(folder)}
-            return sum(f"socket:[{inode}]" in own for inode in _connected())
-        except OSError:
-            return 0  # it has just ended
+        own = {link for pid in self._workers() for link in _open_files(pid)}
+        return sum(f"socket:[{inode}]" in own for inode in _connected()) if own else 0
+
+
+def _open_files(pid: int) -> set[str]:
+    """What its descriptors are; none when it has ended."""
+    found = set()
+    try:
+        for name in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(OSError):  # closed meanwhile
+                found.add(os.readlink(f"/proc/{pid}/fd/{name}"))
+    except OSError:
+        return set()
+    return found
 
 
 def _connected() -> Iterator[str]:

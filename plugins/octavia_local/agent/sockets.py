@@ -7,6 +7,7 @@ the second listener of an address and port at bind or, when both are bound alrea
 from __future__ import annotations
 
 import errno
+import os
 import socket
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
@@ -75,6 +76,10 @@ class HeldSockets:
     def descriptor(self, bind: Bind) -> int:
         """The number under which a child finds the socket; it stays valid as long as the socket is held."""
         return self._held[bind].fileno()
+
+    def inode(self, bind: Bind) -> int:
+        """The number by which /proc knows the socket, in whatever process it is open."""
+        return os.fstat(self._held[bind].fileno()).st_ino
 
     def with_descriptors(self, descriptors: Collection[int]) -> set[Bind]:
         """The binds whose sockets have these numbers."""

