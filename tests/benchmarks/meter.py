@@ -89,8 +89,7 @@ class Meter:
             seconds=time.monotonic(),
             ours=time.process_time(),
             programs={
-                name: sum(_cpu(each) for each in (pid, *descendants(pid)))
-                for name, pid in self._programs.items()
+                name: sum(_cpu(each) for each in (pid, *descendants(pid))) for name, pid in self._programs.items()
             },
             busy=user + nice + system + irq + softirq,
             idle=idle + iowait,
