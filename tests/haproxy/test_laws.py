@@ -6,7 +6,7 @@ import re
 
 import attrs
 import pytest
-from hypothesis import HealthCheck, example, given, settings
+from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 
 from octavia_core.domain.amphora import Amphora
@@ -19,7 +19,7 @@ from octavia_haproxy.render.config import configure
 from octavia_haproxy.render.held import read_back
 from octavia_haproxy.render.model import Facts
 from octavia_haproxy.render.words import line, quote, unquote
-from tests.support.running import Echo, ask, check, running
+from tests.support.running import Echo, ask, check, check_together, running
 from tests.support.strategies import SNIPPETS, hostile_text, load_balancers, token
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
@@ -47,6 +47,39 @@ def test_haproxy_accepts_every_load_balancer(lb, authority):
     wanted = configure(Delivery(load_balancer=lb, amphora=A), Settings(), Facts())
     if wanted.text is not None:
         assert check(lb, secrets(lb, authority)) == ""
+
+
+MANY = 10_000
+TOGETHER = 25
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(7200)
+def test_haproxy_accepts_ten_thousand_load_balancers(authority):
+    """Several in one start of HAProxy; of a group that is refused each is asked about alone."""
+    group = []
+
+    def judge():
+        if check_together(group) != "":
+            assert [complaint for lb, material in group if (complaint := check(lb, material))] == []
+        group.clear()
+
+    @settings(
+        max_examples=MANY,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+    )
+    @given(lb=load_balancers())
+    def collect(lb):
+        if configure(Delivery(load_balancer=lb, amphora=A), Settings(), Facts()).text is not None:
+            group.append((lb, secrets(lb, authority)))
+        if len(group) >= TOGETHER:
+            judge()
+
+    collect()
+    judge()
 
 
 @settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])

@@ -27,7 +27,7 @@ import attrs
 import trustme
 
 from octavia_core.domain.heartbeat import Heartbeat, decode
-from octavia_local.binary import find_haproxy
+from tests.support.haproxies import chosen
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ class Rig:
         document = {
             "addresses": [loopback_address() for _ in range(3)],
             "port": 9443,
-            "haproxy": find_haproxy().path,
+            "haproxy": chosen().path,
             "orphan_after": 3600,
             "controller_names": [CONTROLLER],
             "privileged_port_offset": 8000,

@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 
 from octavia_local.agent.balancer import peer_name
-from tests.support.haproxies import chosen
 from tests.local_agent.rig import Rig, config
+from tests.support.haproxies import chosen
 
 NOT_FOUND = "The requested URL was not found on the server."
 

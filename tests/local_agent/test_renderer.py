@@ -20,7 +20,7 @@ from octavia_local.agent.changes import compare
 from octavia_local.agent.syntax import words
 from octavia_local.agent.translate import Document, Limits, Rendered
 from octavia_local.agent.wire import Refusal
-from octavia_local.binary import find_haproxy
+from tests.support.haproxies import chosen
 from tests.support.strategies import load_balancers
 
 AMPHORA = Amphora(id="amphora-1", status=AmphoraStatus.ALLOCATED)
@@ -75,7 +75,7 @@ def test_haproxy_accepts_what_was_translated(load_balancer: LoadBalancer, tmp_pa
     (tmp_path / "haproxy.cfg").write_text(bound)
     (tmp_path / "servers-state").write_text("")
     said = subprocess.run(
-        [find_haproxy().path, "-c", "-f", "haproxy.cfg"], cwd=tmp_path, capture_output=True, text=True, check=False
+        [chosen().path, "-c", "-f", "haproxy.cfg"], cwd=tmp_path, capture_output=True, text=True, check=False
     )
     assert said.returncode == 0, said.stderr
 

@@ -37,9 +37,9 @@ from octavia_haproxy.render.model import Facts
 from octavia_haproxy.render.monitor import PING_COMMAND
 from octavia_haproxy.render.names import cert_directory, peer_name
 from octavia_haproxy.render.sections import LOG_SOCKET
-from octavia_local.binary import find_haproxy
+from tests.support.haproxies import chosen
 
-__all__ = ["THROUGH_AGENT", "Answer", "Echo", "Running", "ask", "check", "fresh_address", "materialise", "running"]
+__all__ = ["THROUGH_AGENT", "Answer", "Echo", "Running", "ask", "check", "check_together", "fresh_address", "materialise", "running"]
 
 PATIENCE = 20.0
 """Seconds after which a thing that should happen is taken for not happening."""
@@ -63,7 +63,7 @@ def materialise(load_balancer: LoadBalancer, folder: Path, material: Material | 
         )
     )
     delivery = Delivery(load_balancer=load_balancer, amphora=AMPHORA, material=material or Material())
-    version = tuple(int(part) for part in find_haproxy().version.split(".")[:2])
+    version = tuple(int(part) for part in chosen().version.split(".")[:2])
     wanted = configure(delivery, settings, Facts(haproxy_version=(version[0], version[1])))
     certificates = Path(cert_directory(str(folder / "certs"), load_balancer.id))
     certificates.mkdir(parents=True, exist_ok=True)
@@ -80,9 +80,18 @@ def materialise(load_balancer: LoadBalancer, folder: Path, material: Material | 
 
 def check(load_balancer: LoadBalancer, material: Material | None = None) -> str:
     """What `haproxy -c` complains about; empty when it accepts the rendered text."""
+    return check_together([(load_balancer, material)])
+
+
+def check_together(cases: Sequence[tuple[LoadBalancer, Material | None]]) -> str:
+    """The same of several, which are one configuration then: a start of HAProxy costs more than to read another file."""
     with tempfile.TemporaryDirectory(prefix="hap") as folder:
-        materialise(load_balancer, Path(folder), material)
-        line = [find_haproxy().path, "-c", "-L", peer_name(AMPHORA.id), "-f", f"{folder}/haproxy.cfg"]
+        line = [chosen().path, "-c", "-L", peer_name(AMPHORA.id)]
+        for index, (load_balancer, material) in enumerate(cases):
+            own = Path(folder, str(index))
+            own.mkdir()
+            materialise(load_balancer, own, material)
+            line += ["-f", f"{own}/haproxy.cfg"]
         done = subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
     return "" if done.returncode == 0 else done.stderr or f"exit code {done.returncode}"
 
@@ -193,7 +202,7 @@ def _serve(served: LoadBalancer, folder: Path, additional: str) -> Iterator[Runn
         log.bind(str(folder / "log"))
         log.settimeout(PATIENCE)
         with open(folder / "output", "wb") as output:
-            line = [find_haproxy().path, "-db", "-L", peer_name(AMPHORA.id), "-f", str(folder / "haproxy.cfg")]
+            line = [chosen().path, "-db", "-L", peer_name(AMPHORA.id), "-f", str(folder / "haproxy.cfg")]
             process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=output, stderr=output)
         found = Running(address=address, folder=folder, id=served.id, log=log, additional=additional)
         try:
