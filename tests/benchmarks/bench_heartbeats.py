@@ -6,9 +6,12 @@ held when at least 99 % of what was sent is applied, nothing was dropped, and th
 behind. Then ten times the rate that was held is sent for a while: what is dropped is shown, and nobody may be failed over.
 On MariaDB, upstream's own health manager (PyPI, no-op drivers) is measured on the same rows in the same run.
 
-Further words: databases (`sqlite`, `mariadb`, `postgresql`; default all that are here), `amphorae=1000,10000`, `seconds=10`
-(of one step), `rates=1000,2500,5000,10000` (datagrams per second), `held=300` (seconds at the top rate, once it is known),
-`overload=120` (seconds), `processes=1` (that receive; 0: a thread), `upstream=20` (seconds; 0: not at all).
+Without further words it does everything once and briefly, in about ten minutes (`SHORT`); the word `long` takes five minutes at
+the top rate on MariaDB and one elsewhere, two minutes of overload, and all three sizes on all databases: an hour (`LONG`).
+
+Other words choose: databases (`sqlite`, `mariadb`, `postgresql`; default all), `amphorae=1000,10000`, `seconds=10` (of one step),
+`rates=1000,2500,5000,10000` (datagrams per second), `held=300` (seconds at the top rate, once it is known), `overload=120`
+(seconds), `processes=1` (that receive; 0: a thread), `upstream=20` (seconds; 0: not at all).
 
 Lag is from the arrival of the oldest datagram of a frame until all of it is in the state that decisions are made from. The
 sender's CPU is printed and not counted. Sizes and rates are those of a machine that does all of it at once.
@@ -16,7 +19,10 @@ sender's CPU is printed and not counted. Sizes and rates are those of a machine 
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
+import functools
+import itertools
 import json
 import multiprocessing
 import random
@@ -24,7 +30,8 @@ import socket
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from operator import itemgetter
 from typing import Any
 
 import attrs
@@ -34,6 +41,33 @@ from tests.benchmarks.harness import Aim, Figure, Options, Report
 from tests.benchmarks.heartbeat_manager import cpu_of_tree
 from tests.benchmarks.heartbeat_rows import datagram, store_rows
 
+Plan = tuple[tuple[str, int, dict[str, str]], ...]
+_ONE = {"rates": "10000", "upstream": "0"}
+SHORT: Plan = (
+    ("mariadb", 10_000, {"rates": "5000,10000", "held": "30", "overload": "15", "upstream": "15"}),
+    ("postgresql", 10_000, {"rates": "5000,10000", "held": "20"}),
+    ("sqlite", 10_000, {"rates": "2500,5000,10000"}),
+    ("mariadb", 1_000, _ONE),
+    ("mariadb", 100_000, {**_ONE, "seconds": "30"}),
+)
+"""Database, amphorae, and words for each; one after the other."""
+_RATES = "2500,5000,7500,10000,12500"
+LONG: Plan = tuple(
+    (
+        kind,
+        size,
+        {
+            "rates": _RATES,
+            "held": "300" if kind == "mariadb" else "60",
+            "overload": "120" if size == 10_000 else "0",
+            "upstream": "20" if size == 10_000 else "0",
+        },
+    )
+    for kind in ("mariadb", "postgresql", "sqlite")
+    for size in (1_000, 10_000, 100_000)
+)
+TURNS = 9
+"""Datagrams of each amphora, sent in turn: one more than a health manager recognises when they come again."""
 PATIENCE = 600.0
 """Seconds that the first report of everybody may take to be in the rows."""
 
@@ -76,22 +110,30 @@ class Step:
 
 def run(options: Options) -> Report:
     """All databases, all sizes, rates upwards until one is not held."""
-    words = dict(word.split("=", 1) for word in options.rest if "=" in word)
-    kinds = [word for word in options.rest if "=" not in word] or ["sqlite", "mariadb", "postgresql"]
-    sizes = [int(n) for n in words.get("amphorae", "1000,10000").split(",")]
     figures: list[Figure] = []
     aims: list[Aim] = []
     details: dict[str, Any] = {}
-    for kind in kinds:
+    for kind, parts in itertools.groupby(_plan(options.rest), key=itemgetter(0)):
         with _database(kind) as (url, server):
-            bench = _Bench(kind, url, server, words, options)
-            for size in sizes:
+            for _, size, words in parts:
                 with _emptied(url):
-                    measured = bench.measure(size)
+                    measured = _Bench(kind, url, server, words, options).measure(size)
                 details[f"{kind}, {size}"] = measured.details()
                 figures += measured.figures(f"{kind}, {size:,} amphorae")
-                aims += measured.aims(f"{kind}, {size:,}")
+                aims += measured.aims(f"{kind}, {size:,}", size)
     return Report(name="heartbeats", figures=figures, aims=aims, details=details)
+
+
+def _plan(rest: Sequence[str]) -> Plan:
+    """What the words ask for."""
+    if not rest:
+        return SHORT
+    if "long" in rest:
+        return LONG
+    words = dict(word.split("=", 1) for word in rest if "=" in word)
+    kinds = [word for word in rest if "=" not in word] or ["sqlite", "mariadb", "postgresql"]
+    sizes = [int(n) for n in words.get("amphorae", "1000,10000").split(",")]
+    return tuple((kind, size, words) for kind in kinds for size in sizes)
 
 
 @attrs.define(kw_only=True)
@@ -143,13 +185,14 @@ class Measured:
             note = f"{self.upstream['applied']:.0f} of {self.upstream['sent']:.0f} applied"
             yield Figure("  upstream, CPU per heartbeat sent", theirs * 1e6, "us", note)
 
-    def aims(self, name: str) -> Iterator[Aim]:
+    def aims(self, name: str, size: int) -> Iterator[Aim]:
         """What is wanted of MariaDB and PostgreSQL."""
         best = self.best
         if self.stale:
             yield Aim(f"{name}: look with 10 silent", statistics.median(self.stale), 0.02)
         if self.overload is not None:
             yield Aim(f"{name}: failovers in overload", self.overload.lost, 0, "")
+            yield Aim(f"{name}: queue in overload", self.overload.waiting, size, "")
         if self.kind == "sqlite" or not best.held:
             return
         yield Aim(f"{name}: rate held", best.rate, 10_000, "/s", at_least=True)
@@ -214,6 +257,14 @@ def _emptied(url: str) -> Iterator[None]:
     yield
 
 
+def _signed(rows: Sequence[dict[str, Any]]) -> list[list[bytes]]:
+    """`TURNS` datagrams of each; by two processes, since compressing takes most of a minute for a hundred thousand."""
+    with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
+        return [
+            list(pool.map(functools.partial(datagram, seq=seq), rows, chunksize=1000)) for seq in range(1, TURNS + 1)
+        ]
+
+
 class _Bench:
     def __init__(self, kind: str, url: str, server: int | None, words: dict[str, str], options: Options) -> None:
         self.kind, self.url, self.server, self.words, self.options = kind, url, server, words, options
@@ -222,7 +273,7 @@ class _Bench:
         """One number of amphorae."""
         rows = store_rows(self.url, size)
         self.options.say(f"{self.kind}: rows of {size:,} amphorae are there")
-        datagrams = [[datagram(one, seq) for one in rows] for seq in (1, 2, 3)]
+        datagrams = _signed(rows)
         self.options.say("datagrams are signed")
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
@@ -292,7 +343,7 @@ class _Bench:
 def _send(port: int, datagrams: list[list[bytes]], rate: int, seconds: float) -> int:
     """Send at that rate, in bursts of a hundredth of a second, each amphora in its turn; how many were sent.
 
-    There are three datagrams of each; the next call begins with the one that nobody sent last: exact repeats do not count.
+    The next call begins with the datagrams that nobody sent last: repeats do not count.
     """
     order = list(range(len(datagrams[0])))
     random.shuffle(order)
