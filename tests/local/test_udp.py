@@ -2,31 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
+from typing import Any
 
 import pytest
 
 from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
-from octavia_core.domain.tree import LoadBalancer, SessionPersistence
-from octavia_core.domain.vocabulary import (
-    Algorithm,
-    Kind,
-    ListenerProtocol,
-    MonitorType,
-    Operating,
-    PersistenceType,
-    PoolProtocol,
-    Provisioning,
-)
+from octavia_core.domain.tree import LoadBalancer, Pool
+from octavia_core.domain.vocabulary import Kind, ListenerProtocol, MonitorType, Operating, PoolProtocol, Provisioning
 from octavia_core.errors import OperationFailed
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
-from tests.main_job.stage import PATIENCE, Stage, behind, http, only_pool, open_stage, until
+from tests.main_job.stage import PATIENCE, Stage, behind, http, open_stage, until
 from tests.support.running import Echo
 
 PORT = 5353
@@ -51,7 +41,7 @@ def udp(*servers: UdpEcho, port: int = PORT, weights: tuple[int, ...] = (), **po
     return NewListener(protocol=ListenerProtocol.UDP, protocol_port=port, default_pool=made, name="dns")
 
 
-def answers(stage: Stage, lb: LoadBalancer, count: int = 6, *, port: int = PORT, **options: str) -> Counter[str]:
+def answers(stage: Stage, lb: LoadBalancer, count: int = 6, *, port: int = PORT, **options: Any) -> Counter[str]:
     """Who answers that many datagrams, each from a port of its own."""
     listener = next(one for one in lb.listeners if one.protocol_port == port and one.protocol is ListenerProtocol.UDP)
     host, at = stage.at(lb, listener)
@@ -77,5 +67,59 @@ def test_datagrams_are_shared_a_stopped_member_is_error_and_gets_nothing(stage: 
             until(lambda: set(answers(stage, lb)) == {"one", "two"}, "both answer again")
 
 
-def only_pool_of(lb: LoadBalancer) -> object:
+def only_pool_of(lb: LoadBalancer) -> Pool:
     return next(pool for pool in lb.pools if pool.protocol is PoolProtocol.UDP)
+
+
+def test_members_are_drained_added_and_removed_and_the_listener_goes(stage: Stage) -> None:
+    with UdpEcho("one") as one, UdpEcho("two") as two, UdpEcho("three") as three:
+        lb = stage.build(udp(one, two))
+        assert answers(stage, lb) == {"one": 3, "two": 3}
+        stage.update(Kind.MEMBER, stage.find(lb.id, "two").id, weight=0)
+        assert answers(stage, lb) == {"one": 6}
+        stage.operating(lb.id, "two", Operating.DRAINING)
+        stage.operating(lb.id, "one", Operating.NO_MONITOR)
+        pool = only_pool_of(lb)
+        stage.controller.create_member(pool.id, NewMember(three.address, three.port, name="three")).wait(PATIENCE)
+        assert answers(stage, lb) == {"one": 3, "three": 3}
+        stage.delete(Kind.MEMBER, stage.find(lb.id, "one").id)
+        assert answers(stage, lb) == {"three": 6}
+        stage.update(Kind.LISTENER, stage.find(lb.id, "dns").id, enabled=False)
+        assert answers(stage, lb, 1, tries=1) == {"": 1}
+        stage.operating(lb.id, "dns", Operating.OFFLINE)
+        stage.update(Kind.LISTENER, stage.find(lb.id, "dns").id, enabled=True)
+        assert answers(stage, lb) == {"three": 6}
+        stage.delete(Kind.LISTENER, stage.find(lb.id, "dns").id)
+        assert answers(stage, lb, 1, tries=1) == {"": 1}
+        (amphora,) = stage.controller.amphorae(lb.id)
+        assert not list((stage.state / "amphorae" / amphora.id / "var/lib/octavia/lvs").glob("*.conf"))
+
+
+def test_an_amphora_that_dies_is_replaced_and_serves_datagrams_at_the_same_place(stage: Stage) -> None:
+    with UdpEcho("one") as one:
+        lb = stage.build(udp(one))
+        (amphora,) = stage.controller.amphorae(lb.id)
+        os.kill(stage.agent_pid(amphora.id), signal.SIGKILL)
+        until(lambda: amphora.id not in [one.id for one in stage.controller.amphorae(lb.id)], "another amphora")
+        until(lambda: answers(stage, lb, 2) == {"one": 2}, "it serves")
+        stage.drop(lb.id)
+        assert not (stage.state / "amphorae" / amphora.id).exists()
+
+
+def test_what_cannot_be_served_is_error_with_its_reason_and_disturbs_nobody(stage: Stage) -> None:
+    """SCTP on loopback, and a UDP listener while there is no nginx."""
+    sctp = NewListener(protocol=ListenerProtocol.SCTP, protocol_port=PORT, default_pool=NewPool(protocol="SCTP"))
+    with Echo("web") as web, UdpEcho("one") as one:
+        lb = stage.build(http(*behind(web)))
+        (amphora,) = stage.controller.amphorae(lb.id)
+        made = stage.controller.create_listener(lb.id, sctp)
+        with pytest.raises(OperationFailed, match="SCTP cannot be served on loopback"):
+            made.wait(PATIENCE)
+        assert stage.find(lb.id, str(made.subject_id)).provisioning_status is Provisioning.ERROR
+        assert "SCTP cannot be served on loopback" in str(stage.controller.why(str(made.subject_id)))
+        assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
+        assert stage.ask(lb).member == "web"
+        stage.controller.create_listener(lb.id, udp(one)).wait(PATIENCE)  # which is none of its business
+        assert answers(stage, stage.tree(lb.id), 2) == {"one": 2}
+        stage.operating(lb.id, "dns", Operating.ONLINE)
+        stage.delete(Kind.LISTENER, str(made.subject_id))

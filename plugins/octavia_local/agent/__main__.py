@@ -75,6 +75,7 @@ class _Agent:
         from octavia_local.agent.balancer import Balancer, Surroundings
         from octavia_local.agent.beats import Beats
         from octavia_local.agent.machine import most_connections
+        from octavia_local.agent.ping import may_ping
         from octavia_local.agent.plugs import Plugs
         from octavia_local.agent.supervisor import Supervisor
         from octavia_local.agent.translate import Limits
@@ -105,7 +106,7 @@ class _Agent:
             base_path=conf.base_path,
             supervisor=supervisor,
             haproxy=local.haproxy,
-            limits=Limits(most_connections(), host, local.namespace),
+            limits=Limits(most_connections(), host, local.namespace, local.namespace and may_ping()),
             offset=local.privileged_port_offset,
             before_handover=beats.ledger.absorb,
             changed=beats.nudge,

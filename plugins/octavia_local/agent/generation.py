@@ -8,12 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shlex
+import sys
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from octavia_local.agent import ping
 from octavia_local.agent.root import Root
 from octavia_local.agent.sockets import HeldSockets
-from octavia_local.agent.translate import STATE_FILE, Document, Rendered
+from octavia_local.agent.translate import PING_SCRIPT, STATE_FILE, Document, Rendered
 
 __all__ = ["CONFIG", "OWN_CONFIG", "Generation", "make", "remove_tree"]
 
@@ -91,6 +94,10 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
             _write(folder, listed.name, listed.text.encode())
         _write(folder, CONFIG, rendered.text.encode())
         _write(folder, STATE_FILE, b"")
+        if rendered.pings:
+            command = shlex.join([sys.executable, "-I", "-S", str(ping.__file__)])
+            _write(folder, PING_SCRIPT, f'#!/bin/sh\nexec {command} "$3"\n'.encode())  # $3: the member's address
+            os.chmod(f"{folder}/{PING_SCRIPT}", 0o700)
     except BaseException:
         remove_tree(folder)
         raise

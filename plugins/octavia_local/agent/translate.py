@@ -22,7 +22,7 @@ from octavia_local.agent.sockets import Bind
 from octavia_local.agent.syntax import Line, Section, Word, quoted, read, words
 from octavia_local.agent.wire import Refusal
 
-__all__ = ["STATE_FILE", "Copy", "CrtList", "Document", "Limits", "Rendered"]
+__all__ = ["PING_SCRIPT", "STATE_FILE", "Copy", "CrtList", "Document", "Limits", "Rendered"]
 
 STATE_FILE = "servers-state"
 """Name of the server state file in HAProxy's working directory."""
@@ -42,9 +42,12 @@ _MOST_TLS_SESSIONS = 20_000
 _PROXIES = frozenset({"frontend", "backend", "listen", "defaults"})
 _PROMETHEUS_FRONTEND, _PROMETHEUS_SERVER = "prometheus-exporter-internal-endpoint", "prometheus-internal"
 _PING = (
-    "line {}: PING health monitors (external checks) do not work on a local amphora, which may not send ICMP without "
-    "privileges; choose a TCP or HTTP monitor"
+    "line {}: PING health monitors do not work on a local amphora on loopback: they would ask this machine itself, which always "
+    "answers; choose a TCP or HTTP monitor, or amphorae with network namespaces of their own"
 )
+_NO_ICMP = "line {}: PING health monitors do not work here: this amphora may not send ICMP; choose a TCP or HTTP monitor"
+PING_SCRIPT = "./ping.sh"
+"""The external check, in HAProxy's working directory. No other program is ever run."""
 
 _OWN_LOOPBACK = (
     "line {}: {} would be the amphora itself, which has a network namespace of its own; give the member an address of this "
@@ -59,11 +62,19 @@ class Limits(NamedTuple):
         maxconn: most connections that the limit of open files allows.
         internal_host: address for the internal Prometheus endpoint, which is 127.0.0.1:9101 in an image.
         namespace: whether the amphora has a network namespace of its own, and so IPv6, and a loopback nobody else is on.
+        icmp: whether it may send ICMP.
     """
 
     maxconn: int
     internal_host: str
     namespace: bool = False
+    icmp: bool = False
+
+    def no_ping(self) -> str | None:
+        """Why there are no PING monitors here."""
+        if not self.namespace:
+            return _PING
+        return None if self.icmp else _NO_ICMP
 
 
 class Copy(NamedTuple):
@@ -88,11 +99,13 @@ class Rendered(NamedTuple):
         text: the configuration.
         files: files of the image, unchanged.
         crt_lists: crt-lists and their certificates.
+        pings: whether `PING_SCRIPT` has to be there.
     """
 
     text: str
     files: tuple[Copy, ...]
     crt_lists: tuple[CrtList, ...]
+    pings: bool = False
 
     @property
     def certificates(self) -> dict[str, str]:
@@ -161,10 +174,14 @@ class Document:
 
     def _judge(self, section: Section, line: Line) -> None:
         first = line.word(0)
-        if section.kind == "global":
+        if first == "external-check" or (first == "option" and line.word(1) == "external-check"):
+            why_not = self._limits.no_ping()
+            if why_not is not None:
+                raise Refusal(400, "Invalid request", why_not.format(line.number))
+            if section.kind != "global" and first == "external-check" and line.word(1) != "command":
+                raise Refusal(400, "Invalid request", f"line {line.number}: of external checks, only PING is run here")
+        elif section.kind == "global":
             _judge_global(line)
-        elif first == "external-check" or (first == "option" and line.word(1) == "external-check"):
-            raise Refusal(400, "Invalid request", _PING.format(line.number))
         elif first == "server" and self._limits.namespace and line.word(2).startswith("127."):
             if line.word(1) != _PROMETHEUS_SERVER:
                 raise Refusal(400, "Invalid request", _OWN_LOOPBACK.format(line.number, line.word(2)))
@@ -180,8 +197,6 @@ class Document:
 
 def _judge_global(line: Line) -> None:
     first = line.word(0)
-    if first == "external-check":
-        raise Refusal(400, "Invalid request", _PING.format(line.number))
     known = (
         not first
         or first in _DROPPED
@@ -239,6 +254,7 @@ class _Rendering:
         self._binds, self._descriptor, self._address, self._content = binds, descriptor, address, content
         self._files: dict[str, Copy] = {}
         self._crt_lists: dict[str, CrtList] = {}
+        self._pings = False
 
     def document(self, sections: Iterable[Section], limits: Limits) -> Rendered:
         out: list[str] = []
@@ -253,7 +269,7 @@ class _Rendering:
                 else:
                     out.append(line.raw)
         text = "\n".join(out)
-        return Rendered(text, tuple(self._files.values()), tuple(self._crt_lists.values()))
+        return Rendered(text, tuple(self._files.values()), tuple(self._crt_lists.values()), self._pings)
 
     def _global(self, line: Line, limits: Limits) -> str:
         first = line.word(0)
@@ -271,6 +287,8 @@ class _Rendering:
         first = line.word(0)
         if first == "log" and line.word(1) != "global":
             return ""
+        if first == "external-check":
+            changes[2], self._pings = PING_SCRIPT, True
         if line.number in self._binds:
             changes[1] = f"fd@{self._descriptor(self._binds[line.number])}"
         if first == "server" and line.word(1) == _PROMETHEUS_SERVER:
