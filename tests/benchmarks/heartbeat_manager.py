@@ -33,38 +33,17 @@ class _Measured:
     def __init__(self, url: str, folder: Path, processes: int) -> None:
         from sqlalchemy import event
 
-        from octavia_core.certs.authority import create_authorities
         from octavia_core.controller.health import HealthManager, bind_receiver
         from octavia_core.controller.wiring import build_world
         from octavia_core.db.storage import SqlStorage
         from octavia_core.hooks.plugins import Plugins
         from octavia_core.ports.clock import SystemClock
-        from octavia_core.settings import Settings
         from octavia_core.testing.outside import SimulatedCloud
         from octavia_core.testing.plugin import Simulator
+        from tests.support.simulated import on_simulator
 
-        create_authorities(str(folder / "authority"))
-        authority = folder / "authority"
-        self.settings = Settings.load(
-            (
-                "benchmark",
-                {
-                    "controller_worker": {
-                        "compute_driver": "noop",
-                        "network_driver": "noop",
-                        "amphora_driver": "noop",
-                        "client_ca": str(authority / "controllers.pem"),
-                    },
-                    "certificates": {
-                        "cert_manager": "noop",
-                        "ca_certificate": str(authority / "agents.pem"),
-                        "ca_private_key": str(authority / "agents.key"),
-                    },
-                    "database": {"connection": url},
-                    "health_manager": {"bind_port": 0, "heartbeat_key": KEY, "sock_rlimit": 8 * 1024 * 1024},
-                },
-            ),
-            state_directory=str(folder),
+        self.settings = on_simulator(
+            folder, url, health_manager={"bind_port": 0, "heartbeat_key": KEY, "sock_rlimit": 8 * 1024 * 1024}
         )
         self.storage, clock = SqlStorage.open(self.settings), SystemClock()
         self.statements = 0

@@ -12,7 +12,6 @@ from typing import Any
 
 import attrs
 
-from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.waiter import Waiter
 from octavia_core.controller.wiring import build_world
@@ -28,10 +27,10 @@ from octavia_core.flows.runner import Ending, Runner
 from octavia_core.flows.world import World
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.ports.storage import Transaction
-from octavia_core.settings import Settings
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
 from octavia_core.testing.simulator import SimulatedAmphorae, SimulatedCompute
+from tests.support.simulated import on_simulator
 
 __all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "declared_dead", "die_at", "points_of", "prepared", "stop_at"]
 
@@ -68,29 +67,11 @@ class Engine:
     @classmethod
     def open(cls, directory: Path, **engine: float) -> Engine:
         """Open a folder, making what is missing; `engine` are settings of that group that differ from the usual ones."""
-        create_authorities(str(directory / "authority"))
-        authority = directory / "authority"
-        settings = Settings.load(
-            (
-                "test",
-                {
-                    "controller_worker": {
-                        "compute_driver": "noop",
-                        "network_driver": "noop",
-                        "amphora_driver": "noop",
-                        "client_ca": str(authority / "controllers.pem"),
-                    },
-                    "certificates": {
-                        "cert_manager": "noop",
-                        "ca_certificate": str(authority / "agents.pem"),
-                        "ca_private_key": str(authority / "agents.key"),
-                    },
-                    "nova": {"enable_anti_affinity": True},
-                    "database": {"connection": database_of(directory)},
-                    "engine": {"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
-                },
-            ),
-            state_directory=str(directory),
+        settings = on_simulator(
+            directory,
+            database_of(directory),
+            nova={"enable_anti_affinity": True},
+            engine={"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
         )
         cloud = SimulatedCloud(directory / "simulator.db")
         prepare(settings)
