@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
-from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import ListenerProtocol, MonitorType, Operating, PoolProtocol
+from octavia_core.domain.tree import LoadBalancer, SessionPersistence
+from octavia_core.domain.vocabulary import (
+    Algorithm,
+    Kind,
+    ListenerProtocol,
+    MonitorType,
+    Operating,
+    PersistenceType,
+    PoolProtocol,
+)
+from octavia_core.errors import OctaviaError
 from octavia_local.forwarders import find_nft
+from octavia_local.namespaces import plan_of
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
-from tests.main_job.stage import Stage, http, until
+from tests.main_job.stage import PATIENCE, Stage, http, only_pool, until
 from tests.namespaces.rig import HOST, answer_of, member_at
 
 CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_retries=1, max_retries_down=1)
@@ -29,8 +41,15 @@ def udp(*servers: UdpEcho, port: int = 53, **pool: object) -> NewListener:
     return NewListener(protocol=ListenerProtocol.UDP, protocol_port=port, default_pool=made, name="dns")
 
 
-def answers(lb: LoadBalancer, count: int = 6, **options: str) -> Counter[str]:
+def answers(lb: LoadBalancer, count: int = 6, **options: Any) -> Counter[str]:
     return Counter(ask_udp(str(lb.vip.ip_address), 53, f"say {n}", **options) for n in range(count))
+
+
+def counted(stage: Stage, listener_id: str) -> dict[str, int]:
+    with stage.controller.storage._engine.connect() as connection:
+        query = text("SELECT * FROM listener_statistics WHERE listener_id = :id")
+        rows = connection.execute(query, {"id": listener_id}).mappings().all()
+    return {name: sum(row[name] for row in rows) for name in ("bytes_in", "bytes_out", "total_connections")}
 
 
 def test_datagrams_are_shared_a_stopped_member_is_error_and_gets_nothing(stage: Stage) -> None:
@@ -47,3 +66,57 @@ def test_datagrams_are_shared_a_stopped_member_is_error_and_gets_nothing(stage: 
         with UdpEcho("two", HOST, two.port):
             stage.operating(lb.id, "two", Operating.ONLINE)
             until(lambda: set(answers(lb)) == {"one", "two"}, "both answer again")
+
+
+def test_clients_stay_members_are_drained_and_what_was_counted_is_in_the_rows(stage: Stage) -> None:
+    kept = SessionPersistence(type=PersistenceType.SOURCE_IP, persistence_timeout=60)
+    with UdpEcho("one", HOST) as one, UdpEcho("two", HOST) as two, UdpEcho("three", HOST) as three:
+        lb = stage.build(udp(one, two, session_persistence=kept))
+        assert len(answers(lb)) == 1
+        first = next(iter(answers(lb)))
+        other = "two" if first == "one" else "one"
+        pool = only_pool(lb)
+        stage.controller.create_member(pool.id, NewMember(three.address, three.port, name="three")).wait(PATIENCE)
+        assert answers(lb) == {first: 6}, "a change takes the table of clients along"
+        stage.delete(Kind.MEMBER, stage.find(lb.id, first).id)
+        assert set(answers(lb)) <= {other, "three"}
+        stage.update(Kind.POOL, pool.id, session_persistence=None)
+        assert answers(lb) == {other: 3, "three": 3}
+        stage.update(Kind.MEMBER, stage.find(lb.id, other).id, weight=0)
+        assert answers(lb) == {"three": 6}
+        stage.operating(lb.id, other, Operating.DRAINING)
+        listener = stage.find(lb.id, "dns").id
+        until(lambda: counted(stage, listener)["total_connections"] >= 24, "what was counted")
+        assert counted(stage, listener)["bytes_in"] > 0
+        assert counted(stage, listener)["bytes_out"] > 0
+        stage.delete(Kind.LISTENER, listener)
+        assert answers(lb, 1, tries=1) == {"": 1}
+
+
+def test_a_source_keeps_its_member_by_algorithm_and_an_ipv6_vip_serves(stage: Stage) -> None:
+    plan = plan_of(stage.controller.settings)
+    here = str(plan.vips6[1])
+    with UdpEcho("one", here) as one, UdpEcho("two", here) as two:
+        lb = stage.build(udp(one, two, lb_algorithm=Algorithm.SOURCE_IP), vip_address=str(plan.vips6[99]))
+        assert len(answers(lb)) == 1
+        stage.update(Kind.POOL, only_pool(lb).id, lb_algorithm=Algorithm.ROUND_ROBIN)
+        assert answers(lb) == {"one": 3, "two": 3}
+
+
+def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: Stage) -> None:
+    with UdpEcho("one", HOST) as one:
+        lb = stage.build(udp(one))
+        with pytest.raises(OctaviaError, match=r"127\.0\.0\.1:53 would be the amphora itself"):
+            stage.controller.create_member(only_pool(lb).id, NewMember("127.0.0.1", 53)).wait(PATIENCE)
+        assert answers(lb, 2) == {"one": 2}
+
+
+def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
+    """One member is an address that nobody has."""
+    nobody = NewMember(HOST.rpartition(".")[0] + ".2", 80, name="nobody")
+    ping = NewHealthMonitor(type=MonitorType.PING, delay=1, timeout=1, max_retries=1, max_retries_down=1)
+    with member_at("one") as one:
+        lb = stage.build(http(one, nobody, port=80, pool={"health_monitor": ping}))
+        stage.operating(lb.id, "one", Operating.ONLINE)
+        stage.operating(lb.id, "nobody", Operating.ERROR)
+        assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(4)} == {"one"}

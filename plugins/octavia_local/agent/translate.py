@@ -46,7 +46,7 @@ _PING = (
     "answers; choose a TCP or HTTP monitor, or amphorae with network namespaces of their own"
 )
 _NO_ICMP = "line {}: PING health monitors do not work here: this amphora may not send ICMP; choose a TCP or HTTP monitor"
-PING_SCRIPT = "./ping.sh"
+PING_SCRIPT = "ping.sh"
 """The external check, in HAProxy's working directory. No other program is ever run."""
 
 _OWN_LOOPBACK = (
@@ -288,7 +288,7 @@ class _Rendering:
         if first == "log" and line.word(1) != "global":
             return ""
         if first == "external-check":
-            changes[2], self._pings = PING_SCRIPT, True
+            changes[2], self._pings = f"/proc/self/cwd/{PING_SCRIPT}", True  # HAProxy wants it to begin with a slash
         if line.number in self._binds:
             changes[1] = f"fd@{self._descriptor(self._binds[line.number])}"
         if first == "server" and line.word(1) == _PROMETHEUS_SERVER:
