@@ -15,13 +15,23 @@ from pathlib import Path
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import Topology
-from octavia_core.errors import ConfigurationError, PermanentError
+from octavia_core.errors import PermanentError
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
 from octavia_core.settings import Settings
 from octavia_local.form import keepalived
 from octavia_local.home import Home, amphora_id_of
 from octavia_local.namespaces import Namespaces, ipv6_here, plan_of
-from octavia_local.reservations import Reservations, made_elsewhere, made_up, made_up_mac, place_of
+from octavia_local.reservations import (
+    Ids,
+    Reservations,
+    check_ids,
+    made_up,
+    made_up_mac,
+    place_of,
+    plan_for,
+    plugged_into,
+    state_of,
+)
 
 __all__ = ["NamespaceNetwork"]
 
@@ -44,11 +54,7 @@ class NamespaceNetwork:
     plugs_members = False
 
     def __init__(self, settings: Settings) -> None:
-        if not settings.state_directory:
-            raise ConfigurationError(
-                "the local network needs a state directory; give one with --state or state_directory="
-            )
-        state = Path(settings.state_directory).resolve()
+        state = state_of(settings)
         self._plan = plan_of(settings)
         self._namespaces = Namespaces(self._plan, state / "network")
         self._kept = Reservations(state / "network", self.time_limit / 2)
@@ -78,15 +84,7 @@ class NamespaceNetwork:
                         f"VIP address {address} belongs to {holder}; choose another, or none to get one"
                     )
                 self._kept.reserve(address, request.load_balancer_id)
-        given = made_elsewhere(request)
-        return AddressPlan(
-            vip=Vip(
-                ip_address=address,
-                port_id=request.port_id if given else made_up("port", request.load_balancer_id, address),
-                subnet_id=request.subnet_id if given else self._subnet_id(ipaddress.ip_address(address).version),
-                network_id=request.network_id if given else self._network_id,
-            )
-        )
+        return plan_for(request, address, self._ids(ipaddress.ip_address(address).version))
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
         with self._kept.alone(f"release the VIP of load balancer {load_balancer_id}"):
@@ -96,15 +94,9 @@ class NamespaceNetwork:
             self._kept.release(load_balancer_id)
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
-        address = load_balancer.vip.ip_address
-        if address is None:
-            raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
-        with self._kept.alone(f"plug VIP {address} into amphora {amphora.id}"):
+        with self._kept.alone(f"plug the VIP into amphora {amphora.id}"):
+            address = self._kept.reserved_for(load_balancer)
             held = self._kept.vips()
-            holder = held.get(address)
-            if holder != load_balancer.id:
-                whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
-                raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
             if ipaddress.ip_address(address) not in self._subnet_of(address):
                 raise PermanentError(
                     f"VIP {address} of load balancer {load_balancer.id} is not in {self._subnet_of(address)}: it was made with"
@@ -140,17 +132,9 @@ class NamespaceNetwork:
         plug = self._kept.plug(amphora.id)
         if plug is None:
             return ()
-        address = plug["vip"]
-        own = {"ip_address": plug["vrrp_ip"], "subnet_cidr": str(self._subnet_of(address))}
-        return (
-            PluggedNetwork(
-                network_id=self._network_id,
-                port_id=made_up("port", amphora.id, address),
-                mac_address=made_up_mac(amphora.id, address),
-                fixed_ips=(own,),
-                mtu=_MTU,
-            ),
-        )
+        vip = plug["vip"]
+        own = {"ip_address": plug["vrrp_ip"], "subnet_cidr": str(self._subnet_of(vip))}
+        return (plugged_into(amphora.id, vip, own, self._ids(ipaddress.ip_address(vip).version), _MTU),)
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
         return ()  # members are reached through this machine, which is every amphora's gateway
@@ -169,12 +153,9 @@ class NamespaceNetwork:
         return sorted(vips + plugs + inside + bridges)
 
     # -- addresses -------------------------------------------------------------------------------------------------
-    @property
-    def _network_id(self) -> str:
-        return made_up("network", str(self._plan.vips))
-
-    def _subnet_id(self, version: int) -> str:
-        return made_up("subnet", str(self._plan.vips if version == 4 else self._plan.vips6))
+    def _ids(self, version: int) -> Ids:
+        subnet = made_up("subnet", str(self._plan.vips if version == 4 else self._plan.vips6))
+        return Ids(network=made_up("network", str(self._plan.vips)), subnet=subnet)
 
     def _subnet_of(self, address: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network:
         return self._plan.vips if ipaddress.ip_address(address).version == 4 else self._plan.vips6
@@ -186,21 +167,11 @@ class NamespaceNetwork:
             PermanentError: a network, subnet or port of somewhere else is named.
         """
         plan = self._plan
-        ranges = f"VIPs come from {plan.vips} and {plan.vips6}"
         if request.ip_address is not None:
             version = 6 if ":" in request.ip_address else 4
         else:
-            version = 6 if request.subnet_id == self._subnet_id(6) else 4
-        if made_elsewhere(request):
-            return version
-        for what, given, ours in (
-            ("subnet", request.subnet_id, self._subnet_id(version)),
-            ("network", request.network_id, self._network_id),
-        ):
-            if given not in (None, "", ours):
-                raise PermanentError(f"this machine has no {what} {given} for that; leave it out, {ranges}")
-        if request.port_id is not None and request.ip_address is None:
-            raise PermanentError(f"this machine has no port {request.port_id}; leave it out, {ranges}")
+            version = 6 if request.subnet_id == self._ids(6).subnet else 4
+        check_ids(request, self._ids(version), f"{plan.vips} and {plan.vips6}")
         return version
 
     def _check_address(self, text: str) -> str:

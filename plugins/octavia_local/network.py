@@ -16,12 +16,22 @@ from pathlib import Path
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import Topology
-from octavia_core.errors import ConfigurationError, PermanentError
+from octavia_core.errors import PermanentError
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
 from octavia_core.settings import Settings
 from octavia_local.ranges import LOOPBACK, Ranges
 from octavia_local.reach import reachable_port
-from octavia_local.reservations import Reservations, made_elsewhere, made_up, made_up_mac, place_of
+from octavia_local.reservations import (
+    Ids,
+    Reservations,
+    check_ids,
+    made_up,
+    made_up_mac,
+    place_of,
+    plan_for,
+    plugged_into,
+    state_of,
+)
 
 __all__ = ["LocalNetwork"]
 
@@ -42,13 +52,11 @@ class LocalNetwork:
     plugs_members = False
 
     def __init__(self, settings: Settings) -> None:
-        if not settings.state_directory:
-            raise ConfigurationError(
-                "the local network needs a state directory; give one with --state or state_directory="
-            )
+        self._kept = Reservations(state_of(settings) / "network", self.time_limit)
         self._ranges = Ranges.of(settings)
         self._offset = settings.local.privileged_port_offset
-        self._kept = Reservations(Path(settings.state_directory).resolve() / "network", self.time_limit)
+        vips = str(self._ranges.vips)
+        self._ids = Ids(network=made_up("network", vips), subnet=made_up("subnet", vips))
 
     def objection(self, topology: Topology) -> str | None:
         """See `NetworkPort.objection`: no VRRP is spoken on loopback."""
@@ -61,7 +69,7 @@ class LocalNetwork:
         )
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
-        self._check_ids(request)
+        check_ids(request, self._ids, str(self._ranges.vips))
         wanted = None if request.ip_address is None else self._check_address(request.ip_address)
         with self._kept.alone(f"reserve a VIP for load balancer {request.load_balancer_id}"):
             held = self._kept.vips()
@@ -74,29 +82,15 @@ class LocalNetwork:
                     )
                 _probe(address)
                 self._kept.reserve(address, request.load_balancer_id)
-        given = made_elsewhere(request)
-        return AddressPlan(
-            vip=Vip(
-                ip_address=address,
-                port_id=request.port_id if given else made_up("port", request.load_balancer_id, address),
-                subnet_id=request.subnet_id if given else self._subnet_id,
-                network_id=request.network_id if given else self._network_id,
-            )
-        )
+        return plan_for(request, address, self._ids)
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
         with self._kept.alone(f"release the VIP of load balancer {load_balancer_id}"):
             self._kept.release(load_balancer_id)
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
-        address = load_balancer.vip.ip_address
-        if address is None:
-            raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
-        with self._kept.alone(f"plug VIP {address} into amphora {amphora.id}"):
-            holder = self._kept.vips().get(address)
-            if holder != load_balancer.id:
-                whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
-                raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
+        with self._kept.alone(f"plug the VIP into amphora {amphora.id}"):
+            address = self._kept.reserved_for(load_balancer)
             plug = {"load_balancer_id": load_balancer.id, "vip": address}
             self._kept.remember_plug(amphora.id, plug)
         return VipPlug(
@@ -116,16 +110,9 @@ class LocalNetwork:
         plug = self._kept.plug(amphora.id)
         if plug is None:
             return ()
-        address = plug["vip"]
-        return (
-            PluggedNetwork(
-                network_id=self._network_id,
-                port_id=made_up("port", amphora.id, address),
-                mac_address=made_up_mac(amphora.id, address),
-                fixed_ips=({"ip_address": address, "subnet_cidr": str(self._subnet_of(address))},),
-                mtu=_LOOPBACK_MTU,
-            ),
-        )
+        vip = plug["vip"]
+        own = {"ip_address": vip, "subnet_cidr": str(self._subnet_of(vip))}
+        return (plugged_into(amphora.id, vip, own, self._ids, _LOOPBACK_MTU),)
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
         return ()  # members are reached as every process of this machine reaches them
@@ -138,34 +125,10 @@ class LocalNetwork:
         plugs = [("port", f"octavia-lb-vrrp-{amphora_id}") for amphora_id, _ in self._kept.plugs()]
         return sorted(vips + plugs)
 
-    @property
-    def _network_id(self) -> str:
-        return made_up("network", str(self._ranges.vips))
-
-    @property
-    def _subnet_id(self) -> str:
-        return made_up("subnet", str(self._ranges.vips))
-
     def _subnet_of(self, address: str) -> ipaddress.IPv4Network:
         if ipaddress.IPv4Address(address) in self._ranges.vips:
             return self._ranges.vips
         return ipaddress.IPv4Network(f"{address}/24", strict=False)
-
-    def _check_ids(self, request: VipRequest) -> None:
-        if made_elsewhere(request):
-            return
-        for what, given, ours in (
-            ("subnet", request.subnet_id, self._subnet_id),
-            ("network", request.network_id, self._network_id),
-        ):
-            if given not in (None, "", ours):
-                raise PermanentError(
-                    f"this machine has no {what} {given}; leave it out, VIPs come from {self._ranges.vips}"
-                )
-        if request.port_id is not None and request.ip_address is None:
-            raise PermanentError(
-                f"this machine has no port {request.port_id}; leave it out, VIPs come from {self._ranges.vips}"
-            )
 
     def _check_address(self, text: str) -> str:
         try:

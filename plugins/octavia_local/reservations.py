@@ -15,12 +15,26 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import NamedTuple
 
-from octavia_core.errors import PermanentError, TransientError
-from octavia_core.ports.network import VipRequest
+from octavia_core.domain.tree import LoadBalancer, Vip
+from octavia_core.errors import ConfigurationError, PermanentError, TransientError
+from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipRequest
+from octavia_core.settings import Settings
 from octavia_local.home import as_port_error, private_directory, write_private
 
-__all__ = ["Reservations", "made_elsewhere", "made_up", "made_up_mac", "place_of"]
+__all__ = [
+    "Ids",
+    "Reservations",
+    "check_ids",
+    "made_elsewhere",
+    "made_up",
+    "made_up_mac",
+    "place_of",
+    "plan_for",
+    "plugged_into",
+    "state_of",
+]
 
 _NAMESPACE = uuid.UUID("5b0c3a54-6f6c-4f6e-9b1c-6c6f63616c21")
 """Ours alone; made-up ids are uuid5 of it."""
@@ -54,6 +68,21 @@ class Reservations:
     def plug(self, amphora_id: str) -> dict[str, str] | None:
         """What is known of an amphora's plug; None when it has none."""
         return _read(self._plugs / _file_name(amphora_id))
+
+    def reserved_for(self, load_balancer: LoadBalancer) -> str:
+        """The VIP of a load balancer, which is about to be plugged.
+
+        Raises:
+            PermanentError: it has none, or it is somebody else's.
+        """
+        address = load_balancer.vip.ip_address
+        if address is None:
+            raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
+        holder = self.vips().get(address)
+        if holder != load_balancer.id:
+            whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
+            raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
+        return address
 
     # -- with the lock held ----------------------------------------------------------------------------------------
     def reserve(self, address: str, load_balancer_id: str) -> None:
@@ -92,6 +121,71 @@ class Reservations:
                 os.close(fd)
         except OSError as error:
             raise as_port_error(error, doing) from error
+
+
+class Ids(NamedTuple):
+    """What network and subnet of an address are called."""
+
+    network: str
+    subnet: str
+
+
+def state_of(settings: Settings) -> Path:
+    """The state directory.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if not settings.state_directory:
+        raise ConfigurationError("the local network needs a state directory; give one with --state or state_directory=")
+    return Path(settings.state_directory).resolve()
+
+
+def plan_for(request: VipRequest, address: str, ours: Ids) -> AddressPlan:
+    """What the core is told of a reserved VIP: ids of ours, or those of who made its port elsewhere."""
+    given = made_elsewhere(request)
+    return AddressPlan(
+        vip=Vip(
+            ip_address=address,
+            port_id=request.port_id if given else made_up("port", request.load_balancer_id, address),
+            subnet_id=request.subnet_id if given else ours.subnet,
+            network_id=request.network_id if given else ours.network,
+        )
+    )
+
+
+def check_ids(request: VipRequest, ours: Ids, ranges: str) -> None:
+    """What is asked for may name our network and subnet, and no other.
+
+    Args:
+        request: what is asked for.
+        ours: what there is.
+        ranges: where VIPs come from, for people.
+
+    Raises:
+        PermanentError: a network, subnet or port of somewhere else is named.
+    """
+    if made_elsewhere(request):
+        return
+    for what, given, known in (
+        ("subnet", request.subnet_id, ours.subnet),
+        ("network", request.network_id, ours.network),
+    ):
+        if given not in (None, "", known):
+            raise PermanentError(f"this machine has no {what} {given}; leave it out, VIPs come from {ranges}")
+    if request.port_id is not None and request.ip_address is None:
+        raise PermanentError(f"this machine has no port {request.port_id}; leave it out, VIPs come from {ranges}")
+
+
+def plugged_into(amphora_id: str, vip: str, own: Mapping[str, str], ours: Ids, mtu: int) -> PluggedNetwork:
+    """The one network that an amphora is plugged into; `own` is its address there."""
+    return PluggedNetwork(
+        network_id=ours.network,
+        port_id=made_up("port", amphora_id, vip),
+        mac_address=made_up_mac(amphora_id, vip),
+        fixed_ips=(dict(own),),
+        mtu=mtu,
+    )
 
 
 def made_elsewhere(request: VipRequest) -> bool:
