@@ -10,5 +10,7 @@ def main() -> None:
     import sys
 
     from octavia_core.cli.program import run
+    from octavia_core.cli.streams import as_they_can
 
+    as_they_can()
     sys.exit(run(sys.argv[1:]))

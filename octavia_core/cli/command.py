@@ -160,8 +160,8 @@ def plain(help: str | None) -> str:
 
 
 def _shielded(help: str) -> str:
-    """A help text whose brackets rich does not take for styles, which it would swallow: `[health_manager] ...`."""
-    return re.sub(r"\[(?=[a-z#/@])", r"\\[", help)
+    """A help text whose paragraphs are lines, and whose brackets rich does not take for styles, which it would swallow."""
+    return re.sub(r"\[(?=[a-z#/@])", r"\\[", re.sub(r"(?<!\n)\n(?!\n)", " ", help))
 
 
 def _own_parameters(function: Callable[..., None]) -> list[inspect.Parameter]:

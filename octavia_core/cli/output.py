@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -15,6 +14,8 @@ from rich.markup import escape
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from octavia_core.cli.streams import flush, write, written
 
 __all__ = ["Screen", "ago", "moment", "status"]
 
@@ -72,13 +73,14 @@ class Screen:
     def line(self, value: Any) -> None:
         """One JSON object of a stream, on one line, at once."""
         _write(json.dumps(value, ensure_ascii=False, separators=(", ", ": ")))
-        sys.stdout.flush()
+        flush()
 
     def say(self, *things: Any) -> None:
         """The result for a person: text (no markup) or anything that rich draws."""
         for thing in things:
             drawn = Text(_broken(self.hint(thing))) if isinstance(thing, str) else thing
-            self.out.print(drawn, soft_wrap=isinstance(thing, str | Text))
+            with written():
+                self.out.print(drawn, soft_wrap=isinstance(thing, str | Text))
 
     def table(self, columns: Sequence[str], rows: Iterable[Sequence[Any]], *, empty: str) -> None:
         """A table; what stands in a column like `id` is never cut. `empty` is said, on stderr, when there are no rows.
@@ -100,10 +102,14 @@ class Screen:
             table.add_column(name, no_wrap=never_cut, overflow="fold")
         for row in drawn:
             table.add_row(*row)
-        if roomy or not self.out.is_terminal:
-            self.out.print(table)
-        else:
-            _Console(file=self.out.file, highlight=False, emoji=False, width=_WIDE).print(table)
+        with written():
+            if roomy:
+                self.out.print(table)
+                return
+            wide = _Console(file=self.out.file, highlight=False, emoji=False, width=_WIDE)
+            with wide.capture() as drawing:
+                wide.print(table)
+            self.out.file.writelines(f"{line.rstrip()}\n" for line in drawing.get().splitlines())
 
     # -- beside the result -----------------------------------------------------------------------------------------
     def note(self, text: str) -> None:
@@ -130,7 +136,7 @@ class Screen:
         if self.json:
             about = {"type": kind, "message": text, "exit_code": code}
             self.data({"error": about | ({"operation_id": operation} if operation else {})})
-            sys.stdout.flush()
+            flush()
 
 
 def status(value: Any) -> Text:
@@ -195,4 +201,4 @@ def _console(*, stderr: bool) -> Console:
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text.translate(_ESCAPED) + "\n")
+    write(text.translate(_ESCAPED))

@@ -99,7 +99,7 @@ def _below(words: tuple[str, ...], command: Any) -> Iterator[tuple[tuple[str, ..
 
 
 def _help(command: Any) -> list[str]:
-    return [line.strip() for line in plain(command.help).strip().splitlines()]
+    return [line for one in plain(command.help).splitlines() for line in textwrap.wrap(one, 120) or [""]]
 
 
 def _row(param: Any) -> str:

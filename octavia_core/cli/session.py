@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import cached_property
@@ -19,6 +18,7 @@ import attrs
 import typer
 
 from octavia_core.cli.exits import Exit, TimeIsOver, exit_of
+from octavia_core.cli.streams import Unwritten, flush, silence
 from octavia_core.errors import OctaviaError, OperationFailed, StateDirectoryBusy, StateDirectoryError
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from octavia_core.controller.handle import Operation
     from octavia_core.domain.operation import Operation as Row
 
-__all__ = ["Hand", "Interrupted", "Session", "guarded"]
+__all__ = ["Hand", "Interrupted", "Session", "guarded", "until_ctrl_c"]
 
 LOOK_FOR_CONTROLLER = 0.5
 """Seconds between two looks whether the controller that works for us still runs."""
@@ -87,11 +87,18 @@ class Session:
         Raises:
             StateDirectoryError: there is none.
         """
-        if not os.path.exists(os.path.join(self.path, "state.json")):
+        try:
+            os.stat(os.path.join(self.path, "state.json"))
+        except PermissionError:
+            raise StateDirectoryError(
+                f"state directory {self.path} cannot be read by this user; run it as the one to whom it belongs, "
+                "or name another with --state"
+            ) from None
+        except OSError:
             raise StateDirectoryError(
                 f"there is no state directory at {self.path}; octavia-admin up (or lb create) makes one, "
                 "or name another with --state"
-            )
+            ) from None
 
     @contextlib.contextmanager
     def look(self) -> Iterator[Controller]:
@@ -236,11 +243,18 @@ def default_state() -> str:
 
 
 @contextlib.contextmanager
+def until_ctrl_c() -> Iterator[None]:
+    """Ctrl-C is how what is inside ends, and no failure."""
+    with contextlib.suppress(KeyboardInterrupt):
+        yield
+
+
+@contextlib.contextmanager
 def guarded(session: Session) -> Iterator[None]:
     """Errors of a command as one sentence and an exit code."""
     try:
         yield
-        sys.stdout.flush()
+        flush()
     except OctaviaError as error:
         _end(session, error, exit_of(error))
     except Interrupted as interrupted:
@@ -248,8 +262,13 @@ def guarded(session: Session) -> Iterator[None]:
     except KeyboardInterrupt:
         _end(session, Interrupted("interrupted"), Exit.INTERRUPTED)
     except BrokenPipeError:
-        _silence()
+        silence()
         raise typer.Exit(Exit.PIPE_CLOSED) from None
+    except Unwritten as full:
+        silence()
+        session.json = False
+        del session.screen
+        _end(session, full, Exit.FAILED)
     except (typer.Exit, typer.Abort):
         raise
     except Exception as error:  # whatever it is, a person gets a sentence, not a traceback
@@ -292,15 +311,9 @@ def _end(session: Session, error: Exception, code: Exit) -> None:
             str(error), kind=type(error).__name__.lstrip("_"), code=int(code), operation=_operation(error)
         )
     except BrokenPipeError:
-        _silence()
+        silence()
     raise typer.Exit(int(code)) from None
 
 
 def _operation(error: Exception) -> str | None:
     return error.operation_id if isinstance(error, OperationFailed) else None
-
-
-def _silence() -> None:
-    """Nobody reads any more: let the interpreter's last flush go nowhere."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())

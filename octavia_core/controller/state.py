@@ -287,12 +287,16 @@ def _read_state(path: str) -> StateDirectory | None:
     return StateDirectory(path=path, id=id, network=network)
 
 
-def _make_state(path: str) -> None:
+def _check_foreign(path: str) -> None:
     foreign = sorted(name for name in os.listdir(path) if name not in _OURS and not name.startswith(".new-"))
     if foreign:
         raise StateDirectoryError(
             f"{path} is not empty ({foreign[0]} is in it) and is no state directory; give an empty or a new one"
         )
+
+
+def _make_state(path: str) -> None:
+    _check_foreign(path)
     id = uuid.uuid4().hex
     network = choose_network(id)
     _write_once(path, "heartbeat.key", secrets.token_urlsafe(32) + "\n")
@@ -334,6 +338,8 @@ def _check_directory(path: str) -> None:
         raise StateDirectoryError(
             f"state directory {path} belongs to user {about.st_uid}, not to this one; use your own"
         )
+    if not os.path.exists(f"{path}/state.json"):
+        _check_foreign(path)  # before any advice is given about a directory that is somebody else's
     if about.st_mode & 0o077:
         raise StateDirectoryError(
             f"state directory {path} is open to other users (mode {about.st_mode & 0o777:04o}); run: chmod 700 {path}"

@@ -203,6 +203,15 @@ def test_a_state_directory_that_others_may_read_is_refused(tmp_path: Path) -> No
     assert f"run: chmod 700 {admin.state}" in admin.inside("lb", "list", code=5).err
 
 
+def test_a_directory_of_somebody_else_is_not_to_be_closed(tmp_path: Path) -> None:
+    """`--state /etc` by mistake: `chmod 700 /etc` would be a bad advice."""
+    (tmp_path / "passwd").write_text("")
+    tmp_path.chmod(0o755)
+    said = Admin(tmp_path).inside("lb", "create", code=5)
+    assert "is not empty (passwd is in it) and is no state directory" in said.err
+    assert "chmod" not in said.err
+
+
 def small_disk(command: str, folder: Path, size: str) -> subprocess.CompletedProcess[str]:
     """Run a shell command with a small file system of its own at the folder."""
     script = f"mount -t tmpfs -o size={size},mode=700 tmpfs {folder} && {command}"

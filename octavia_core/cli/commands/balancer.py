@@ -166,7 +166,7 @@ def apply(
     """
     from octavia_core.policy.changes import wish
 
-    asked = wish(NewLoadBalancer, read_document(file), f"{file}:")
+    asked = wish(NewLoadBalancer, read_document(file), f"{named(file)}:")
     with session.work(make=True) as hand:
         row = hand.carry_out(lambda c: c.apply(asked, **session.asked, wait=session.patience))
         _heard(hand, row)
@@ -258,6 +258,7 @@ def read_document(file: str) -> Any:
     Raises:
         BadRequest: it cannot be read, or is not what its name says.
     """
+    called = named(file)
     try:
         if file == "-":
             raw = sys.stdin.buffer.read()
@@ -267,12 +268,17 @@ def read_document(file: str) -> Any:
         text = raw.decode("utf-8")
         return tomllib.loads(text) if file.endswith(".toml") else json.loads(text, object_pairs_hook=_once)
     except OSError as error:
-        raise BadRequest(f"{file} cannot be read: {error.strerror}") from error
+        raise BadRequest(f"{called} cannot be read: {error.strerror}") from error
     except tomllib.TOMLDecodeError as error:
-        raise BadRequest(f"{file} is no TOML: {error}") from error
+        raise BadRequest(f"{called} is no TOML: {error}") from error
     except (ValueError, RecursionError) as error:
         hint = "" if file.endswith(".json") else " (a TOML document needs a name that ends in .toml)"
-        raise BadRequest(f"{file} is no JSON: {error}{hint}") from error
+        raise BadRequest(f"{called} is no JSON: {error}{hint}") from error
+
+
+def named(file: str) -> str:
+    """A file in a sentence."""
+    return "standard input" if file == "-" else file
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

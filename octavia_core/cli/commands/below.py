@@ -117,7 +117,7 @@ def _lister(kind: Kind) -> Callable[..., None]:
                     )
                     for tree, node in found
                 ),
-                empty=f"no {kind.words}s",
+                empty=f"no {_plural(kind)}",
             )
 
     list_.__doc__ = f"List {_plural(kind)}, of all load balancers or of one."

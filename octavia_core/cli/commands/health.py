@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavia_core.cli.command import command
-from octavia_core.cli.session import Session
+from octavia_core.cli.session import Session, until_ctrl_c
 
 if TYPE_CHECKING:
     from octavia_core.controller.fleet_health import Fleet, Manager
@@ -64,7 +64,7 @@ def top(
     from octavia_core.controller.fleet_health import fleet
     from octavia_core.domain.codec import to_json
 
-    with session.look() as controller:
+    with session.look() as controller, until_ctrl_c():
         looks = _looks(controller, fleet, every, count)
         if session.json:
             for found in looks:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +12,8 @@ import typer
 from octavia_core.cli.command import command
 from octavia_core.cli.commands.balancer import Maybe
 from octavia_core.cli.completion import names_of
-from octavia_core.cli.session import Session
+from octavia_core.cli.session import Session, until_ctrl_c
+from octavia_core.cli.streams import flush
 from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import TransientError
 
@@ -113,7 +115,8 @@ def events(
     from octavia_core.cli.output import moment
     from octavia_core.domain.codec import to_json
 
-    with session.look() as controller:
+    before = after
+    with session.look() as controller, until_ctrl_c() if follow else contextlib.nullcontext():
         owner = _owner(controller, lb) if lb else None
         while True:
             batch = controller.events(after=after, load_balancer_id=owner)
@@ -126,7 +129,10 @@ def events(
             if batch:
                 continue
             if not follow:
+                if after == before and not session.json:
+                    session.screen.note("no events" + (f" with a number above {after}" if after else ""))
                 return
+            flush()
             controller.clock.sleep(FOLLOW_PAUSE)
 
 

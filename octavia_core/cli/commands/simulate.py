@@ -76,7 +76,9 @@ def simulate(
     from octavia_core.testing.outages import Shape, generated, recorded
     from octavia_core.testing.rehearsal import rehearse
 
-    if (scenario is None) == (from_events is None):
+    if scenario is not None and from_events is not None:
+        raise BadRequest(f"give either a scenario or --from-events, not both: {scenario} and {from_events}")
+    if scenario is None and from_events is None:
         raise BadRequest(f"name a scenario ({', '.join(SCENARIOS)}), or give a recorded outage with --from-events")
     shape = Shape(**values)
     settings = _settings(session)

@@ -15,6 +15,7 @@ import typer
 from octavia_core.cli.command import command
 from octavia_core.cli.exits import TimeIsOver
 from octavia_core.cli.session import Session
+from octavia_core.cli.streams import flush
 from octavia_core.errors import Refused, StateDirectoryBusy
 
 if TYPE_CHECKING:
@@ -137,7 +138,7 @@ def _greet(session: Session, controller: Controller) -> None:
         session.screen.say(
             "  octavia-admin lb create --name web --listener HTTP:80 --member 127.0.0.1:8001 --member 127.0.0.1:8002"
         )
-    sys.stdout.flush()
+    flush()
 
 
 def _tell(session: Session, controller: Controller, after: int) -> int:
@@ -156,7 +157,7 @@ def _tell(session: Session, controller: Controller, after: int) -> int:
             session.screen.line(to_json(event))
         else:
             session.screen.say(f"{moment(event.at)[11:]}  {event.name:<24} {event.text}")
-    sys.stdout.flush()
+    flush()
     return after
 
 
