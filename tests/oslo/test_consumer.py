@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import threading
+import time
 import uuid
 from typing import Any
 
@@ -180,3 +181,44 @@ def test_a_cast_through_the_library_arrives_with_its_unique_id_and_the_echo_come
         assert listening.deaf_for < before + 30
     finally:
         listening.stop()
+
+
+def test_the_librarys_own_listener_leaves_the_acknowledgement_to_whoever_stored(
+    tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "octavia.conf"
+    file.write_text("[DEFAULT]\ntransport_url = kombu+memory://\nhost = there\n", encoding="utf-8")
+    opened = conf.open_conf([str(file)])
+    raw: list[Any] = []
+    when_stored: list[bool] = []
+
+    class Watching(consumer.Consumer):
+        def handle(self, incoming: Any, leaving: threading.Event) -> bool:
+            raw.append(incoming.message._raw_message)
+            when_stored.append(raw[-1].acknowledged)
+            return super().handle(incoming, leaving)
+
+    stored = Stored()
+    listening = Watching(opened, stored)
+    listening.start()
+    try:
+        transport = oslo_messaging.get_rpc_transport(opened)
+        target = oslo_messaging.Target(topic=consumer.TOPIC, namespace="controller", version="2.0")
+        client = oslo_messaging.get_rpc_client(transport, target)
+        for _ in range(50):
+            client.cast({}, "failover_amphora", amphora_id=uuid.uuid4().hex)
+            if stored.came.wait(0.2):
+                break
+        assert when_stored[0] is False
+        assert _soon(lambda: raw[0].acknowledged)
+    finally:
+        listening.stop()
+
+
+def _soon(true: Any) -> bool:
+    """What another thread is about to do."""
+    for _ in range(1000):
+        if true():
+            return True
+        time.sleep(0.01)
+    return False
