@@ -6,6 +6,7 @@ import collections
 import contextlib
 import http.client
 import json
+import socket
 
 import attrs
 import pytest
@@ -268,6 +269,16 @@ def test_a_member_is_checked_at_its_monitor_address_and_port():
         with running(load_balancer(listener(p), p)) as served:
             served.until_status("a", "DOWN")
             assert served.server_status("b") == "UP"
+
+
+@pytest.mark.feature("health_monitor.timeout", "health_monitor.enabled")
+def test_a_check_that_is_not_answered_in_time_fails_and_a_disabled_monitor_checks_nobody():
+    with socket.create_server(("127.0.0.1", 0)) as silent:  # the kernel accepts, and nobody ever says anything
+        member = Member(id="silent", address="127.0.0.1", protocol_port=silent.getsockname()[1])
+        for enabled, status in ((True, "DOWN"), (False, "no check")):
+            p = pool([member], health_monitor=monitor(MonitorType.HTTP, enabled=enabled))
+            with running(load_balancer(listener(p), p)) as served:
+                served.until_status("silent", status)
 
 
 @pytest.mark.feature("health_monitor.delay", "health_monitor.timeout", "health_monitor.enabled")

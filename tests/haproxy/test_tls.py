@@ -305,12 +305,26 @@ def test_pools_encrypt_towards_members_verify_them_and_show_a_certificate(author
 def test_tls_parameters_of_a_pool_reach_its_members(authority):
     context = authority.server_context(authority.issue("www.test"))
     context.maximum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.0", "http/1.1"])
+    first, second = "ECDHE-ECDSA-AES128-GCM-SHA256", "ECDHE-ECDSA-CHACHA20-POLY1305"
     with Echo("m", tls=context) as member:
-        fits = {"tls_versions": ("TLSv1.2", "TLSv1.3"), "tls_ciphers": "ECDHE-ECDSA-AES128-GCM-SHA256"}
-        for options, works in ((fits, True), ({**fits, "tls_versions": ("TLSv1.3",)}, False)):
-            p = pool(behind(member), tls_enabled=True, alpn_protocols=("http/1.1",), **options)
+        for versions, cipher, works in (
+            (("TLSv1.2", "TLSv1.3"), first, True),
+            (("TLSv1.2",), second, True),
+            (("TLSv1.3",), first, False),
+        ):
+            p = pool(
+                behind(member),
+                tls_enabled=True,
+                alpn_protocols=("http/1.1",),
+                tls_versions=versions,
+                tls_ciphers=cipher,
+            )
             with running(load_balancer(listener(p), p)) as served:
-                assert (ask(served.address, PORT).status == 200) is works
+                found = ask(served.address, PORT)
+                assert (found.status == 200) is works
+                if works:
+                    assert (found.echo["cipher"], found.echo["alpn"]) == (cipher, "http/1.1")
 
 
 def test_tls_parameters_say_nothing_without_tls(tmp_path):

@@ -39,7 +39,18 @@ from octavia_haproxy.render.names import cert_directory, peer_name
 from octavia_haproxy.render.sections import LOG_SOCKET
 from tests.support.haproxies import chosen
 
-__all__ = ["THROUGH_AGENT", "Answer", "Echo", "Running", "ask", "check", "check_together", "fresh_address", "materialise", "running"]
+__all__ = [
+    "THROUGH_AGENT",
+    "Answer",
+    "Echo",
+    "Running",
+    "ask",
+    "check",
+    "check_together",
+    "fresh_address",
+    "materialise",
+    "running",
+]
 
 PATIENCE = 20.0
 """Seconds after which a thing that should happen is taken for not happening."""
@@ -346,6 +357,8 @@ class Echo:
                     "headers": {key.lower(): value for key, value in self.headers.items()},
                     "proxy": self.proxy_header,
                     "client_certificate": peer,
+                    "alpn": self.request.selected_alpn_protocol() if tls is not None else None,
+                    "cipher": self.request.cipher()[0] if tls is not None else None,
                 }).encode()  # fmt: skip
                 self.send_response(200 if echo.healthy else 503)
                 self.send_header("Content-Length", str(len(body)))
