@@ -227,10 +227,16 @@ def _plugged_row(tx: Transaction, vip: Vip, amphora_id: str, plugged: VipPlug) -
     )
 
 
-def draft(tx: Transaction, operation: Operation) -> int:
-    """Store what is to be rendered as the next revision: the rows, with what is broken replaced by its last good form."""
+def draft(tx: Transaction, operation: Operation, tree: LoadBalancer | None = None) -> int:
+    """Store what is to be rendered as the next revision: the rows, with what is broken replaced by its last good form.
+
+    Args:
+        tx: one that holds the load balancer's lock.
+        operation: whose revision it is.
+        tree: the rows as this transaction has read them under that lock; None reads them.
+    """
     assert operation.load_balancer_id is not None
-    tree = tx.tree(operation.load_balancer_id)
+    tree = tree or tx.tree(operation.load_balancer_id)
     if tree is None:
         raise NotFound("load balancer", operation.load_balancer_id)
     good = tx.last_good(tree.id)

@@ -6,7 +6,7 @@ import attrs
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Event as Happening
-from octavia_core.domain.operation import Operation
+from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role
 from octavia_core.flows import amphorae, pairs
@@ -30,23 +30,23 @@ def _failover(run: Run, world: World) -> None:
         return
 
     def plan(tx: Transaction) -> Rebuild:
-        tree = tree_of(tx, operation)
-        nothing = Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
-        if tree.provisioning_status is Provisioning.DELETED:
-            return nothing
-        old = tuple(tx.amphorae(tree.id))
+        itself = Subject(Kind.LOAD_BALANCER, str(operation.load_balancer_id))
+        status = tx.provisioning((itself,)).get(itself)
+        old = tuple(tx.amphorae(itself.id))
         if operation.amphora_id is not None:
             old = tuple(a for a in old if a.id == operation.amphora_id)
-            if not old:
-                _settle_nothing(tx, tree)
-                return nothing
-        if not tree.provisioning_status.pending:
-            tx.settle(Kind.LOAD_BALANCER, tree.id, Event.ACCEPT_FAILOVER)
+        gone = status is Provisioning.DELETED or (operation.amphora_id is not None and not old)
+        if status is not None and not gone and not status.pending:
+            tx.settle(Kind.LOAD_BALANCER, itself.id, Event.ACCEPT_FAILOVER)  # nobody else changes anything from now on
+        tree = tree_of(tx, operation)
+        if gone:
+            _settle_nothing(tx, tree)
+            return Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
         # One that never worked gave its address back when its creation was undone.
         request = None if tx.last_good(tree.id) else vip_request(tree)
         if paired(tree):
             return attrs.evolve(_prepare_pair(tx, operation, tree, old, world), request=request)
-        found = prepare(tx, operation, tree, old, amphorae.draft(tx, operation))
+        found = prepare(tx, operation, tree, old, amphorae.draft(tx, operation, tree))
         return attrs.evolve(found, request=request)
 
     rebuild = run.record("plan", plan, lambda tx: drop(tx, operation), result=Rebuild)
@@ -110,7 +110,7 @@ def _prepare_pair(
         tree=attrs.evolve(tree, listeners=(), pools=()),
         old=old,
         sites=tuple(amphorae.site(operation, tree, role) for role in wanted),
-        revision=amphorae.draft(tx, operation),
+        revision=amphorae.draft(tx, operation, tree),
         # both are new, so they can be kept apart from now on, as one that never worked has no server group any more
         apart=pairs.apart(tree, world.settings) if operation.amphora_id is None else None,
     )

@@ -66,6 +66,8 @@ def settle(tx: Transaction, operation: Operation, several: Iterable[Unserved]) -
     for one in several:
         left_out.update(one.left_out)
         kept.update(one.kept)
+    if not left_out and not kept:
+        return ()
     tree = tx.tree(operation.load_balancer_id or "")
     failed = []
     for listener in tree.listeners if tree is not None else ():
