@@ -72,7 +72,8 @@ class Facts:
             return "no controller runs on this state directory", "start one: octavia-admin up"
         if self.alive:
             return None
-        refused = self.storage.unwritable()  # workers that live cannot say so
+        # workers that live cannot say so; of a file this program may be forbidden what they are not
+        refused = self.storage.unwritable() if room is None else None
         if refused is not None:
             return (
                 f"nothing can be stored: {refused}",
