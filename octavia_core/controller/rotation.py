@@ -47,6 +47,8 @@ class Progress:
         amphorae: that serve now; `told`: have it; `under_way`; `failed`: could not be told; the rest is not asked for.
         failures: amphora -> why, of some of those that failed.
         refusing: living health managers that would refuse heartbeats signed with it (for a key).
+        heard: living health manager -> amphorae whose newest heartbeat that it heard lately is signed with it (for a key);
+            `otherwise`: with another key, `still` some of these amphorae.
     """
 
     what: What
@@ -57,11 +59,14 @@ class Progress:
     failed: int
     failures: Mapping[str, str]
     refusing: tuple[str, ...]
+    heard: Mapping[str, int] = attrs.field(factory=dict)
+    otherwise: Mapping[str, int] = attrs.field(factory=dict)
+    still: tuple[str, ...] = ()
 
     @property
     def done(self) -> bool:
-        """Whether everybody has it, so that the old key may be dropped."""
-        return self.told == self.amphorae
+        """Whether everybody has it and nobody is heard with another, so that the old key may be dropped."""
+        return self.told == self.amphorae and not any(self.otherwise.values())
 
 
 def progress(storage: Storage, settings: Settings, what: What) -> Progress:
@@ -122,6 +127,13 @@ def _progress(tx: Transaction, what: What, mark: str) -> Progress:
     now = tx.governing().now
     alive = [one for one in tx.observers() if now - one.written_at <= STALE * 1_000_000]
     refusing = [one.name for one in alive if mark not in str(one.figures.get("accepts"))]
+    heard, otherwise, still = dict[str, int](), dict[str, int](), set[str]()
+    for one in alive if what is What.HEARTBEAT_KEY else ():
+        signed = one.figures.get("signed")
+        if isinstance(signed, Mapping):  # it is as new as that
+            heard[one.name] = sum(key["amphorae"] for name, key in signed.items() if name == mark)
+            otherwise[one.name] = sum(key["amphorae"] for name, key in signed.items() if name != mark)
+            still |= {id for name, key in signed.items() if name != mark for id in key["some"]}
     return Progress(
         what=what,
         mark=mark,
@@ -131,6 +143,9 @@ def _progress(tx: Transaction, what: What, mark: str) -> Progress:
         failed=len(failed),
         failures={id: asked[id].error or "no reason recorded" for id in failed[:10]},
         refusing=tuple(refusing) if what is What.HEARTBEAT_KEY else (),
+        heard=heard,
+        otherwise=otherwise,
+        still=tuple(sorted(still)),
     )
 
 

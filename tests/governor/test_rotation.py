@@ -8,6 +8,8 @@ from pathlib import Path
 import attrs
 import pytest
 
+from octavia_core.controller.health.act import Actor
+from octavia_core.controller.health.look import Lookout
 from octavia_core.controller.rotation import Progress, What, progress, rotate
 from octavia_core.controller.wiring import build_world
 from octavia_core.controller.worker import Worker
@@ -116,6 +118,32 @@ def test_a_key_that_a_living_health_manager_would_refuse_is_not_told(rig: Rig) -
     both = [fingerprint(b"old"), fingerprint(b"new")]
     rig.storage.transaction(lambda tx: tx.observe("far", {"accepts": both}, keep=60))
     assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 4
+
+
+def test_it_is_done_when_nobody_is_heard_with_another_key_any_more(rig: Rig) -> None:
+    settings = with_keys(rig, "new", "old")
+    rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, settings)
+    skimmer = Skimmer(settings.health_manager.keys)
+    lookout = Lookout(
+        rig.storage, settings, rig.clock, rig.memory, rig.wall, rig.ask, Actor(rig.storage, rig.world, bool)
+    )
+
+    def heard(*keys: str) -> Progress:
+        """What is said once each of the amphorae was heard with its key of these."""
+        rig.clock.advance(3.1)
+        for id, key in zip(rig.ids, keys, strict=True):
+            rig.sequence += 1
+            document = {"id": id, "seq": rig.sequence, "listeners": {}, "pools": {}, "ver": 3}
+            rig.memory.keep([skimmer.skim(encode(document, key))], rig.clock.monotonic())
+        lookout.look(rig.since, "here")
+        return progress(rig.storage, settings, What.HEARTBEAT_KEY)
+
+    found = heard("new", "new", "old", "new")
+    assert (found.heard, found.otherwise, found.still) == ({"here": 3}, {"here": 1}, (rig.ids[2],))
+    assert not found.done, "though everybody was told"
+    found = heard("new", "new", "new", "new")
+    assert (found.heard, found.otherwise, found.still, found.done) == ({"here": 4}, {"here": 0}, (), True)
 
 
 def test_no_row_and_no_event_holds_a_key(rig: Rig) -> None:

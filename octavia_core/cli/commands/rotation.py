@@ -96,6 +96,9 @@ def _print(session: Session, found: Progress) -> None:
         ("could not be told", found.failed),
         *((f"of amphora {id}", why) for id, why in found.failures.items()),
         *(("does not accept it yet", name) for name in found.refusing),
+        *((f"heard with it by {name}", many) for name, many in found.heard.items()),
+        *((f"heard with another key by {name}", many) for name, many in found.otherwise.items() if many),
+        *(("signs with another key", f"amphora {id}") for id in found.still),
         ("next", _next(found)),
     ]
     session.screen.table((str(found.what), ""), rows, empty="")
@@ -108,4 +111,6 @@ def _next(found: Progress) -> str:
         return "accept it there first: [health_manager] heartbeat_keys_accepted"
     if found.under_way:
         return "it goes on by itself"
+    if found.told == found.amphorae:
+        return "wait until nobody is heard with another key any more"
     return f"tell them: octavia-admin {found.what} rotate"

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from octavia_core.errors import TransientError
 from octavia_core.ports.storage import Storage
 
-__all__ = ["EVERY", "Figures", "rates"]
+__all__ = ["EVERY", "Figures", "rates", "signatures"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -19,6 +19,8 @@ PER_AMPHORA = 1e-4
 """Seconds for each amphora, since each is counted: ten for a hundred thousand."""
 KEEP = 3600.0
 """Seconds after which the row of a health manager that is gone is removed."""
+SOME = 10
+"""Amphorae that are named where there may be many."""
 _FINE = frozenset({"accepted", "repeated"})
 
 
@@ -54,6 +56,22 @@ class Figures:
             log.info("the figures of this health manager are not written now: %s", error)
             return False
         return True
+
+
+def signatures(
+    signed: Mapping[int, Sequence[str]], fingerprints: Sequence[str]
+) -> Mapping[str, Mapping[str, int | Sequence[str]]]:
+    """Fingerprint of a key -> how many amphorae sign with it, and some of them.
+
+    Args:
+        signed: as `Memory.signed` says it.
+        fingerprints: of all keys that are valid, in their order.
+    """
+    return {
+        fingerprints[key]: {"amphorae": len(ids), "some": sorted(ids[:SOME])}
+        for key, ids in sorted(signed.items())
+        if key < len(fingerprints)
+    }
 
 
 def rates(counters: Mapping[str, int], before: Mapping[str, int], seconds: float | None) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
-from octavia_core.controller.health.figures import Figures
+from octavia_core.controller.health.figures import Figures, signatures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
@@ -278,6 +278,7 @@ class Lookout:
         self.figures = {
             "listening_since": ear.listening_since,
             "accepts": self._accepts,
+            "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO), self._accepts),
             "watched": len(self._hearts),
             "hears": mine,
             "never_heard": never,

@@ -326,6 +326,16 @@ class Memory:
         known = self._known.get(amphora_id)
         return known is not None and not known.matches
 
+    def signed(self, since: float) -> Mapping[int, Sequence[str]]:
+        """Key (by its number) -> the amphorae whose newest heartbeat is signed with it and came at that time or later."""
+        with self._lock:
+            everybody = list(self._known.items())
+        found: dict[int, list[str]] = {}
+        for id, known in everybody:
+            if known.heard_at >= since:
+                found.setdefault(known.key, []).append(id)
+        return found
+
     def forget_others(self, wanted: Collection[str], before: float) -> None:
         """Forget those that are not wanted and were last heard before that time; their traffic is written all the same."""
         with self._lock:
