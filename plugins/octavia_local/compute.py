@@ -311,11 +311,13 @@ def _processes_of(home: Home) -> list[Process]:
 
 
 def _is_worker_in(root: str, process: Process, argv: Sequence[str]) -> bool:
-    """A worker of nginx, which says nothing of the amphora but its working directory."""
-    if not argv or not argv[0].startswith("nginx:"):
+    """A HAProxy or a worker of nginx, which say nothing of the amphora but by their working directory: they may outlive a
+    killed agent, their parent, for a moment, and hold its addresses so long.
+    """
+    if not argv or not (argv[0].startswith("nginx:") or "haproxy" in os.path.basename(argv[0])):
         return False
     try:
-        return os.readlink(f"/proc/{process.pid}/cwd").startswith(root + os.sep)
+        return (os.readlink(f"/proc/{process.pid}/cwd") + os.sep).startswith(root + os.sep)
     except OSError:
         return False
 

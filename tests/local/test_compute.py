@@ -147,7 +147,9 @@ def test_the_listener_may_close_the_watch_itself(rig):
     watches[0].close()
 
 
-def test_destroying_ends_the_haproxy_too(rig):
+@pytest.mark.parametrize("where", ["by-its-file", "by-its-folder"])
+def test_destroying_ends_the_haproxy_too(where, rig):
+    """It may outlive a killed agent for a moment, and would keep the VIP from the next one. Ours runs in its folder."""
     server = rig.boot()
     home = rig.home(server)
     config = home.path / "stray.cfg"
@@ -155,7 +157,8 @@ def test_destroying_ends_the_haproxy_too(rig):
         f"defaults\n  timeout client 1s\n  timeout server 1s\n  timeout connect 1s\n"
         f"frontend f\n  mode tcp\n  bind {server.management_ip}:18080\n"
     )
-    stray = subprocess.Popen([rig.compute._haproxy, "-db", "-f", str(config)], stderr=subprocess.DEVNULL)
+    file = str(config) if where == "by-its-file" else config.name
+    stray = subprocess.Popen([rig.compute._haproxy, "-db", "-f", file], stderr=subprocess.DEVNULL, cwd=home.path)
     try:
         eventually(lambda: _connects(server.management_ip, 18080))
         reaper = threading.Thread(target=stray.wait)

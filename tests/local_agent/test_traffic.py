@@ -7,11 +7,13 @@ import os
 import signal
 import socket
 import ssl
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import pytest
 import trustme
 
+from octavia_local.agent.sockets import Bind, HeldSockets
 from tests.local_agent.rig import (
     PATIENCE,
     Authorities,
@@ -102,6 +104,18 @@ def test_an_ipv6_vip_is_refused_in_one_sentence(rig: Rig, members: Pair) -> None
     assert answer.status == 400
     assert "IPv6" in answer.json["details"]
     assert "\n" not in answer.json["details"]
+
+
+def test_an_address_that_a_dying_amphora_still_holds_is_waited_for() -> None:
+    """A HAProxy outlives its killed agent for a moment; the next amphora of the VIP may come sooner."""
+    dying = socket.create_server((loopback_address(), 0))
+    host, port = dying.getsockname()
+    sockets = HeldSockets(0)
+    with ThreadPoolExecutor(1) as pool:
+        held = pool.submit(sockets.hold, [Bind(host, port)])
+        dying.close()
+        assert held.result(PATIENCE) == [Bind(host, port)]
+    sockets.keep_only(())
 
 
 def test_a_taken_address_is_refused_by_name_and_what_ran_runs_on(rig: Rig, members: Pair) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import time
 from collections.abc import Collection, Iterable
 from typing import NamedTuple
 
@@ -18,6 +19,8 @@ from octavia_local.reach import reachable_port
 __all__ = ["Bind", "HeldSockets"]
 
 _IP_FREEBIND = 15  # linux/in.h; it counts for IPv6 sockets too
+_LET_GO_WITHIN, _LOOK_AGAIN = 1.0, 0.01
+"""Seconds that a dying process may need to close its sockets on a busy machine, and between two looks."""
 _BACKLOG = 65535  # the kernel cuts it down to net.core.somaxconn
 
 
@@ -91,6 +94,19 @@ class HeldSockets:
         return str(host), int(port)
 
     def _listen(self, bind: Bind) -> socket.socket:
+        """Listen; on what is in use after a moment's patience, since a killed amphora holds the VIP until it has ended."""
+        deadline = time.monotonic() + _LET_GO_WITHIN
+        while True:
+            try:
+                return self._listen_now(bind)
+            except Refusal as refusal:
+                cause = refusal.__cause__
+                in_use = isinstance(cause, OSError) and cause.errno == errno.EADDRINUSE
+                if not in_use or time.monotonic() > deadline:
+                    raise
+            time.sleep(_LOOK_AGAIN)
+
+    def _listen_now(self, bind: Bind) -> socket.socket:
         port = reachable_port(bind.port, offset=self._offset) if bind.port else 0
         there = str(bind._replace(port=port))
         place = there if port == bind.port else f"{there} (asked for as port {bind.port})"
