@@ -63,7 +63,12 @@ class Inside:
     def start(self, home: Home, facts: Mapping[str, Any], launch: Callable[[], Process]) -> Process:
         with self._namespaces.alone():  # of two amphorae that start, only one may find an address free
             address = self._free(home.amphora_id)
-            more = {"addresses": [address], "namespace": True, "keepalived": keepalived() or "", "nft": find_nft() or ""}
+            more = {
+                "addresses": [address],
+                "namespace": True,
+                "keepalived": keepalived() or "",
+                "nft": find_nft() or "",
+            }
             home.write("local.json", {**facts, **more})
         return self._namespaces.boot(home.amphora_id, address, launch)
 

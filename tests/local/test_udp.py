@@ -111,7 +111,6 @@ def test_what_cannot_be_served_is_error_with_its_reason_and_disturbs_nobody(stag
     sctp = NewListener(protocol=ListenerProtocol.SCTP, protocol_port=PORT, default_pool=NewPool(protocol="SCTP"))
     with Echo("web") as web, UdpEcho("one") as one:
         lb = stage.build(http(*behind(web)))
-        (amphora,) = stage.controller.amphorae(lb.id)
         made = stage.controller.create_listener(lb.id, sctp)
         with pytest.raises(OperationFailed, match="SCTP cannot be served on loopback"):
             made.wait(PATIENCE)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections import Counter
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 
-from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
+from octavia_core import NewHealthMonitor, NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.domain.tree import LoadBalancer, SessionPersistence
 from octavia_core.domain.vocabulary import (
     Algorithm,
@@ -18,13 +20,16 @@ from octavia_core.domain.vocabulary import (
     Operating,
     PersistenceType,
     PoolProtocol,
+    Topology,
 )
 from octavia_core.errors import OctaviaError
 from octavia_local.forwarders import find_nft
 from octavia_local.namespaces import plan_of
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
 from tests.main_job.stage import PATIENCE, Stage, http, only_pool, until
+from tests.namespaces.pair import Pair
 from tests.namespaces.rig import HOST, answer_of, member_at
+from tests.support.system import require
 
 CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_retries=1, max_retries_down=1)
 
@@ -120,3 +125,18 @@ def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
         stage.operating(lb.id, "one", Operating.ONLINE)
         stage.operating(lb.id, "nobody", Operating.ERROR)
         assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(4)} == {"one"}
+
+
+@pytest.mark.external
+def test_a_pair_serves_datagrams_and_the_other_takes_over(stage: Stage) -> None:
+    """Keepalived's check knows that an amphora without HAProxy serves, too."""
+    require("keepalived")
+    with UdpEcho("one", HOST) as one:
+        lb = stage.create(NewLoadBalancer(listeners=(udp(one),), topology=Topology.ACTIVE_STANDBY))
+        until(lambda: answers(lb, 2) == {"one": 2}, "the pair serves")
+        stage.operating(lb.id, "dns", Operating.ONLINE)
+        (holder,) = Pair(stage, lb).holders()
+        os.kill(stage.agent_pid(holder.id), signal.SIGKILL)
+        until(lambda: answers(lb, 2, tries=2) == {"one": 2}, "the other one serves")
+        until(lambda: holder.id not in [one.id for one in stage.controller.amphorae(lb.id)], "a new one")
+        until(lambda: answers(lb, 2) == {"one": 2}, "the new pair serves")

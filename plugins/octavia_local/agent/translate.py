@@ -45,7 +45,9 @@ _PING = (
     "line {}: PING health monitors do not work on a local amphora on loopback: they would ask this machine itself, which always "
     "answers; choose a TCP or HTTP monitor, or amphorae with network namespaces of their own"
 )
-_NO_ICMP = "line {}: PING health monitors do not work here: this amphora may not send ICMP; choose a TCP or HTTP monitor"
+_NO_ICMP = (
+    "line {}: PING health monitors do not work here: this amphora may not send ICMP; choose a TCP or HTTP monitor"
+)
 PING_SCRIPT = "ping.sh"
 """The external check, in HAProxy's working directory. No other program is ever run."""
 
