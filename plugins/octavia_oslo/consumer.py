@@ -76,9 +76,7 @@ class _Incoming(amqpdriver.NotificationAMQPIncomingMessage):  # type: ignore[mis
     def _acknowledge(self) -> None:
         try:
             self.message.acknowledge()
-        except (
-            Exception
-        ) as error:  # whatever a broken connection raises: the broker sends it again, and it is known then
+        except Exception as error:  # of a broken connection: the broker sends it again, and it is known then
             log.info("a stored message could not be acknowledged; it will come again: %s", type(error).__name__)
 
 
