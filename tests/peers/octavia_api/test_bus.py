@@ -120,6 +120,19 @@ def test_notifications_are_those_of_upstreams_worker(on: Stage) -> None:
     assert ours == theirs  # but for upstream's update, which tells what was before
 
 
+def test_requests_are_stored_while_no_worker_lives(on: Stage, clients: Clients) -> None:
+    ids = built(on, clients)
+    newest = on.database.rows("SELECT COALESCE(MAX(created_at), 0) AS at FROM oc_operation")[0]["at"]
+    on.worker.stop()
+    requests(on, ids)["update_pool"]()
+    query = "SELECT id FROM oc_operation WHERE created_at > %s AND state = 'QUEUED'"
+    until("it is stored", lambda: on.database.rows(query, newest))
+    with channel_of(on) as connection:
+        assert connection.channel().queue_declare(TOPIC, passive=True).message_count == 0
+    on.worker.start()
+    on.settled(ids["load_balancer"], within=60)
+
+
 # -- quotas ------------------------------------------------------------------------------------------------------------
 def test_quotas_go_down_by_what_was_removed(on: Stage, clients: Clients) -> None:
     ids = built(on, clients)

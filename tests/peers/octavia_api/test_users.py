@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -101,6 +101,56 @@ def test_every_kind_of_resource_is_created_updated_and_deleted_with_openstacksdk
     sdk.delete_load_balancer(lb)
     until("it is DELETED", lambda: on.status(lb) == "DELETED")
     assert sdk.find_load_balancer(lb) is None
+
+
+def test_every_kind_of_resource_is_created_updated_and_deleted_with_octaviaclient(on: Stage, clients: Clients) -> None:
+    client = clients.client
+    wish = {"name": "client", "vip_subnet_id": SUBNET, "project_id": PROJECT}
+    lb = client.load_balancer_create(json={"loadbalancer": wish})["loadbalancer"]["id"]
+    clients.active(lb)
+
+    def create(kind: str, make: Callable[..., Any], *where: str, **values: Any) -> str:
+        with settled(on, clients, lb):
+            made = make(*where, json={kind: values})
+        return str(made[kind]["id"])
+
+    listener = create("listener", client.listener_create, protocol="HTTP", protocol_port=80, loadbalancer_id=lb)
+    pool = create("pool", client.pool_create, protocol="HTTP", lb_algorithm="ROUND_ROBIN", listener_id=listener)
+    member = create("member", client.member_create, pool, address="192.0.2.21", protocol_port=8080)
+    check = {"type": "HTTP", "delay": 5, "timeout": 3, "max_retries": 3}
+    monitor = create("healthmonitor", client.health_monitor_create, pool_id=pool, **check)
+    policy = create("l7policy", client.l7policy_create, listener_id=listener, action="REJECT")
+    rule = create("rule", client.l7rule_create, policy, type="PATH", compare_type="EQUAL_TO", value="/secret")
+    for change in (
+        lambda: client.load_balancer_set(lb, json={"loadbalancer": {"description": "other"}}),
+        lambda: client.listener_set(listener, json={"listener": {"connection_limit": 10}}),
+        lambda: client.pool_set(pool, json={"pool": {"lb_algorithm": "LEAST_CONNECTIONS"}}),
+        lambda: client.member_set(pool, member, json={"member": {"weight": 7}}),
+        lambda: client.health_monitor_set(monitor, json={"healthmonitor": {"delay": 9}}),
+        lambda: client.l7policy_set(policy, json={"l7policy": {"name": "no secrets"}}),
+        lambda: client.l7rule_set(rule, policy, json={"rule": {"value": "/hidden"}}),
+    ):
+        with settled(on, clients, lb):
+            change()
+    config = served(on, lb)
+    assert config["listeners"][0]["connection_limit"] == 10
+    assert config["listeners"][0]["l7policies"][0]["rules"][0]["value"] == "/hidden"
+    assert config["pools"][0]["lb_algorithm"] == "LEAST_CONNECTIONS"
+    assert config["pools"][0]["members"][0]["weight"] == 7
+    assert config["pools"][0]["health_monitor"]["delay"] == 9
+    for delete in (
+        lambda: client.l7rule_delete(rule, policy),
+        lambda: client.l7policy_delete(policy),
+        lambda: client.health_monitor_delete(monitor),
+        lambda: client.member_delete(pool, member),
+        lambda: client.pool_delete(pool),
+        lambda: client.listener_delete(listener),
+    ):
+        with settled(on, clients, lb):
+            delete()
+    assert served(on, lb)["listeners"] == served(on, lb)["pools"] == []
+    client.load_balancer_delete(lb)
+    until("it is DELETED", lambda: on.status(lb) == "DELETED")
 
 
 def test_a_fully_populated_load_balancer_becomes_active_as_one(on: Stage, clients: Clients) -> None:
