@@ -120,6 +120,22 @@ def test_all_silent_at_once_is_our_own_deafness_and_ends_by_itself(rig: Make) ->
     assert [e["rule"] for e in here.events("failover.resumed")] == ["doubt"]
 
 
+def test_compute_is_asked_where_those_run_whose_rows_do_not_say_it(rig: Make) -> None:
+    here = rig(3)
+
+    def hosts() -> list[str | None]:
+        return sorted(str(heart.host) for heart in here.storage.read(lambda tx: tx.liveness()))
+
+    for id in here.ids[1:]:  # as those of upstream's making
+        here.storage.transaction(lambda tx, of=id: tx.set_host(of, ""))  # type: ignore[misc]
+    assert hosts() == ["", "", "host-2"]
+    here.pass_(1.2, *here.ids)
+    until(lambda: hosts() == ["host-2", "host-3", "host-4"])
+    asked = len(here.cloud.calls("compute.servers"))
+    here.pass_(2.0, *here.ids)
+    assert len(here.cloud.calls("compute.servers")) == asked, "not again and again"
+
+
 def test_nobody_is_judged_by_absence_while_datagrams_are_dropped(rig: Make) -> None:
     here = rig(2)
     here.mute()

@@ -213,7 +213,7 @@ def test_a_process_that_hears_for_it_and_is_killed_is_replaced_and_nobody_is_jud
         here.close()
 
 
-@pytest.mark.parametrize("seconds", [2.0, pytest.param(120.0, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("seconds", [2.0, pytest.param(120.0, marks=[pytest.mark.slow, pytest.mark.timeout(400)])])
 def test_far_more_than_can_be_read_is_seen_to_be_dropped_and_nobody_who_sends_is_failed_over(
     tmp_path: Path, seconds: float
 ) -> None:
@@ -277,6 +277,49 @@ def test_two_receivers_that_hear_one_amphora_in_turn_end_as_its_newest_report_sa
         assert {status for status, word in said if word == "FULL"} == {Operating.DEGRADED}
         traffic = here.storage.look(lambda tx: tx.value(_bytes_in()))
         assert traffic == 24, "each heartbeat counts once, whoever heard it"
+    finally:
+        here.close()
+
+
+def test_an_agent_that_restarts_and_a_receiver_that_is_killed_leave_the_newest_report_in_the_rows(
+    tmp_path: Path,
+) -> None:
+    here = Managed(tmp_path)
+    try:
+        amphora, clock = here.amphorae[0], SystemClock()
+        tree = here.storage.read(lambda tx: tx.tree(str(amphora.load_balancer_id)))
+        assert tree is not None
+
+        def receiver(name: str) -> tuple[Memory, Writer]:
+            memory = Memory(reapply=0.0)
+            return memory, Writer(here.storage, memory, Wall(here.storage, clock), name, 0.0, reread_every=0.0)
+
+        def row() -> Operating:
+            found = here.storage.read(lambda tx: tx.tree(tree.id))
+            assert found is not None
+            return found.listeners[0].operating_status
+
+        one, two = receiver("one"), receiver("two")
+
+        def say(to: tuple[Memory, Writer], seq: int, word: str) -> None:
+            to[0].keep([report(tree, amphora, seq, word)], clock.monotonic())
+            to[1].flush(clock)
+
+        for seq in range(100, 106):  # opposite views, and each has heard its own
+            say(one if seq % 2 else two, seq, "FULL" if seq % 2 else "OPEN")
+        say(one, 0, "FULL")  # the agent began anew, and counts from nothing
+        assert row() is Operating.DEGRADED
+        say(two, 1, "OPEN")
+        assert row() is Operating.ONLINE
+        one[0].keep([report(tree, amphora, 2, "FULL")], clock.monotonic())  # heard, and killed before it was written
+        say(two, 3, "OPEN")
+        assert row() is Operating.ONLINE
+        again = receiver("one again")
+        say(again, 4, "FULL")
+        assert row() is Operating.DEGRADED
+        say(two, 5, "OPEN")
+        assert row() is Operating.ONLINE, "though it says nothing that this receiver has not heard before"
+        assert here.storage.look(lambda tx: tx.value(_bytes_in())) == 11, "each that was written counts once"
     finally:
         here.close()
 

@@ -239,6 +239,14 @@ def test_prometheus_reads_figures_and_traffic_and_a_replay_counts_once(tmp_path:
         here.close()
 
 
+def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:
+    here = Managed(tmp_path)
+    try:
+        assert here.health.metrics is None
+    finally:
+        here.close()
+
+
 def test_every_name_is_on_the_page(tmp_path: Path) -> None:
     page = PAGE.read_text(encoding="utf-8")
     for figure in (*FIGURES, *TRAFFIC):

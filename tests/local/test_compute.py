@@ -95,6 +95,11 @@ def test_an_agent_moves_on_when_its_address_is_taken(rig):
     assert len(wanted) == 254
 
 
+def test_the_machine_that_an_agent_runs_on_is_said(rig):
+    server = rig.boot()
+    assert {one.host for one in (server, rig.compute.find(server.name), *rig.compute.list())} == {socket.gethostname()}
+
+
 def test_an_agent_that_cannot_start_is_in_error_with_its_last_words(rig):
     spec = rig.spec()
     rig.compute.boot(spec, dict)  # no boot files at all
