@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from sqlalchemy import text
 
 from octavia_core import Controller, NewLoadBalancer
 from octavia_core.domain.operation import OperationState
@@ -139,6 +140,33 @@ def test_a_haproxy_killed_inside_its_amphora_refuses_nobody(stage):
         assert serving(stage, lb.id) == [before]
         names = [event.name for event in stage.controller.events(load_balancer_id=lb.id)]
         assert "amphora.lost" not in names
+
+
+def test_counters_only_grow_when_a_haproxy_dies_and_when_its_amphora_is_replaced(stage):
+    seen = []
+
+    def counted() -> int:
+        with stage.controller.storage._engine.connect() as connection:
+            query = text("SELECT SUM(total_connections) FROM listener_statistics WHERE listener_id = :id")
+            seen.append(connection.execute(query, {"id": lb.listeners[0].id}).scalar() or 0)
+        return seen[-1]
+
+    with Echo("one") as one:
+        lb = stage.build(http(*behind(one)))
+        (before,) = serving(stage, lb.id)
+        stage.served(lb, 10)
+        until(lambda: counted() == 10, "ten connections")
+        (pid,) = until(lambda: haproxy_of(stage, before), "HAProxy")
+        os.kill(pid, signal.SIGKILL)
+        assert stage.ask(lb).member == "one"
+        until(lambda: counted() == 11, "one more, of a HAProxy that began at nothing")
+        os.kill(stage.agent_pid(before), signal.SIGKILL)
+        healed(stage, lb.id, before)
+        until(lambda: ask_quietly(*stage.at(lb)), "traffic")
+        until(lambda: counted() >= 12, "more, of another amphora")
+        stage.served(lb, 5)
+        until(lambda: counted() >= 17, "five more")
+        assert seen == sorted(seen)
 
 
 def test_a_change_whose_amphora_died_replaces_it_and_comes_true(stage):

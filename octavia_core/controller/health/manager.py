@@ -139,7 +139,10 @@ class HealthManager:
         """
         if self.metrics is not None:
             self.metrics.start()
-        self._listening_since = self._wall.now()
+        try:
+            self._listening_since = self._wall.now()
+        except TransientError as error:
+            log.warning("nobody is judged until the database answers: %s", error)  # then the writer sets it
         self._hearing.start()
         for name, target in (("write", self._write), ("check", self._check)):
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
