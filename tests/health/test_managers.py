@@ -24,7 +24,9 @@ from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.domain.tree import Listener, LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, Provisioning
+from octavia_core.errors import TransientError
 from octavia_core.ports.clock import SystemClock
+from octavia_core.ports.compute import Death
 from octavia_core.testing.outside import FaultKind
 from tests.db.values import new_id
 from tests.health.managing import KEY, settings_of, world_of
@@ -244,6 +246,29 @@ def test_far_more_than_can_be_read_is_seen_to_be_dropped_and_nobody_who_sends_is
         assert len(here.health._memory._known) == 6, "one entry each, whatever comes in"
         assert here.health.counters["accepted"] <= 6 * (sent + 2)
     finally:
+        here.close()
+
+
+def test_one_that_starts_while_its_database_is_away_judges_nobody_until_it_answers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def away(once: object) -> None:
+        raise TransientError("the database does not answer")
+
+    here = Managed(tmp_path, heartbeat_interval=0.2)
+    world, cloud = world_of(here.settings)
+    late = HealthManager(here.storage, here.settings, world, bind_receiver(here.settings), lambda: None)
+    try:
+        monkeypatch.setattr(here.storage, "_run", away)
+        late.start()
+        assert late._listening_since == 0
+        late.died(Death(server_id=str(here.amphorae[0].compute_id), at=0.0, evidence="process 7 ended"))
+        monkeypatch.undo()
+        until(lambda: late._listening_since > 0)
+        until(lambda: here.failovers() == 1)
+    finally:
+        late.stop()
+        cloud.close()
         here.close()
 
 
