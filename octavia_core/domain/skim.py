@@ -174,7 +174,7 @@ class Skimmer:
 
     def _verified(self, packet: bytes) -> tuple[bytes, bytes, int]:
         """Its body, its mark, and the number of the key."""
-        if len(packet) > _HEX:
+        if len(packet) >= _HEX:
             body, digest = packet[:-_HEX], packet[-_HEX:]
             for number, inner, outer in self._signatures:
                 mine = _signed(inner, outer, body)
