@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 import attrs
 
+from octavia_core.domain import words
 from octavia_core.domain.tree import (
     AdditionalVip,
     HealthMonitor,
@@ -82,7 +83,7 @@ class NewMember:
 class NewHealthMonitor:
     """How members are checked. `delay` and `timeout` are seconds, `max_retries` successes to rise, `..._down` failures to fall."""
 
-    type: MonitorType = MonitorType.TCP
+    type: MonitorType = attrs.field(default=MonitorType.TCP, converter=words.monitor_type)
     delay: int = 5
     timeout: int = 3
     max_retries: int = 3
@@ -117,8 +118,8 @@ def _texts(items: Iterable[str]) -> tuple[str, ...]:
 class NewPool:
     """Members that share traffic. `protocol` None follows the listener it is made with (HTTP for TERMINATED_HTTPS)."""
 
-    protocol: PoolProtocol | None = None
-    lb_algorithm: Algorithm = Algorithm.ROUND_ROBIN
+    protocol: PoolProtocol | None = attrs.field(default=None, converter=words.pool_protocol)
+    lb_algorithm: Algorithm = attrs.field(default=Algorithm.ROUND_ROBIN, converter=words.algorithm)
     name: str | None = None
     description: str | None = None
     enabled: bool = True
@@ -166,8 +167,8 @@ def _follows(listener: ListenerProtocol | None) -> PoolProtocol:
 class NewL7Rule:
     """One condition. `key` names the header, cookie or DN field where the type needs one."""
 
-    type: L7RuleType
-    compare_type: CompareType = CompareType.EQUAL_TO
+    type: L7RuleType = attrs.field(converter=words.rule_type)
+    compare_type: CompareType = attrs.field(default=CompareType.EQUAL_TO, converter=words.compare_type)
     value: str
     key: str | None = None
     invert: bool = False
@@ -192,7 +193,7 @@ def _rules(items: Iterable[NewL7Rule]) -> tuple[NewL7Rule, ...]:
 class NewL7Policy:
     """An action for matching requests. `redirect_pool` makes a pool with it; `redirect_pool_id` names one that exists."""
 
-    action: L7Action
+    action: L7Action = attrs.field(converter=words.action)
     position: int | None = None
     redirect_pool_id: str | None = None
     redirect_pool: NewPool | None = None
@@ -236,7 +237,7 @@ def _policies(items: Iterable[NewL7Policy]) -> tuple[NewL7Policy, ...]:
 class NewListener:
     """A port of the VIP. `default_pool` makes a pool with it; `default_pool_id` names one that exists."""
 
-    protocol: ListenerProtocol
+    protocol: ListenerProtocol = attrs.field(converter=words.listener_protocol)
     protocol_port: int
     name: str | None = None
     description: str | None = None
@@ -252,7 +253,9 @@ class NewListener:
     tls_certificate_id: str | None = None
     sni_container_ids: tuple[str, ...] = attrs.field(default=(), converter=_texts)
     client_ca_tls_certificate_id: str | None = None
-    client_authentication: ClientAuthentication = ClientAuthentication.NONE
+    client_authentication: ClientAuthentication = attrs.field(
+        default=ClientAuthentication.NONE, converter=words.client_authentication
+    )
     client_crl_container_id: str | None = None
     tls_ciphers: str | None = None
     tls_versions: tuple[str, ...] = attrs.field(default=(), converter=_texts)
@@ -325,7 +328,7 @@ class NewLoadBalancer:
     description: str | None = None
     project_id: str | None = None
     enabled: bool = True
-    topology: Topology | None = None
+    topology: Topology | None = attrs.field(default=None, converter=words.topology)
     vip_address: str | None = None
     vip_port_id: str | None = None
     vip_subnet_id: str | None = None

@@ -132,10 +132,6 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
     ],
     "listeners": [
         (listener(protocol_port=0), "listener 'web': protocol_port is 0"),
-        (
-            listener(protocol="HTTP"),
-            "protocol is 'HTTP', but must be a value of the enum ListenerProtocol, not its text",
-        ),
         (listener(protocol="SMTP"), "protocol is 'SMTP', but must be HTTP, HTTPS"),
         (two(L.TCP, L.TCP), "protocol_port is 53"),
         (two(L.TCP, L.HTTP), "'l-HTTP': protocol_port is 53, but must be a TCP port.*'l-TCP' has it"),
