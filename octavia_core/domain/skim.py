@@ -249,7 +249,8 @@ def _signed(inner: _Hash, outer: _Hash, body: bytes) -> bytes:
     first, second = inner.copy(), outer.copy()
     first.update(body)
     second.update(first.digest())
-    return second.digest()
+    whole: bytes = second.digest()
+    return whole
 
 
 class _Layout(NamedTuple):
