@@ -12,7 +12,7 @@ import pytest
 from octavia_core.controller import governing
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.wall import Wall
 from octavia_core.db.storage import SqlStorage
@@ -36,7 +36,7 @@ class Manager:
         self.storage = SqlStorage.open(settings)
         self.ask = Inquiry(self.storage, rig.world, 1.0)
         wall, actor = Wall(self.storage, rig.clock), Actor(self.storage, rig.world, lambda: None)
-        self.lookout = Lookout(self.storage, settings, rig.clock, Memory(2.0), wall, self.ask, actor)
+        self.lookout = Lookout(self.storage, settings, rig.clock, wall, Evidence(Memory(2.0), self.ask), actor)
 
     def close(self) -> None:
         self.ask.close()

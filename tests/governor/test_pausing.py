@@ -9,7 +9,7 @@ import pytest
 
 from octavia_core.controller import governing
 from octavia_core.controller.health.act import Actor
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.errors import Refused
 from tests.cli.conftest import Admin
 from tests.health.rig import Rig
@@ -25,7 +25,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 def another(rig: Rig) -> Lookout:
     """A second health manager on the same database."""
     actor = Actor(rig.storage, rig.world, lambda: None)
-    return Lookout(rig.storage, rig.settings, rig.clock, rig.memory, rig.wall, rig.ask, actor)
+    return Lookout(rig.storage, rig.settings, rig.clock, rig.wall, Evidence(rig.memory, rig.ask), actor)
 
 
 def test_a_pause_holds_proof_back_in_every_health_manager_until_it_is_resumed(rig: Rig) -> None:

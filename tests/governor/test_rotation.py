@@ -9,7 +9,7 @@ import attrs
 import pytest
 
 from octavia_core.controller.health.act import Actor
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.rotation import Progress, What, progress, rotate
 from octavia_core.controller.wiring import build_world
 from octavia_core.controller.worker import Worker
@@ -126,7 +126,7 @@ def test_it_is_done_when_nobody_is_heard_with_another_key_any_more(rig: Rig) -> 
     carried_out(rig, settings)
     skimmer = Skimmer(settings.health_manager.keys)
     lookout = Lookout(
-        rig.storage, settings, rig.clock, rig.memory, rig.wall, rig.ask, Actor(rig.storage, rig.world, bool)
+        rig.storage, settings, rig.clock, rig.wall, Evidence(rig.memory, rig.ask), Actor(rig.storage, rig.world, bool)
     )
 
     def heard(*keys: str) -> Progress:

@@ -10,10 +10,10 @@ from typing import Any
 from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.wall import Wall
-from octavia_core.controller.health.write import Writer
+from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.wiring import build_world
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.amphora import Amphora
@@ -83,14 +83,15 @@ class Rig:
         self.memory, self.wall = Memory(2.0), Wall(self.storage, self.clock)
         self.ask = Inquiry(self.storage, world, TIMEOUT)
         actor = Actor(self.storage, world, lambda: None)
-        self.lookout = Lookout(self.storage, self.settings, self.clock, self.memory, self.wall, self.ask, actor)
+        self.lookout = Lookout(
+            self.storage, self.settings, self.clock, self.wall, Evidence(self.memory, self.ask), actor
+        )
         self.writer = Writer(
             self.storage,
             self.memory,
             self.wall,
             "here",
-            0.0,
-            timeout=self.settings.health_manager.heartbeat_timeout,
+            Pace(traffic=0.0, timeout=self.settings.health_manager.heartbeat_timeout),
         )
         self.since = self.wall.now()
         self.sequence = 0

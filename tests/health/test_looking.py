@@ -10,7 +10,7 @@ import pytest
 
 from octavia_core.controller.health import look
 from octavia_core.controller.health.act import Actor
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
 from octavia_core.domain.vocabulary import AmphoraStatus
 from tests.health.rig import Rig, until
@@ -207,9 +207,8 @@ def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monk
         here.storage,
         here.settings,
         here.clock,
-        Memory(2.0),  # of a host that hears nobody: others hear, and write
         here.wall,
-        here.ask,
+        Evidence(Memory(2.0), here.ask),  # of a host that hears nobody: others hear, and write
         Actor(here.storage, here.world, lambda: None),
     )
     for _ in range(14):

@@ -18,7 +18,7 @@ import pytest
 from octavia_core.controller.health import HealthManager, bind_receiver
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.wall import Wall
-from octavia_core.controller.health.write import Writer
+from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
@@ -288,7 +288,9 @@ def test_two_receivers_that_hear_one_amphora_in_turn_end_as_its_newest_report_sa
         hosts = []
         for name in ("one", "two"):
             memory = Memory(reapply=0.0)
-            hosts.append((memory, Writer(here.storage, memory, Wall(here.storage, clock), name, 0.0, reread_every=0.0)))
+            hosts.append(
+                (memory, Writer(here.storage, memory, Wall(here.storage, clock), name, Pace(traffic=0.0, reread=0.0)))
+            )
         said = []
         for seq in range(24):  # each host hears every second one; the words change between, and at last they stay
             memory, writer = hosts[seq % 2]
@@ -317,7 +319,7 @@ def test_an_agent_that_restarts_and_a_receiver_that_is_killed_leave_the_newest_r
 
         def receiver(name: str) -> tuple[Memory, Writer]:
             memory = Memory(reapply=0.0)
-            return memory, Writer(here.storage, memory, Wall(here.storage, clock), name, 0.0, reread_every=0.0)
+            return memory, Writer(here.storage, memory, Wall(here.storage, clock), name, Pace(traffic=0.0, reread=0.0))
 
         def row() -> Operating:
             found = here.storage.read(lambda tx: tx.tree(tree.id))

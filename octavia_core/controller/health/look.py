@@ -36,7 +36,7 @@ from octavia_core.ports.clock import Clock
 from octavia_core.ports.storage import Liveness, Storage
 from octavia_core.settings import Settings
 
-__all__ = ["Lookout"]
+__all__ = ["Evidence", "Lookout"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -50,6 +50,14 @@ _REMEMBERED = 3
 """Timeouts for which a receiver that hears nobody still counts as one that should agree."""
 
 
+@attrs.frozen
+class Evidence:
+    """What is known of amphorae beside their rows: `memory`, what was heard of them; `ask`, what agents and servers answer."""
+
+    memory: Memory
+    ask: Inquiry
+
+
 class Lookout:
     """Looks for the silent and does what the governor says. `look` is called by one thread, `died` by any.
 
@@ -60,11 +68,11 @@ class Lookout:
     """
 
     def __init__(
-        self, storage: Storage, settings: Settings, clock: Clock, memory: Memory, wall: Wall, ask: Inquiry, actor: Actor
+        self, storage: Storage, settings: Settings, clock: Clock, wall: Wall, evidence: Evidence, actor: Actor
     ) -> None:
         health, engine = settings.health_manager, settings.engine
-        self._storage, self._clock, self._memory, self._wall = storage, clock, memory, wall
-        self._ask, self._actor = ask, actor
+        self._storage, self._clock, self._memory, self._wall = storage, clock, evidence.memory, wall
+        self._ask, self._actor = evidence.ask, actor
         self._figures, self._accepts = Figures(storage), [fingerprint(key) for key in health.keys]
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)

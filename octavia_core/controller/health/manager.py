@@ -16,12 +16,12 @@ from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.deaths import Deaths
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
-from octavia_core.controller.health.look import Lookout
+from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.metrics import Metrics, State
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
-from octavia_core.controller.health.write import Writer
+from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.statistics import Statistics, Totals
 from octavia_core.controller.worker import holder_name
 from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
@@ -98,9 +98,11 @@ class HealthManager:
             self._memory,
             self._wall,
             self._observer,
-            min(TRAFFIC_EVERY, self._timeout / 3),
-            timeout=self._timeout,
-            reread_every=max(REREAD, health.heartbeat_interval),
+            Pace(
+                traffic=min(TRAFFIC_EVERY, self._timeout / 3),
+                timeout=self._timeout,
+                reread=max(REREAD, health.heartbeat_interval),
+            ),
         )
         self._writer.pairs = Pairs(
             self._memory,
@@ -109,7 +111,8 @@ class HealthManager:
         )
         self._writer.statistics = self._statistics = Statistics(storage, world.statistics())
         self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, world, on_failover)
-        self._lookout = Lookout(storage, settings, world.clock, self._memory, self._wall, self._ask, self._actor)
+        evidence = Evidence(self._memory, self._ask)
+        self._lookout = Lookout(storage, settings, world.clock, self._wall, evidence, self._actor)
         self.metrics = self._metrics_at(health.metrics_address)
         self._deaths = Deaths(self._lookout.died_together, self._check_every)
         self._stop, self._pending = threading.Event(), threading.Event()

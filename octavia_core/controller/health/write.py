@@ -10,6 +10,8 @@ import logging
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 
+import attrs
+
 from octavia_core.controller.health.memory import Batch, Beat, Memory
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
@@ -23,7 +25,7 @@ from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.storage import Heard, Storage, TrafficDelta, Transaction
 
-__all__ = ["Writer"]
+__all__ = ["Pace", "Writer"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -39,37 +41,39 @@ LATE = 10_000_000
 Statuses = Mapping[tuple[Kind, str], Operating]
 
 
+@attrs.frozen(kw_only=True)
+class Pace:
+    """How often what is written.
+
+    Attributes:
+        traffic: seconds over which traffic is summed.
+        timeout: seconds of silence that matter; the time of a heartbeat that is written is true to a sixtieth of it.
+        reread: seconds after which it is asked which rows somebody else has changed.
+    """
+
+    traffic: float = 30.0
+    timeout: float = 60.0
+    reread: float = 10.0
+
+
 class Writer:
     """Writes what memory holds. Used by one thread.
 
     Args:
         observer: who heard it.
-        traffic_every: seconds over which traffic is summed.
-        timeout: seconds of silence that matter; the time of a heartbeat that is written is true to a sixtieth of it.
-        reread_every: seconds after which it is asked which rows somebody else has changed.
+        pace: how often what is written.
 
     Attributes:
         pairs: puts together what the two amphorae of a pair say.
         statistics: counts traffic, in the database unless another is set.
     """
 
-    def __init__(
-        self,
-        storage: Storage,
-        memory: Memory,
-        wall: Wall,
-        observer: str,
-        traffic_every: float,
-        *,
-        timeout: float = 60.0,
-        reread_every: float = 10.0,
-    ) -> None:
+    def __init__(self, storage: Storage, memory: Memory, wall: Wall, observer: str, pace: Pace) -> None:
         self._storage, self._memory, self._wall, self._observer = storage, memory, wall, observer
         self.pairs = Pairs(memory, fresh=30.0, patience=20.0)
         self.statistics = Statistics(storage, {"database": InDatabase()})
         self._news: list[Difference] = []
-        self._traffic_every, self._reread_every = traffic_every, reread_every
-        self._grain = max(1, int(timeout * 1_000_000 / GRAINS))
+        self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self._reread_at: float | None = None
         self._reread_wall = 0
         self.written_at = 0.0
@@ -85,7 +89,7 @@ class Writer:
         if not last:
             self._look_for_changes(now)
             self._memory.doubt(self.pairs.due(now))
-        batch = self._memory.take(now, traffic=0.0 if last else self._traffic_every)
+        batch = self._memory.take(now, traffic=0.0 if last else self._pace.traffic)
         rest = batch
         try:
             for portion in _portions(batch):
@@ -106,7 +110,7 @@ class Writer:
         return len(batch)
 
     def _look_for_changes(self, now: float) -> None:
-        if self._reread_at is not None and now - self._reread_at < self._reread_every:
+        if self._reread_at is not None and now - self._reread_at < self._pace.reread:
             return
         wall = self._wall.at(now)
         if self._reread_at is not None:
