@@ -27,7 +27,7 @@ SUITES = ("bookworm", "trixie", "sid")
 
 _SOURCES = """\
 Types: deb
-URIs: http://deb.debian.org/debian
+URIs: {mirror}
 Suites: {suite}
 Components: main
 Signed-By: /usr/share/keyrings/debian-archive-keyring.gpg
@@ -60,7 +60,7 @@ def fetch(suite: str, folder: Path) -> Path:
     work = folder / suite
     for name in ("sources", "lists/partial", "cache/archives/partial", "root"):
         (work / name).mkdir(parents=True, exist_ok=True)
-    (work / "sources" / "one.sources").write_text(_SOURCES.format(suite=suite))
+    (work / "sources" / "one.sources").write_text(_SOURCES.format(suite=suite, mirror=_mirror()))
     (work / "apt.conf").write_text(_CONF.format(folder=work))
     environment = {**os.environ, "APT_CONFIG": str(work / "apt.conf")}
 
@@ -86,6 +86,20 @@ def fetch(suite: str, folder: Path) -> Path:
     named = folder / f"haproxy-{check_haproxy(str(wrapper)).version}"
     wrapper.rename(named)
     return named
+
+
+def _mirror() -> str:
+    """Where this machine gets Debian itself from.
+
+    Raises:
+        OSError: it gets none.
+    """
+    asked = ("apt-get", "indextargets", "--format", "$(ORIGIN)/$(LABEL) $(REPO_URI)", "Created-By: Packages")
+    said = subprocess.run(asked, check=True, capture_output=True, text=True).stdout
+    found = next((line.split()[1] for line in said.splitlines() if line.startswith("Debian/Debian ")), None)
+    if found is None:
+        raise OSError("apt knows no mirror of Debian here")
+    return found
 
 
 def main() -> int:
