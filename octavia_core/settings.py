@@ -76,7 +76,9 @@ class HealthManager:
     heartbeat_interval: float = _option(10.0, "seconds between the heartbeats of an amphora")
     heartbeat_timeout: float = _option(60.0, "seconds of silence after which an amphora counts as dead")
     health_check_interval: float = _option(3.0, "seconds between two looks for silent amphorae")
-    failover_threads: int = _option(10, "failovers at the same time")
+    failover_threads: int = _option(
+        10, "without effect: workers carry failovers out, as many at once as they have threads"
+    )
     health_update_threads: int = _option(
         1, "processes of the health manager's daemon that receive and verify heartbeats"
     )
