@@ -113,6 +113,45 @@ def test_a_load_balancer_from_its_first_push_to_its_removal(side, authority):
         assert left == []
 
 
+def test_a_change_is_one_request_as_long_as_the_agent_holds_what_it_was_sent(side, monkeypatch):
+    asked = []
+    send = side.driver._transport.send
+    monkeypatch.setattr(
+        side.driver._transport,
+        "send",
+        lambda at, request, **o: (asked.append(request.method), send(at, request, **o))[1],
+    )
+    other = HaproxyDriver(side.driver._settings)
+    with Echo("one") as one, Echo("two") as two:
+        p = pool(behind(one, two))
+        lb = load_balancer(listener(p), p, id=side.rig.lb, vip=Vip(ip_address=side.rig.vip))
+
+        def weighted(weight):
+            members = (p.members[0], attrs.evolve(p.members[1], weight=weight))
+            return attrs.evolve(lb, pools=(attrs.evolve(p, members=members),))
+
+        def push(weight, driver=side.driver):
+            asked.clear()
+            delivery = Delivery(load_balancer=weighted(weight), amphora=side.amphora)
+            return driver.push(side.at, delivery), len(asked)
+
+        assert push(1)[0].changed
+        pushed, requests = push(0)
+        assert (pushed.changed, requests) == (True, 1)
+        assert {ask(side.rig.vip, PORT).member for _ in range(4)} == {"one"}
+        assert push(0) == (attrs.evolve(pushed, changed=False), 1)
+        push(7, other)  # another controller, of which this one knows nothing
+        pushed, requests = push(0)
+        assert pushed.changed
+        assert requests > 1
+        assert {ask(side.rig.vip, PORT).member for _ in range(4)} == {"one"}
+        side.rig.kill()
+        side.rig.start()
+        side.at = AgentAddress(amphora_id=side.rig.amphora_id, host=side.rig.facts["host"], port=side.rig.facts["port"])
+        assert not push(0)[0].changed
+    other.close()
+
+
 def test_a_refused_configuration_leaves_traffic_alone_and_says_why(side):
     with Echo("one") as one:
         p = pool(behind(one))
