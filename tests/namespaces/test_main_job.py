@@ -12,7 +12,7 @@ from ipaddress import IPv6Network
 import pytest
 
 from octavia_core import NewLoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind
 from octavia_core.errors import OctaviaError
 from octavia_local.namespaces import plan_of
 from tests.main_job.stage import PATIENCE, Stage, http, only_member, processes_of, until
