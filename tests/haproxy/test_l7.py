@@ -144,7 +144,8 @@ def test_the_first_policy_of_a_kind_wins_and_refusals_come_before_redirects_befo
             assert ask(served.address, PORT, "/x").headers["location"] == "https://second.example.com"
             assert ask(served.address, PORT, "/").member == "other"
             if served_by == "haproxy":
-                assert "WARNING" not in (served.folder / "output").read_text()
+                output = (served.folder / "output").read_text()
+                assert "processed before" not in output  # as HAProxy warns of rules whose order is not what it seems
 
 
 def test_policies_and_rules_that_are_being_deleted_are_left_out(tmp_path):

@@ -28,6 +28,7 @@ from tests.local_agent.rig import (
     members_of,
     until,
 )
+from tests.support.haproxies import chosen
 
 Pair = tuple[Member, Member]
 
@@ -199,7 +200,8 @@ def test_monitored_members_and_cookies_are_added_at_run_time_too(rig: Rig, membe
     before = rig.haproxies()
     assert rig.push(config(rig, [one, two], monitor=True, backend=backend)).status == 202
     assert seen(rig, 12) == {"one", "two"}
-    assert rig.haproxies() == before
+    # HAProxy 2.6 adds no member with a cookie at run time, and says so: another process does it then
+    assert rig.haproxies() == before or (chosen().order < (2, 8) and "reloading, because" in rig.log)
 
 
 def test_a_static_algorithm_is_reloaded_where_the_runtime_api_refuses(rig: Rig, members: Pair) -> None:
