@@ -184,7 +184,7 @@ def test_events_of_a_database_can_be_rehearsed(admin: Admin, tmp_path: Path) -> 
     [
         (["earthquake"], "there is no scenario 'earthquake'; there are: host-dies"),
         ([], "name a scenario"),
-        (["host-dies", "--from-events", "x"], "name a scenario"),
+        (["host-dies", "--from-events", "x"], "not both"),
         (["--from-events", "/nonexistent"], "cannot read /nonexistent"),
         (["host-dies", "--amphorae", "0"], "at least one amphora"),
         (["host-dies", "--duration", "nan"], "must begin before"),
