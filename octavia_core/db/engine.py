@@ -15,14 +15,18 @@ from typing import Any
 from sqlalchemy import URL, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, InvalidatePoolError, NoSuchModuleError
 
+from octavia_core.db.prepared import send
 from octavia_core.db.silence import connect_arguments, limit_silence
 from octavia_core.errors import ConfigurationError, DriverUnavailable
 from octavia_core.settings import Database
 
-__all__ = ["READS", "make_engine", "parse_url", "sqlite_path"]
+__all__ = ["READS", "SETTLED", "make_engine", "parse_url", "sqlite_path"]
 
 READS = "oc_reads"
 """Execution option of connections that only read."""
+SETTLED = "oc_settled"
+"""In the `info` of a connection to a server: its transaction was committed, and nothing was begun since; so it goes back to
+the pool without the ROLLBACK that it gets otherwise, which is a round trip for nothing."""
 
 _DRIVERS = {"mysql": "mysql+pymysql", "mariadb": "mariadb+pymysql", "postgresql": "postgresql+psycopg"} | {
     "postgres": "postgresql+psycopg",
@@ -101,7 +105,8 @@ def make_engine(settings: Database, url: URL | None = None, *, patient: bool = F
         _refuse_network(path.parent)
         options["connect_args"] = {"timeout": 5.0, "check_same_thread": False, "isolation_level": None}
     else:
-        options |= {"pool_recycle": 3600}
+        # the connection that was used last is the one whose statements the server has at hand
+        options |= {"pool_recycle": 3600, "pool_reset_on_return": None, "pool_use_lifo": True}
         options["connect_args"] = connect_arguments(url, connect=settings.connect_timeout, answer=answer)
         if url.get_driver_name() == "pymysql" and "unix_socket" in url.query:
             # PyMySQL would read all authorities of the machine for each connection (50 ms), for a socket in the file system
@@ -127,6 +132,7 @@ def _listen(engine: Engine) -> None:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
     else:
+        event.listen(engine, "reset", lambda dbapi, record, state: _reset(engine, dbapi, record, state))
         event.listen(engine, "checkin", _note_time)
         event.listen(engine, "checkout", lambda dbapi, record, _: _ping(engine, dbapi, record))
         if backend == "postgresql":
@@ -156,7 +162,7 @@ def _prepare_sqlite(dbapi: Any, _: Any) -> None:
 
 def _begin_sqlite(connection: Any) -> None:
     reads = connection.get_execution_options().get(READS)
-    connection.exec_driver_sql("BEGIN" if reads else "BEGIN IMMEDIATE")
+    send(connection, "BEGIN" if reads else "BEGIN IMMEDIATE")
 
 
 def _prepare_mysql(dbapi: Any, _: Any) -> None:
@@ -170,13 +176,19 @@ def _prepare_mysql(dbapi: Any, _: Any) -> None:
 
 def _begin_mysql(connection: Any) -> None:
     if connection.get_execution_options().get(READS):
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
-        connection.exec_driver_sql("START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
+        send(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ")
+        send(connection, "START TRANSACTION WITH CONSISTENT SNAPSHOT, READ ONLY")
 
 
 def _begin_postgresql(connection: Any) -> None:
     if connection.get_execution_options().get(READS):
-        connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        send(connection, "SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+
+def _reset(engine: Engine, dbapi: Any, record: Any, state: Any) -> None:
+    settled = record is not None and record.info.pop(SETTLED, False)
+    if not settled and not state.transaction_was_reset:
+        engine.dialect.do_rollback(dbapi)
 
 
 def _note_time(_: Any, record: Any) -> None:

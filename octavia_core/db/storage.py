@@ -27,7 +27,7 @@ from tenacity import (
 
 from octavia_core.db import schema
 from octavia_core.db.clock import db_now
-from octavia_core.db.engine import READS, make_engine, sqlite_path
+from octavia_core.db.engine import READS, SETTLED, make_engine, sqlite_path
 from octavia_core.db.faults import Fault, classify, translated, where
 from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.queue import Queue, microseconds
@@ -160,8 +160,11 @@ class SqlStorage(Queue):
         """`read`, for this room."""
 
         def once() -> T:
-            with self._reader.connect() as connection, connection.begin():
-                return work(SqlTransaction(connection, writes=False, wire=self.wire))
+            with self._reader.connect() as connection:
+                connection.begin()
+                found = work(SqlTransaction(connection, writes=False, wire=self.wire))
+                _commit(connection)
+                return found
 
         return self._run(once)
 
@@ -198,7 +201,7 @@ class SqlStorage(Queue):
                 return attempt.result
             self._carry_out(connection, attempt)
             try:
-                connection.commit()
+                _commit(connection)
             except DBAPIError as error:
                 attempt.uncertain = classify(error) is Fault.AWAY
                 raise
@@ -240,6 +243,11 @@ class SqlStorage(Queue):
         self._tokens += 1
         if self._tokens % _PRUNE_EVERY == 0:
             tx.write(delete(oc_commit).where(oc_commit.c.at < db_now() - _TOKENS_LIVE))
+
+
+def _commit(connection: Connection) -> None:
+    connection.commit()
+    connection.info[SETTLED] = True
 
 
 class _Attempt(Generic[T]):

@@ -190,7 +190,7 @@ def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
 
 
 def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:
-    """The server was asked for: remember it at once, so that its death is noticed while it is still starting."""
+    """The server was asked for: remember it before it is waited for at length, so that its death is noticed meanwhile."""
     tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT, compute_id=booted.server.id)
 
 

@@ -13,10 +13,14 @@ from octavia_core.flows.world import World
 from octavia_core.ports.network import AddressPlan, VipRequest
 from octavia_core.ports.storage import Transaction
 
-__all__ = ["PAIR", "kept", "paired", "reserve", "roles", "tree_of", "vip_request"]
+__all__ = ["PAIR", "RESERVE", "kept", "paired", "reserve", "roles", "tree_of", "vip_request"]
 
 PAIR = (Role.MASTER, Role.BACKUP)
 """A preference that keepalived is given; who holds the VIP is for the two to decide."""
+
+
+RESERVE = "reserve-vip"
+"""The step that reserves the VIP; its key is the `VipRequest`."""
 
 
 def tree_of(tx: Transaction, operation: Operation) -> LoadBalancer:
@@ -57,7 +61,7 @@ def vip_request(tree: LoadBalancer) -> VipRequest:
 def reserve(run: Run, world: World, request: VipRequest) -> AddressPlan:
     """Reserve the VIP; undone, it is given back."""
     return run.step(
-        "reserve-vip",
+        RESERVE,
         key=request,
         do=world.network.reserve_vip,
         undo=lambda request, got: world.network.release_vip(request.load_balancer_id, got.vip if got else None),

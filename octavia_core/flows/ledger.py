@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NoReturn, TypeVar, cast
 
 import attrs
@@ -24,6 +24,10 @@ MAX_RESULT = 64 * 1024
 """Bytes of JSON that a step may return: a journal holds ids and facts, not documents."""
 LEASE_MARGIN = 1.0
 """Seconds by which a lease must outlive the time limit of a call (a quarter of the lease when that is less)."""
+
+
+Made = JournalEntry | Sequence[JournalEntry] | None
+"""The entries of a work."""
 
 
 @attrs.frozen
@@ -116,13 +120,14 @@ class Ledger:
         return encoded
 
     def _commit(
-        self, entry: JournalEntry | None, work: Callable[[Transaction], JournalEntry | None] | None = None
-    ) -> JournalEntry | None:
+        self, entry: JournalEntry | None, work: Callable[[Transaction], Made] | None = None
+    ) -> Sequence[JournalEntry]:
+        """One transaction: what is pending, `entry`, and `work` with the entries that it gives, which are returned."""
         shared = self._shared
         pending = list(self._pending)
         culprit: Deferred | None = None
 
-        def transact(tx: Transaction) -> JournalEntry | None:
+        def transact(tx: Transaction) -> Sequence[JournalEntry]:
             nonlocal culprit
             entries: list[JournalEntry] = []
             for earlier in pending:
@@ -133,9 +138,9 @@ class Ledger:
                 entries.append(earlier.done if isinstance(earlier, Deferred) else earlier)
             if entry is not None:
                 entries.append(entry)
-            made = work(tx) if work is not None else None
-            if made is not None:
-                entries.append(made)
+            given = work(tx) if work is not None else None
+            made = (given,) if isinstance(given, JournalEntry) else given or ()
+            entries += made
             if entries:
                 tx.write_entries(entries)
             return made
@@ -158,9 +163,8 @@ class Ledger:
         del self._pending[: len(pending)]
         for earlier in pending:
             shared.probe("entry", earlier.entry.path if isinstance(earlier, Deferred) else earlier.path)
-        for written in (entry, made):
-            if written is not None:
-                shared.journal[written.path] = written
+        for written in made if entry is None else (entry, *made):
+            shared.journal[written.path] = written
         return made
 
     def _flush(self) -> None:

@@ -13,7 +13,7 @@ from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role
 from octavia_core.errors import PermanentError
 from octavia_core.flows import amphorae, failovers, pairs
-from octavia_core.flows.common import PAIR, kept, paired, reserve, roles, tree_of, vip_request
+from octavia_core.flows.common import PAIR, RESERVE, kept, paired, reserve, roles, tree_of, vip_request
 from octavia_core.flows.flow import Flow, emit, fail_subjects
 from octavia_core.flows.requests import nothing_to_do
 from octavia_core.flows.run import Run
@@ -72,7 +72,13 @@ def _create(run: Run, world: World) -> None:
             apart=pairs.apart(tree, world.settings) if paired(tree) else None,
         )
 
-    planned = run.record("plan", plan, lambda tx: failovers.drop(tx, operation), result=_Plan)
+    planned = run.record(
+        "plan",
+        plan,
+        lambda tx: failovers.drop(tx, operation),
+        result=_Plan,
+        ahead=lambda planned: {RESERVE: planned.request},
+    )
     lb_id = planned.request.load_balancer_id
     addresses = reserve(run, world, planned.request)
 
@@ -97,7 +103,7 @@ def _create(run: Run, world: World) -> None:
 
     def build(branch: Run, where: amphorae.Site) -> pairs.Newcomer:
         booted = amphorae.boot(branch, world, where)
-        branch.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+        branch.later("booting", lambda tx: amphorae.booted_row(tx, where, booted))
         amphora = amphorae.allocate(branch, world, where, booted)
         root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
         subnet = amphorae.plug(branch, world, root, amphora)

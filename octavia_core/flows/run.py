@@ -12,7 +12,7 @@ The rules (the design's, in short):
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar, cast
 
@@ -124,6 +124,7 @@ class Run(Waiting, Undoing):
         if entry.outcome is Outcome.DONE:
             return cast("R", recorded)
         self._resume_or_unwind(entry)
+        self._flush()  # nothing, but for an intent that came before its turn
         shared.probe("before", path)
         self._outlive(limit)
         try:
@@ -175,24 +176,18 @@ class Run(Waiting, Undoing):
         entry = entry or self._entry(path, EntryKind.RECORD)
         shared.probe("before", path)
 
-        intents: list[JournalEntry] = []
-
-        def work(tx: Transaction) -> JournalEntry:
+        def work(tx: Transaction) -> Sequence[JournalEntry]:
             value = do(tx)
-            if ahead is not None:
-                keys = ahead(value).items()
-                intents[:] = [self._entry(self._prefix + step, EntryKind.STEP, to_json(key)) for step, key in keys]
-                tx.write_entries(intents)
-            return attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value))
+            done = attrs.evolve(entry, outcome=Outcome.DONE, result=self._encode(path, value))
+            keys = {} if ahead is None else ahead(value)
+            return done, *(self._entry(self._prefix + step, EntryKind.STEP, to_json(key)) for step, key in keys.items())
 
         try:
-            finished = self._commit(None, work)
+            finished, *_ = self._commit(None, work)
         except (FenceLost, TransientError):
             raise
         except Exception as error:  # whatever a change raises is its outcome; the journal must say so
             self._fail(entry, error)
-        assert finished is not None
-        shared.journal.update((intent.path, intent) for intent in intents)
         if undo is not None:
             self._remember(Undo(path, finished.sequence, None, undo))
         shared.probe("entry", path)

@@ -12,6 +12,7 @@ import os
 import signal
 import sqlite3
 import threading
+import time
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,6 +30,10 @@ __all__ = ["Call", "Fault", "FaultKind", "SimulatedCloud", "Things"]
 
 T = TypeVar("T")
 
+_PATIENCE = 10.0
+"""Seconds that a call waits for those of other processes."""
+_LOOK = 0.0005
+"""Seconds between two looks. SQLite's own pauses grow to a tenth of a second, and hold up every thread of this process."""
 _TABLES = """
 CREATE TABLE IF NOT EXISTS call (
     id INTEGER PRIMARY KEY, at REAL NOT NULL, process INTEGER NOT NULL,
@@ -147,7 +152,7 @@ class SimulatedCloud:
         """Called with the name of each call before it is made, by the process that makes it: where a test stops one."""
         self._lock = threading.RLock()
         self._connection = sqlite3.connect(
-            ":memory:" if path is None else path, timeout=10.0, isolation_level=None, check_same_thread=False
+            ":memory:" if path is None else path, timeout=_PATIENCE, isolation_level=None, check_same_thread=False
         )
         self._close = weakref.finalize(self, self._connection.close)
         self._close.atexit = False  # closing waits for a call under way, and the end of a process does not
@@ -156,6 +161,7 @@ class SimulatedCloud:
             self._connection.execute("PRAGMA journal_mode=WAL")
             self._connection.execute("PRAGMA synchronous=OFF")
             self._connection.executescript(_TABLES)
+            self._connection.execute("PRAGMA busy_timeout=0")
 
     def close(self) -> None:
         """Let go of the file; happens by itself when nobody uses the cloud any more. Twice is harmless."""
@@ -255,13 +261,24 @@ class SimulatedCloud:
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._lock:
-            self._connection.execute("BEGIN IMMEDIATE")
+            self._begin()
             try:
                 yield self._connection
             except BaseException:
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")
+
+    def _begin(self) -> None:
+        until = time.monotonic() + _PATIENCE
+        while True:
+            try:
+                self._connection.execute("BEGIN IMMEDIATE")
+                return
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+            time.sleep(_LOOK)
 
     @staticmethod
     def _fault(connection: sqlite3.Connection, name: str) -> Fault | None:

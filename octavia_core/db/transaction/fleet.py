@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import Select, delete, exists, func, select, update
+from sqlalchemy import Select, bindparam, delete, exists, func, select, update
 
 from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
+from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import (
@@ -157,14 +158,17 @@ class Fleet(Session):
 
     def set_host(self, amphora_id: str, host: str) -> None:
         """Of the row of its heart."""
-        self.write(
-            update(oc_liveness).where(oc_liveness.c.amphora_id == amphora_id).values(fit(oc_liveness, {"host": host}))
-        )
+        self.write(_SET_HOST, {"b_id": amphora_id, "b_host": fit(oc_liveness, {"host": host})["host"]})
 
     def forget_comebacks(self, amphora_ids: Collection[str]) -> None:
         """Absent is success."""
         for ids in chunks(sorted(set(amphora_ids))):
             self.write(delete(oc_comeback).where(oc_comeback.c.amphora_id.in_(ids)))
+
+
+_SET_HOST = Prepared(
+    update(oc_liveness).where(oc_liveness.c.amphora_id == bindparam("b_id")).values(host=bindparam("b_host"))
+)
 
 
 def _in_error(limit: int) -> Select[Any]:

@@ -90,12 +90,8 @@ def _journal_batch(dialect: str, count: int) -> Prepared:
     for place in range(count):
         values: dict[str, Any] = {name: bindparam(f"j_{name}_{place}", type_=of[name].type) for name in given}
         over = bindparam(f"j_over_{place}", type_=Boolean())
-        values |= {"started_at": db_now(), "finished_at": case((over, db_now()), else_=null())}
-        several.append(select(*(value.label(name) for name, value in values.items())).where(true()))
-    # a VALUES of several rows would be compiled anew each time; a SELECT is kept
-    source = several[0] if count == 1 else union_all(*several)
-    names = [*given, "started_at", "finished_at"]
-    statement = insert_into(dialect, oc_journal).from_select(names, source)
+        several.append(values | {"started_at": db_now(), "finished_at": case((over, db_now()), else_=null())})
+    statement = insert_into(dialect, oc_journal).values(several[0] if count == 1 else several)
     new = incoming(dialect, statement)
     return Prepared(on_conflict(dialect, statement, ["operation_id", "path"], {name: new[name] for name in _REPLACED}))
 

@@ -13,6 +13,7 @@ from sqlalchemy import (
     Update,
     bindparam,
     case,
+    exists,
     literal,
     select,
     union_all,
@@ -131,13 +132,13 @@ class Settle(Change):
         return provisioning.after(kind, status, event, id=id)
 
     def _pending(self, load_balancer_id: str) -> tuple[Provisioning | None, list[tuple[Kind, str, Provisioning]]]:
-        """The status of the load balancer (None: there is none), and every pending child, in one query."""
-        found = [
-            (Kind(row.kind), row.id, Provisioning(row.provisioning_status))
-            for row in self.rows(_pending_query(), lb=load_balancer_id)
-        ]
-        root = next((status for kind, _, status in found if kind is Kind.LOAD_BALANCER), None)
-        return root, [each for each in found if each[0] is not Kind.LOAD_BALANCER]
+        """The status of the load balancer (None: there is none), and every pending child, in one query when it has any."""
+        row = self.row(_ROOT, lb=load_balancer_id)
+        if row is None:
+            return None, []
+        root = Provisioning(row.provisioning_status)
+        found = self.rows(_pending_query(), lb=load_balancer_id) if row.has_listeners or row.has_pools else []
+        return root, [(Kind(each.kind), each.id, Provisioning(each.provisioning_status)) for each in found]
 
     def settle_amphora(self, id: str, event: amphora_life.AmphoraEvent, **values: Any) -> AmphoraStatus:
         """Move an amphora's status; see the port. BOOT starts the time within which it must be heard."""
@@ -222,7 +223,7 @@ _SINCE_NOW = Prepared(update(oc_liveness).where(oc_liveness.c.amphora_id == bind
 
 @functools.cache
 def _pending_query() -> Prepared:
-    """The load balancer by parameter `lb`, and what is pending below it; building it takes longer than running it."""
+    """What is pending below the load balancer of parameter `lb`; building it takes longer than running it."""
     root: BindParameter[str] = bindparam("lb")
     listeners = select(listener.c.id).where(listener.c.load_balancer_id == root)
     pools = select(pool.c.id).where(pool.c.load_balancer_id == root)
@@ -242,8 +243,19 @@ def _pending_query() -> Prepared:
         return select(literal(str(kind)).label("kind"), table.c.id, table.c.provisioning_status).where(*which)
 
     children = [of(kind, TABLE_OF[kind].c.provisioning_status.in_(pending), below[kind]) for kind in _CHILDREN]
-    return Prepared(union_all(*children, of(Kind.LOAD_BALANCER, load_balancer.c.id == root)))
+    return Prepared(union_all(*children))
 
+
+def _any(table: Table) -> ColumnElement[int]:
+    return case((exists().where(table.c.load_balancer_id == load_balancer.c.id), 1), else_=0)
+
+
+_ROOT = Prepared(
+    select(
+        load_balancer.c.provisioning_status, _any(listener).label("has_listeners"), _any(pool).label("has_pools")
+    ).where(load_balancer.c.id == bindparam("lb"))
+)
+"""Its status, and whether there can be anything below it."""
 
 _DEPTH: Mapping[Kind, int] = {kind: place for place, kind in enumerate((*_CHILDREN, Kind.LOAD_BALANCER, Kind.AMPHORA))}
 """Children first, the load balancer last: readers see no parent that is better than its children."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import BindParameter, Select, Table, bindparam, exists, or_, select
+from sqlalchemy import BindParameter, Select, Table, bindparam, case, exists, or_, select
 
 from octavia_core.db.clock import db_utcnow
 from octavia_core.db.prepared import Prepared
@@ -55,7 +55,8 @@ _SELECTS: Mapping[str, Select[Any]] = {
         vip.c.load_balancer_id.label("has_vip"),
         *(vip.c[name].label(f"vip_{name}") for name in rows.VIP_COLUMNS),
         *(
-            exists().where(table.c.load_balancer_id == _LB).label(f"has_{name}")
+            # as a number: MariaDB 10.11 takes EXISTS among the arguments of a function for true
+            case((exists().where(table.c.load_balancer_id == _LB), 1), else_=0).label(f"has_{name}")
             for name, table in (
                 ("groups", vip_security_group),
                 ("additional", additional_vip),
