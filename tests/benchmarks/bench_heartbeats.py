@@ -66,8 +66,10 @@ LONG: Plan = tuple(
     for kind in ("mariadb", "postgresql", "sqlite")
     for size in (1_000, 10_000, 100_000)
 )
-TURNS = 9
-"""Datagrams of each amphora, sent in turn: one more than a health manager recognises when they come again."""
+TURNS = 10
+"""Datagrams of each amphora that are sent in turn: more than a health manager recognises when they come again. Before them,
+one is sent until its report is in the rows.
+"""
 PATIENCE = 600.0
 """Seconds that the first report of everybody may take to be in the rows."""
 
@@ -260,9 +262,7 @@ def _emptied(url: str) -> Iterator[None]:
 def _signed(rows: Sequence[dict[str, Any]]) -> list[list[bytes]]:
     """`TURNS` datagrams of each; by two processes, since compressing takes most of a minute for a hundred thousand."""
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        return [
-            list(pool.map(functools.partial(datagram, seq=seq), rows, chunksize=1000)) for seq in range(1, TURNS + 1)
-        ]
+        return [list(pool.map(functools.partial(datagram, seq=seq), rows, chunksize=1000)) for seq in range(TURNS + 1)]
 
 
 class _Bench:
@@ -296,70 +296,76 @@ class _Bench:
         port, _ = pipe.recv()
         rates = [int(n) for n in self.words.get("rates", "1000,2500,5000,7500,10000").split(",")]
         seconds = float(self.words.get("seconds", "10"))
-        self._settle(pipe, port, datagrams)
+        self._settle(pipe, port, datagrams[0])
+        sender = _Sender(port, datagrams[1:])
         measured = Measured(kind=self.kind, steps=[], stale=[])
         for rate in rates:
-            measured.steps.append(self._step(pipe, port, datagrams, rate, seconds))
+            measured.steps.append(self._step(pipe, sender, rate, seconds))
             if not measured.steps[-1].held:
                 break
         best = measured.best
         if best.held and (hold := float(self.words.get("held", "0"))):
-            measured.held = self._step(pipe, port, datagrams, best.rate, hold)
+            measured.held = self._step(pipe, sender, best.rate, hold)
         if best.held and (overload := float(self.words.get("overload", "0"))):
-            measured.overload = self._step(pipe, port, datagrams, 10 * best.rate, overload)
+            measured.overload = self._step(pipe, sender, 10 * best.rate, overload)
         pipe.send("pause")
         pipe.recv()
         pipe.send("stale")
         measured.stale = pipe.recv()
         return measured
 
-    def _settle(self, pipe: Any, port: int, datagrams: list[list[bytes]]) -> None:
-        """Everybody is heard until every report is in the rows."""
-        began = time.monotonic()
+    def _settle(self, pipe: Any, port: int, first: list[bytes]) -> None:
+        """Everybody's first is sent until every report is in the rows."""
+        began, size, sender = time.monotonic(), len(first), _Sender(port, [first])
         while True:
-            _send(port, datagrams, 2000, len(datagrams[0]) / 2000)
+            sender.send(2000, size / 2000 + 0.1)
             pipe.send("settle")
-            left = len(datagrams[0]) - pipe.recv()
+            left = size - pipe.recv()
             if not left or time.monotonic() - began > PATIENCE:
                 break
             self.options.say(f"  {left:,} reports are not in the rows yet")
         time.sleep(12)  # what was written is found as changed once more, and then no longer
         self.options.say(f"  settled in {time.monotonic() - began:.0f} s")
 
-    def _step(self, pipe: Any, port: int, datagrams: list[list[bytes]], rate: int, seconds: float) -> Step:
+    def _step(self, pipe: Any, sender: _Sender, rate: int, seconds: float) -> Step:
         pipe.send("begin")
         pipe.recv()
         database, began = cpu_of_tree(self.server) if self.server else 0.0, time.process_time()
-        sent = _send(port, datagrams, rate, seconds)
-        sender = time.process_time() - began
+        sent = sender.send(rate, seconds)
+        spent = time.process_time() - began
         pipe.send("end")
         found = pipe.recv()
         database = (cpu_of_tree(self.server) if self.server else 0.0) - database
-        step = Step(rate=rate, sent=sent, database=database, sender=sender, **found)
+        step = Step(rate=rate, sent=sent, database=database, sender=spent, **found)
         self.options.say(f"  {rate:,}/s: {json.dumps(attrs.asdict(step))}")
         return step
 
 
-def _send(port: int, datagrams: list[list[bytes]], rate: int, seconds: float) -> int:
-    """Send at that rate, in bursts of a hundredth of a second, each amphora in its turn; how many were sent.
-
-    The next call begins with the datagrams that nobody sent last: repeats do not count.
+class _Sender:
+    """Sends each amphora's datagrams in their turn, one of everybody after the other, and goes on where it stopped: whoever
+    has missed one would be taken for somebody who plays back what he recorded, when its numbers begin anew.
     """
-    order = list(range(len(datagrams[0])))
-    random.shuffle(order)
-    turns = [[each[place] for place in order] for each in datagrams]
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
-        sender.connect(("127.0.0.1", port))
-        sent, began, size, send = 0, time.monotonic(), len(order), sender.send
-        while (passed := time.monotonic() - began) < seconds:
-            due = int(passed * rate)
-            while sent < due:
-                turn, place = divmod(sent, size)
-                send(turns[turn % len(turns)][place])
-                sent += 1
-                if not sent % 4096 and time.monotonic() - began >= seconds:
-                    break
-            time.sleep(0.01)
-    again = ((sent - 1) // size + 1) % len(datagrams)
-    datagrams[:] = datagrams[again:] + datagrams[:again]
-    return sent
+
+    def __init__(self, port: int, turns: list[list[bytes]]) -> None:
+        order = list(range(len(turns[0])))
+        random.shuffle(order)
+        self._turns = [[each[place] for place in order] for each in turns]
+        self._port, self._sent = port, 0
+
+    def send(self, rate: int, seconds: float) -> int:
+        """At that rate, in bursts of a hundredth of a second; how many."""
+        turns, size, start = self._turns, len(self._turns[0]), self._sent
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect(("127.0.0.1", self._port))
+            sent, began, send = start, time.monotonic(), sender.send
+            while (passed := time.monotonic() - began) < seconds:
+                due = start + int(passed * rate)
+                while sent < due:
+                    turn, place = divmod(sent, size)
+                    send(turns[turn % len(turns)][place])
+                    sent += 1
+                    if not sent % 4096 and time.monotonic() - began >= seconds:
+                        break
+                time.sleep(0.01)
+        self._sent = sent
+        return sent - start
