@@ -25,7 +25,7 @@ _MEANINGS = {
     Exit.CONFIGURATION: "settings, the state directory, a driver or a program of this machine",
     Exit.TIMEOUT: "the time given by `--timeout` is over; the operation goes on",
     Exit.BUG: "a mistake of the program; the message names the file with the traceback",
-    Exit.INTERRUPTED: "Ctrl-C; the message says what becomes of the operation",
+    Exit.INTERRUPTED: "Ctrl-C; the message says what becomes of the operation; what only follows (`events --follow`) ends with 0",
     Exit.PIPE_CLOSED: "whoever read the output went away",
 }
 

@@ -176,7 +176,11 @@ def _one_at_a_time(kind: str, place: tuple[Path, str], figures: list[Figure], ai
     ended = sum(one.state is OperationState.SUCCEEDED for one in rig.operations("failover"))
     rig.close()
     figures.append(Figure(f"{kind}: CPU of a failover", cpu / many, note="one process, warm, one after the other"))
-    figures.append(Figure(f"{kind}: statements of a failover", statements / many, "", "its declaration, and looking for it, with it"))
+    figures.append(
+        Figure(
+            f"{kind}: statements of a failover", statements / many, "", "its declaration, and looking for it, with it"
+        )
+    )
     aims.append(Aim(f"{kind}: failovers that did not end at once", first + many - ended, 0, ""))
 
 

@@ -6,7 +6,7 @@ import attrs
 import pytest
 
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.vocabulary import AmphoraStatus, ClientAuthentication, ListenerProtocol, PoolProtocol, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, ClientAuthentication, ListenerProtocol, Topology
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, TransientError
 from octavia_core.ports.amphora import Delivery, Material
 from octavia_haproxy.driver import APPLIED, HaproxyDriver

@@ -20,9 +20,8 @@ from octavia_core.domain.vocabulary import (
     Operating,
     PersistenceType,
     PoolProtocol,
-    Provisioning,
 )
-from octavia_core.errors import BadRequest, OperationFailed
+from octavia_core.errors import BadRequest
 from tests.main_job.stage import PATIENCE, behind, http, only_pool, until
 from tests.support.running import Echo
 from tests.support.running import ask as ask_at
