@@ -24,6 +24,7 @@ __all__ = [
     "Claim",
     "FenceLost",
     "Heard",
+    "LastReport",
     "Liveness",
     "Revision",
     "Storage",
@@ -103,6 +104,23 @@ class Heard:
     """Microseconds since the epoch at reception, receiver's clock."""
     sequence: int | None
     observer: str
+
+
+@attrs.frozen(kw_only=True)
+class LastReport:
+    """The newest report of an amphora of a pair that any host has held against the rows.
+
+    Attributes:
+        at: when it was heard, microseconds since the epoch.
+        last_heard: when the amphora was last heard at all, microseconds; None when that was never written.
+        words: what it said, as its writer put it.
+    """
+
+    amphora_id: str
+    load_balancer_id: str
+    at: int
+    last_heard: int | None
+    words: str
 
 
 @attrs.frozen(kw_only=True)
@@ -234,6 +252,14 @@ class Transaction(Fleet, Protocol):
 
     def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
         """`heard` for many amphorae that were heard at the same time, which costs far less; their sequence stays as it was."""
+
+    def keep_reports(self, reports: Mapping[str, tuple[int, str]]) -> None:
+        """Store when (microseconds) each of these amphorae said what, for health managers of other hosts. A newer one that is
+        stored already stays; amphorae that are unknown or DELETED are passed over.
+        """
+
+    def last_reports(self, load_balancer_ids: Collection[str]) -> Sequence[LastReport]:
+        """What `keep_reports` has of their ALLOCATED amphorae, by amphora, in one query."""
 
     def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
         """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), all in a

@@ -65,6 +65,27 @@ def test_last_heard_moves_forward_and_never_back(storage, box):
     assert liveness(storage, box.id).last_heard == start + 9 * SECOND
 
 
+def test_the_newest_report_of_each_amphora_is_kept_for_other_hosts(storage):
+    now, owner = storage.now(), full()
+    box = amphora(status=AmphoraStatus.ALLOCATED, load_balancer_id=owner.id)
+    gone = amphora(status=AmphoraStatus.DELETED, load_balancer_id=owner.id)
+    storage.transaction(lambda tx: [tx.insert(each) for each in (owner, box, gone)])
+
+    def keep(at, words):
+        report = dict.fromkeys((box.id, gone.id, new_id()), (at, words))
+        storage.transaction(lambda tx: tx.keep_reports(report))
+        found = storage.read(lambda tx: tx.last_reports([owner.id, new_id()]))
+        return [(each.amphora_id, each.at, each.words) for each in found]
+
+    assert keep(now, "one") == [(box.id, now, "one")], "before it was ever written as heard"
+    assert keep(now - 1, "an older one") == [(box.id, now, "one")]
+    assert keep(now + 1, "Ünder ' \" %s \\") == [(box.id, now + 1, "Ünder ' \" %s \\")]
+    apply(storage, heard(box.id, now + 5))
+    (found,) = storage.read(lambda tx: tx.last_reports([owner.id]))
+    assert (found.load_balancer_id, found.last_heard) == (owner.id, now + 5)
+    assert liveness(storage, box.id).last_heard == now + 5
+
+
 def test_upstreams_row_is_mirrored_and_believed(storage, box):
     start = storage.now() // SECOND * SECOND
     apply(storage, heard(box.id, start + 1))

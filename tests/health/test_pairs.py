@@ -8,7 +8,10 @@ from typing import Any
 
 import pytest
 
-from octavia_core.controller.health.pairs import Pairs
+from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.pairs import Pairs, from_words, words
+from octavia_core.controller.health.wall import Wall
+from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.heartbeat import decode, encode
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
@@ -21,6 +24,7 @@ from octavia_core.domain.vocabulary import (
     Role,
     Topology,
 )
+from octavia_core.ports.storage import LastReport
 from tests.db.values import new_id
 from tests.health.rig import KEY, Rig
 
@@ -33,6 +37,7 @@ class PairRig:
     def __init__(self, folder: Path) -> None:
         self.rig = Rig(folder, 0)
         self.rig.writer.pairs = Pairs(self.rig.memory, fresh=FRESH, patience=PATIENCE)
+        self.hosts = [(self.rig.memory, self.rig.writer), self.one_more_host("elsewhere")]
         self.member = Member(id=new_id(), address="192.0.2.1", protocol_port=80)
         self.pool = Pool(id=new_id(), protocol=PoolProtocol.HTTP, members=(self.member,))
         self.listener = Listener(
@@ -47,7 +52,16 @@ class PairRig:
         )
         self.rig.storage.transaction(lambda tx: [tx.insert(each) for each in (self.lb, self.master, self.backup)])
 
-    def says(self, amphora: Amphora, member: str, *, listener: bool = True, after: float = 0.1, **stats: int) -> None:
+    def one_more_host(self, name: str) -> tuple[Memory, Writer]:
+        """Another health manager on the same database."""
+        memory, wall = Memory(reapply=300.0), Wall(self.rig.storage, self.rig.clock)
+        writer = Writer(self.rig.storage, memory, wall, name, Pace(timeout=FRESH))
+        writer.pairs = Pairs(memory, fresh=FRESH, patience=PATIENCE)
+        return memory, writer
+
+    def says(
+        self, amphora: Amphora, member: str, *, host: int = 0, listener: bool = True, after: float = 0.1, **stats: int
+    ) -> None:
         """A report comes so many seconds later, and is written."""
         self.rig.clock.advance(after)
         self.rig.sequence += 1
@@ -60,8 +74,9 @@ class PairRig:
             "listeners": listeners,
             "pools": {f"{self.pool.id}:{self.listener.id}": pool},
         }
-        self.rig.memory.keep([decode(encode(document, KEY), [KEY])], self.rig.clock.monotonic())
-        self.rig.writer.flush(self.rig.clock)
+        memory, writer = self.hosts[host]
+        memory.keep([decode(encode(document, KEY), [KEY])], self.rig.clock.monotonic())
+        writer.flush(self.rig.clock)
 
     def statuses(self) -> dict[Kind, Operating]:
         tree = self.rig.storage.read(lambda tx: tx.tree(self.lb.id))
@@ -88,6 +103,32 @@ def test_what_one_reaches_works_whoever_reports_last(pair: PairRig) -> None:
     assert pair.statuses() == dict.fromkeys(
         (Kind.MEMBER, Kind.POOL, Kind.LISTENER, Kind.LOAD_BALANCER), Operating.ONLINE
     )
+
+
+def test_each_of_the_two_may_be_heard_by_another_host(pair: PairRig) -> None:
+    for seq in range(4):
+        pair.says(pair.master, "UP" if seq % 2 else "UP 1/2", host=0)
+        pair.says(pair.backup, "DOWN" if seq % 2 else "DOWN 1/2", host=1)
+        assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
+    pair.says(pair.master, "DOWN", host=0)
+    assert pair.statuses()[Kind.MEMBER] is Operating.ERROR
+    pair.says(pair.backup, "UP", host=1)
+    assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
+    pair.says(pair.backup, "UP", host=1, listener=False)
+    pair.says(pair.master, "UP", host=0)
+    assert pair.statuses()[Kind.LISTENER] is Operating.DEGRADED
+    pair.rig.clock.advance(2 * FRESH)  # the other one is silent, whoever used to hear it
+    pair.says(pair.master, "DOWN", host=0)
+    assert pair.statuses()[Kind.MEMBER] is Operating.ERROR
+    assert pair.statuses()[Kind.LISTENER] is Operating.ONLINE
+
+
+def test_a_host_that_begins_anew_knows_what_the_other_amphora_said_last(pair: PairRig) -> None:
+    pair.says(pair.master, "UP", host=0)
+    pair.says(pair.backup, "DOWN", host=1)
+    pair.hosts[1] = pair.one_more_host("elsewhere, anew")
+    pair.says(pair.backup, "DOWN 1/2", host=1)
+    assert pair.statuses()[Kind.MEMBER] is Operating.ONLINE
 
 
 def test_differing_for_long_is_said_once_with_both_names_until_it_is_over(pair: PairRig) -> None:
@@ -146,3 +187,23 @@ def test_the_agent_of_a_pair_is_told_its_topology_again(pair: PairRig) -> None:
     """An agent behaves as one of a pair, or not, by its settings alone: a refresh must not change that."""
     single = Amphora(id="x", status=AmphoraStatus.ALLOCATED, role=Role.STANDALONE)
     assert (pair.master.topology, single.topology) == (Topology.ACTIVE_STANDBY, Topology.SINGLE)
+
+
+def test_words_that_are_kept_are_read_as_they_were_and_foreign_ones_are_nobodys() -> None:
+    document = {
+        "id": "a",
+        "ver": 3,
+        "listeners": {"l": {"status": "OPEN", "stats": {"rx": 5}}},
+        "pools": {"p:l": {"status": "UP", "members": {"m": "no check"}}},
+    }
+    beat = decode(encode(document, KEY), [KEY])
+
+    def kept(text: str) -> LastReport:
+        return LastReport(amphora_id="a", load_balancer_id="b", at=1, last_heard=None, words=text)
+
+    again = from_words(kept(words(beat)))
+    assert again is not None
+    assert again.reports_by_pool() == beat.reports_by_pool()
+    assert {id: each.status for id, each in again.listeners.items()} == {"l": "OPEN"}
+    for text in ("", "null", "{}", "[1, 2]", '[{}, {"p": 3}]', "[{}, {}, {}]", '[{"l": null}, []]'):
+        assert from_words(kept(text)) is None, text

@@ -1,18 +1,25 @@
-"""The two amphorae of a pair, from memory: who else is fresh, and since when they differ about a member."""
+"""The two amphorae of a pair: who else is fresh, here or on another host, and since when they differ about a member.
+
+What this process has heard lies in memory. What another one has heard lies in a row, written with each report that said
+something new; of the two, the newer counts.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import json
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 import attrs
 
 from octavia_core.controller.health.memory import Memory
-from octavia_core.domain.heartbeat import Heartbeat
+from octavia_core.domain.heartbeat import DELTAS_SINCE, Heartbeat, ListenerReport, PoolReport
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Topology
 from octavia_core.lifecycle.together import Difference, differences, together
+from octavia_core.ports.storage import LastReport
 
-__all__ = ["Pairs", "Said"]
+__all__ = ["Elsewhere", "Pairs", "Said", "from_words", "words"]
 
 
 SWEEP = 600.0
@@ -34,8 +41,21 @@ class Said:
     news: tuple[Difference, ...] = ()
 
 
+@attrs.frozen
+class Elsewhere:
+    """What the rows say of reports, whoever heard them.
+
+    Attributes:
+        reports: by load balancer.
+        wall: the time that goes with `now`, microseconds.
+    """
+
+    reports: Mapping[str, Sequence[LastReport]] = attrs.field(factory=dict)
+    wall: int = 0
+
+
 class Pairs:
-    """Used by the one thread that writes. It knows a pair once each of the two was heard by this process.
+    """Used by the one thread that writes.
 
     Args:
         memory: what was heard.
@@ -70,13 +90,21 @@ class Pairs:
         """It is written; it is not said again while it lasts."""
         self._told |= {each for each in news if any(each in since for since in self._since.values())}
 
-    def said(self, tree: LoadBalancer, beat: Heartbeat, trees: Mapping[str, LoadBalancer | None], now: float) -> Said:
+    def said(
+        self,
+        tree: LoadBalancer,
+        beat: Heartbeat,
+        trees: Mapping[str, LoadBalancer | None],
+        elsewhere: Elsewhere,
+        now: float,
+    ) -> Said:
         """What is to be judged: the heartbeat itself, or what it says together with the other one's.
 
         Args:
             tree: the load balancer of the heartbeat's amphora.
             beat: the newest of that amphora.
             trees: which load balancer the amphorae of `others` have, by the rows.
+            elsewhere: what the rows have.
             now: monotonic.
         """
         if tree.topology is not Topology.ACTIVE_STANDBY:
@@ -84,15 +112,24 @@ class Pairs:
         pair = self._amphorae.setdefault(tree.id, set())
         pair.add(beat.amphora_id)
         self._owner[beat.amphora_id] = tree.id
-        reports = [beat]
+        found: dict[str, tuple[float, float, Heartbeat]] = {}  # age of what was said, of the last sign of life, what
         for other in sorted(pair - {beat.amphora_id}):
             known = self._memory.latest(other)
             its = trees.get(other, tree)  # not asked, when this one is heard for the first time
             if known is None or its is None or its.id != tree.id:
                 pair.discard(other)
                 self._owner.pop(other, None)
-            elif now - known.heard_at <= self._fresh:
-                reports.append(known.heartbeat)
+            else:
+                found[other] = (now - known.heard_at, now - known.heard_at, known.heartbeat)
+        for stored in elsewhere.reports.get(tree.id, ()):
+            age = (elsewhere.wall - stored.at) / 1_000_000
+            heard = (elsewhere.wall - max(stored.at, stored.last_heard or 0)) / 1_000_000
+            mine = found.get(stored.amphora_id)
+            if stored.amphora_id == beat.amphora_id or (mine is not None and mine[0] <= age):
+                continue
+            if (its_words := from_words(stored)) is not None:
+                found[stored.amphora_id] = (age, heard, its_words)
+        reports = [beat, *[report for _, (_, heard, report) in sorted(found.items()) if heard <= self._fresh]]
         since = self._differ(tree.id, differences(reports), now)
         late = {each for each, at in since.items() if now - at > self._patience}
         news = tuple(sorted(late - self._told))
@@ -120,3 +157,31 @@ class Pairs:
             if not pair:
                 del self._amphorae[owner]
                 self._told -= set(self._since.pop(owner, {}))
+
+
+def words(beat: Heartbeat) -> str:
+    """What a report says, without its numbers: JSON for `keep_reports`."""
+    return json.dumps(
+        [
+            {id: report.status for id, report in beat.listeners.items()},
+            {id: [report.status, dict(report.members)] for id, report in beat.pools.items()},
+        ],
+        separators=(",", ":"),
+    )
+
+
+def from_words(stored: LastReport) -> Heartbeat | None:
+    """What `words` said; None when a later release, or somebody by hand, wrote something else."""
+    with contextlib.suppress(ValueError, TypeError, AttributeError):
+        listeners, pools = json.loads(stored.words)
+        return Heartbeat(
+            stored.amphora_id,
+            None,
+            DELTAS_SINCE,
+            {id: ListenerReport(str(status)) for id, status in listeners.items()},
+            {
+                id: PoolReport(str(status), {each: str(word) for each, word in of.items()})
+                for id, (status, of) in pools.items()
+            },
+        )
+    return None

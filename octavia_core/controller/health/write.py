@@ -7,23 +7,23 @@ trouble with one does not hold up the other.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 
 import attrs
 
 from octavia_core.controller.health.memory import Batch, Beat, Memory
-from octavia_core.controller.health.pairs import Pairs
+from octavia_core.controller.health.pairs import Elsewhere, Pairs, words
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.statistics import InDatabase, Statistics
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import Kind, Operating
+from octavia_core.domain.vocabulary import Kind, Operating, Topology
 from octavia_core.lifecycle.operating import roll_up
 from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
-from octavia_core.ports.storage import Heard, Storage, TrafficDelta, Transaction
+from octavia_core.ports.storage import Heard, LastReport, Storage, TrafficDelta, Transaction
 
 __all__ = ["Pace", "Writer"]
 
@@ -125,10 +125,11 @@ class Writer:
             beats = {id: beat.heartbeat for id, beat in batch.beats.items()}
             trees = tx.reported_on([*beats, *self.pairs.others(beats)])
             statuses: dict[tuple[Kind, str], Operating] = {}
+            elsewhere = _elsewhere(tx, beats, trees, wall)
             for id, heartbeat in beats.items():
                 if id not in trees:
                     self._memory.counters["unknown amphora"] += 1
-                news, matches[id] = self._judge(tx, trees, heartbeat, now)
+                news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
                 statuses |= news
             if statuses:
                 tx.set_operating(statuses)
@@ -144,6 +145,14 @@ class Writer:
                     if matches[id]
                 ]
             )
+            if elsewhere is not None:
+                tx.keep_reports(
+                    {
+                        id: (wall - int((now - beat.heard_at) * 1_000_000), words(beats[id]))
+                        for id, beat in batch.beats.items()
+                        if _paired(trees.get(id))
+                    }
+                )
         grains: dict[float, list[str]] = {}
         for id, heard_at in batch.steady.items():
             grains.setdefault(heard_at, []).append(id)
@@ -159,14 +168,19 @@ class Writer:
         return at - at % self._grain
 
     def _judge(
-        self, tx: Transaction, trees: Mapping[str, LoadBalancer | None], beat: Heartbeat, now: float
+        self,
+        tx: Transaction,
+        trees: Mapping[str, LoadBalancer | None],
+        beat: Heartbeat,
+        elsewhere: Elsewhere | None,
+        now: float,
     ) -> tuple[Statuses, bool]:
         tree = trees.get(beat.amphora_id)
         if tree is None:
             return {}, True
         if tree.provisioning_status.pending and not beat.listeners:
             return {}, True  # it was not given its configuration yet: that says nothing about what it will serve
-        said = self.pairs.said(tree, beat, trees, now)
+        said = self.pairs.said(tree, beat, trees, elsewhere or Elsewhere(), now)
         verdict = roll_up(tree, said.heartbeat)
         # whether an amphora has all that it should have is its own affair, whatever the other one of a pair has
         matches = (verdict if len(said.by) == 1 else roll_up(tree, beat)).counts_match
@@ -188,6 +202,23 @@ class Writer:
         if not matches:
             self._memory.counters["listener count differs"] += 1
         return verdict.statuses, matches
+
+
+def _paired(tree: LoadBalancer | None) -> bool:
+    return tree is not None and tree.topology is Topology.ACTIVE_STANDBY
+
+
+def _elsewhere(
+    tx: Transaction, amphora_ids: Iterable[str], trees: Mapping[str, LoadBalancer | None], wall: int
+) -> Elsewhere | None:
+    """What any host has stored of the pairs of these amphorae; None when none of them belongs to a pair."""
+    pairs = {tree.id for id in amphora_ids if (tree := trees.get(id)) is not None and _paired(tree)}
+    if not pairs:
+        return None
+    reports: dict[str, list[LastReport]] = {}
+    for each in tx.last_reports(pairs):
+        reports.setdefault(each.load_balancer_id, []).append(each)
+    return Elsewhere(reports, wall)
 
 
 def _dispute(tree: LoadBalancer, found: Difference) -> Event:

@@ -23,7 +23,7 @@ from octavia_core.db.transaction.amphorae import naive_utc, seconds
 from octavia_core.db.transaction.session import Session, chunks, fit
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, LARGEST_GAUGE
 from octavia_core.domain.vocabulary import AmphoraStatus
-from octavia_core.ports.storage import Heard, Liveness, TrafficDelta
+from octavia_core.ports.storage import Heard, LastReport, Liveness, TrafficDelta
 
 __all__ = ["SILENT", "Health"]
 
@@ -38,6 +38,8 @@ _WORTH_IT = 20
 """Less than that are cheaper with a parameter for each."""
 _TRAFFIC_SHARE = 1000
 """Rows of one INSERT."""
+_DIGITS = 20
+"""Of the time that a stored report begins with: as many for each, so that text compares as time does."""
 
 _HEARTS = (
     select(
@@ -61,6 +63,12 @@ _HEARTS = (
     .where(amphora.c.status != _DELETED)
 )
 _HEART = Prepared(_HEARTS.where(amphora.c.id == bindparam("one", type_=amphora.c.id.type)))
+_REPORTS = (
+    select(amphora.c.id, amphora.c.load_balancer_id, oc_liveness.c.last_heard, oc_liveness.c.report)
+    .join(oc_liveness, oc_liveness.c.amphora_id == amphora.c.id)
+    .where(amphora.c.status == str(AmphoraStatus.ALLOCATED), oc_liveness.c.report.is_not(None))
+    .order_by(amphora.c.id)
+)
 SILENT = select(oc_liveness.c.amphora_id).where(
     oc_liveness.c.last_heard < bindparam("before", type_=BigInteger()),
     func.coalesce(oc_liveness.c.declared_dead, 0) == 0,  # as plain IS NULL, SQLite would look through all that live
@@ -98,6 +106,33 @@ class Health(Session):
         news = [latest[id] for id in sorted(known)]
         self._move_ours(news)
         self._move_upstreams(news)
+
+    def keep_reports(self, reports: Mapping[str, tuple[int, str]]) -> None:
+        """See `octavia_core.ports.storage.Transaction.keep_reports`; the text begins with its time, which decides."""
+        statement = insert_into(self.dialect, oc_liveness)
+        new, old = incoming(self.dialect, statement).report, oc_liveness.c.report
+        known = self._not_deleted(reports)
+        rows = [
+            {"amphora_id": id, "since": at, "report": f"{at:0{_DIGITS}d} {words}"}
+            for id, (at, words) in sorted(reports.items())
+            if id in known
+        ]
+        changes = {"report": case((or_(old.is_(None), old < new), new), else_=old)}
+        self.write_many(on_conflict(self.dialect, statement, ["amphora_id"], changes), rows)
+
+    def last_reports(self, load_balancer_ids: Collection[str]) -> Sequence[LastReport]:
+        """See `octavia_core.ports.storage.Transaction.last_reports`."""
+        return [
+            LastReport(
+                amphora_id=row.id,
+                load_balancer_id=row.load_balancer_id,
+                at=int(row.report[:_DIGITS]),
+                last_heard=row.last_heard,
+                words=row.report[_DIGITS + 1 :],
+            )
+            for ids in chunks(sorted(set(load_balancer_ids)))
+            for row in self.rows(_REPORTS.where(amphora.c.load_balancer_id.in_(ids)))
+        ]
 
     def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
         """The same for many that were heard at one time, with a statement per table and thousand."""
