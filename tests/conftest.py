@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 
 import hypothesis
@@ -24,7 +25,12 @@ hypothesis.settings.load_profile("house")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """The main process makes the folder of the run's servers before it starts workers."""
+    """The main process makes the folder of the run's servers before it starts workers.
+
+    Who starts the run in the background of a shell has SIGINT ignored, and every program of the tests would inherit that.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     if not hasattr(config, "workerinput"):
         home = servers.open_run()
         config.add_cleanup(lambda: servers.close_run(home))
