@@ -337,7 +337,7 @@ class _Building:
                 return {id: Server(id=id, name=id, state=ServerState.BUILDING) for id in ids}
 
         self.compute = Compute()
-        self.amphora = world.amphora
+        self.amphora, self.clock = world.amphora, world.clock
 
 
 def _fsync() -> float:

@@ -72,7 +72,8 @@ def test_a_prometheus_listener_reaches_the_exporter_by_way_of_the_image_s_proxy(
     assert "default_backend prometheus-exporter-internal\n" in text
     assert "server prometheus-internal 127.0.0.1:9102\n" in text
     # the inner endpoint itself, on a port of its own so that tests can run side by side
-    with running(lb, replacing={"127.0.0.1:9101": "VIP:9101", "127.0.0.1:9102": "VIP:9101"}) as served:
+    own = "{}:9101".format
+    with running(lb, replacing={"127.0.0.1:9101": own, "127.0.0.1:9102": own}) as served:
         with urllib.request.urlopen(f"http://{served.address}:{PORT}/metrics", timeout=10) as answer:
             assert b"haproxy_process_" in answer.read()
         assert ask(served.address, PORT, "/other").status in (403, 502)

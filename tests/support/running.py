@@ -167,7 +167,7 @@ def running(
     material: Material | None = None,
     *,
     additional: bool = False,
-    replacing: Mapping[str, str] | None = None,
+    replacing: Mapping[str, str | Callable[[str], str]] | None = None,
 ) -> Iterator[Running]:
     """Serve a load balancer on a fresh loopback address (whatever VIP it has) until the end of the block.
 
@@ -175,7 +175,7 @@ def running(
         load_balancer: what to serve.
         material: its secrets.
         additional: give it a further address as well.
-        replacing: texts of the configuration and what to put there; VIP in it becomes the address.
+        replacing: texts of the configuration and what to put there, where that depends on the address as a function of it.
     """
     folder = Path(tempfile.mkdtemp(prefix="hap"))  # short: a path of a Unix socket has at most 107 bytes
     ports = [listener.protocol_port for listener in load_balancer.listeners]
@@ -196,7 +196,7 @@ def running(
         materialise(served, folder, material)
         configuration = folder / "haproxy.cfg"
         for old, new in (replacing or {}).items():
-            configuration.write_text(configuration.read_text().replace(old, new.replace("VIP", address)))
+            configuration.write_text(configuration.read_text().replace(old, new(address) if callable(new) else new))
         yield from _serve(served, folder, further)
     finally:
         shutil.rmtree(folder)
