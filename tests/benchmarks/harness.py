@@ -65,6 +65,16 @@ class Aim:
         """True when the aim is reached."""
         return self.value >= self.aim if self.at_least else self.value <= self.aim
 
+    @property
+    def measured(self) -> str:
+        """For a person."""
+        return _with_unit(self.value, self.unit)
+
+    @property
+    def wanted(self) -> str:
+        """The same of the aim."""
+        return f"{'≥' if self.at_least else '≤'} {_with_unit(self.aim, self.unit)}"
+
 
 @attrs.frozen(kw_only=True)
 class Report:
@@ -73,7 +83,7 @@ class Report:
     Attributes:
         name: of the benchmark.
         figures: shown as a table, and as `figures` (name -> value) in JSON.
-        aims: shown below, and as `aims` (name, value, aim, ok) in JSON.
+        aims: shown below, and as `aims` (name, value, aim, ok, and both numbers as they are shown) in JSON.
         details: further JSON values for machines, shown to nobody.
     """
 
@@ -98,9 +108,8 @@ class Report:
             table = Table("aim", "measured", "wanted", "")
             table.columns[1].justify = table.columns[2].justify = "right"
             for aim in self.aims:
-                wanted = f"{'≥' if aim.at_least else '≤'} {_with_unit(aim.aim, aim.unit)}"
                 verdict = "[green]ok[/green]" if aim.ok else "[bold red]missed[/bold red]"
-                table.add_row(aim.name, _with_unit(aim.value, aim.unit), wanted, verdict)
+                table.add_row(aim.name, aim.measured, aim.wanted, verdict)
             console.print(table)
 
     def json(self) -> str:
@@ -111,7 +120,17 @@ class Report:
                 "machine": machine(),
                 "figures": {figure.name: figure.value for figure in self.figures},
                 "units": {figure.name: figure.unit for figure in self.figures},
-                "aims": [{"name": a.name, "value": a.value, "aim": a.aim, "ok": a.ok} for a in self.aims],
+                "aims": [
+                    {
+                        "name": a.name,
+                        "value": a.value,
+                        "aim": a.aim,
+                        "ok": a.ok,
+                        "measured": a.measured,
+                        "wanted": a.wanted,
+                    }
+                    for a in self.aims
+                ],
                 "details": dict(self.details),
             }
         )

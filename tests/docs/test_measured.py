@@ -1,10 +1,12 @@
-"""The numbers of the README are those of docs/explanation/measured.json, which a benchmark wrote."""
+"""The numbers of README and docs are those of docs/explanation/measured.json, which a benchmark wrote."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 _spec = importlib.util.spec_from_file_location("docs_measured", ROOT / "docs" / "measured.py")
@@ -19,12 +21,14 @@ SAID = {
     "aims": [
         {"name": "step", "value": 0.25, "aim": 1.2, "ok": True},
         {"name": "lost", "value": 3.0, "aim": 0, "ok": False},
+        {"name": "rate", "value": 70.1, "aim": 60, "ok": True, "measured": "70.1 /s", "wanted": "≥ 60 /s"},
     ],
 }
 
 
-def test_the_readme_shows_what_was_measured():
-    page = (ROOT / "README.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("name", measured.PAGES, ids=lambda page: page.name)
+def test_a_page_shows_what_was_measured(name):
+    page = name.read_text(encoding="utf-8")
     known = json.loads(measured.MEASURED.read_text(encoding="utf-8"))
     assert measured.PLACE.search(page)
     assert page == measured.filled(page, known), "write it anew: python docs/measured.py"
@@ -36,5 +40,6 @@ def test_a_report_becomes_a_table_with_its_day_and_machine_and_filling_again_cha
     assert "Measured on 2026-11-22, on a machine" in page
     assert "| step | 250 ms | 1.20 s | reached |" in page
     assert "| lost | 3 | 0 | missed |" in page
+    assert "| rate | 70.1 /s | ≥ 60 /s | reached |" in page
     assert (page.startswith("before\n"), page.endswith("after\n"), "old" in page) == (True, True, False)
     assert measured.filled(page, known) == page
