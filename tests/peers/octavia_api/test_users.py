@@ -280,10 +280,11 @@ def test_both_clients_see_statuses_statistics_and_amphorae(on: Stage, clients: C
     assert [numbers[field] for field in fields] == expected
     assert clients.sdk.get_listener(listener.id).operating_status == "ONLINE"
     assert clients.sdk.get_pool(pool).operating_status == "DEGRADED"
-    assert [m.operating_status for m in clients.sdk.members(pool)] == ["ONLINE", "ERROR"]
+    wanted = dict(zip(members, ("ONLINE", "ERROR"), strict=True))
+    assert {m.id: m.operating_status for m in clients.sdk.members(pool)} == wanted
     tree = client.load_balancer_status_show(lb)["statuses"]["loadbalancer"]
     assert (tree["operating_status"], tree["provisioning_status"]) == ("DEGRADED", "ACTIVE")
-    assert [m["operating_status"] for m in tree["listeners"][0]["pools"][0]["members"]] == ["ONLINE", "ERROR"]
+    assert {m["id"]: m["operating_status"] for m in tree["listeners"][0]["pools"][0]["members"]} == wanted
     (row,) = client.amphora_list(loadbalancer_id=lb)["amphorae"]
     assert (row["id"], row["status"], row["role"]) == (amphora.id, "ALLOCATED", "STANDALONE")
     assert {row[f] for f in ("compute_id", "lb_network_ip", "vrrp_port_id", "ha_port_id", "vrrp_ip")}.isdisjoint(
