@@ -142,7 +142,7 @@ class _Cache(Generic[T]):
             self._settle(ref)
             mine.set_exception(error)
             raise
-        except BaseException:
+        except BaseException:  # those who wait for it must not wait for ever, Ctrl-C included
             self._settle(ref)
             mine.set_exception(TransientError(f"fetching secret {ref!r} was broken off; try again"))
             raise

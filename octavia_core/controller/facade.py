@@ -101,7 +101,7 @@ class Controller:
         started = start(state_directory, settings=settings, plugins=plugins, run=run)
         try:
             return cls(started, run=run)
-        except BaseException:
+        except BaseException:  # what was started is let go, Ctrl-C included
             started.release()
             raise
 

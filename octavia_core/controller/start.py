@@ -127,7 +127,7 @@ def start(
         undo.append(storage.close)
         found.hook.octavia_configured(settings=settings)
         world = build_world(settings, found, on_use=state is None and not run and not whole)
-    except BaseException:
+    except BaseException:  # what was opened is closed, Ctrl-C included
         for step in reversed(undo):
             step()
         raise

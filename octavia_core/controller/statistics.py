@@ -17,8 +17,9 @@ import attrs
 from octavia_core.errors import DriverNotFound
 from octavia_core.hooks.plugins import ALIASES, Offer, Plugins
 from octavia_core.hooks.specs import hookimpl
+from octavia_core.ports.hearts import TrafficDelta
 from octavia_core.ports.statistics import StatisticsPort
-from octavia_core.ports.storage import Storage, TrafficDelta
+from octavia_core.ports.storage import Storage
 from octavia_core.settings import Settings
 
 __all__ = ["InDatabase", "InLog", "Statistics", "Totals", "octavia_statistics_drivers", "places"]

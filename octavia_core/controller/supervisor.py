@@ -61,7 +61,7 @@ class Program:
         try:
             environment = {**self.environment(number), REPORT: str(tells)}
             process = subprocess.Popen(self.command, stdin=subprocess.PIPE, env=environment, pass_fds=(tells,))
-        except BaseException:
+        except BaseException:  # no descriptor is left open, Ctrl-C included
             os.close(hears)
             raise
         finally:

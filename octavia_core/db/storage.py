@@ -110,7 +110,7 @@ class SqlStorage(Queue):
         engine = make_engine(settings.database)
         try:
             schema.check(engine)
-        except BaseException:
+        except BaseException:  # no connection is left open, Ctrl-C included
             engine.dispose()
             raise
         return cls(engine, settings.database)

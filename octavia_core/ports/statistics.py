@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from octavia_core.ports.storage import TrafficDelta
+from octavia_core.ports.hearts import TrafficDelta
 
 __all__ = ["StatisticsPort"]
 

@@ -18,18 +18,15 @@ from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Node, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
 from octavia_core.errors import OctaviaError
 from octavia_core.ports.fleet import Fleet
+from octavia_core.ports.hearts import Hearts
 
 __all__ = [
     "Attendance",
     "Claim",
     "FenceLost",
-    "Heard",
-    "LastReport",
-    "Liveness",
     "Revision",
     "Storage",
     "Summary",
-    "TrafficDelta",
     "Transaction",
 ]
 
@@ -95,78 +92,7 @@ class Summary:
     provider: str | None
 
 
-@attrs.frozen(kw_only=True)
-class Heard:
-    """One heartbeat applied to the rows."""
-
-    amphora_id: str
-    at: int
-    """Microseconds since the epoch at reception, receiver's clock."""
-    sequence: int | None
-    observer: str
-
-
-@attrs.frozen(kw_only=True)
-class LastReport:
-    """The newest report of an amphora of a pair that any host has held against the rows.
-
-    Attributes:
-        at: when it was heard, microseconds since the epoch.
-        last_heard: when the amphora was last heard at all, microseconds; None when that was never written.
-        words: what it said, as its writer put it.
-    """
-
-    amphora_id: str
-    load_balancer_id: str
-    at: int
-    last_heard: int | None
-    words: str
-
-
-@attrs.frozen(kw_only=True)
-class Liveness:
-    """What is known of one amphora's heart.
-
-    Attributes:
-        last_heard: microseconds, None when it never was.
-        since: when its server was asked for, microseconds: from when "never heard" counts.
-        declared_dead: microseconds when health declared it dead, None while it is not.
-        observer: who heard it last, None when nobody of ours did.
-        zone: where compute put it, `host` the machine; `address`: its management address; None where unknown.
-    """
-
-    amphora_id: str
-    load_balancer_id: str | None
-    status: AmphoraStatus
-    compute_id: str | None
-    last_heard: int | None
-    since: int
-    declared_dead: int | None
-    busy: bool
-    observer: str | None = None
-    zone: str | None = None
-    address: str | None = None
-    host: str | None = None
-
-
-@attrs.frozen(kw_only=True)
-class TrafficDelta:
-    """What to add to the counters of one listener on one amphora; `active_connections` is set, not added.
-
-    `absolute` True replaces the counters (heartbeats older than version 3).
-    """
-
-    listener_id: str
-    amphora_id: str
-    bytes_in: int
-    bytes_out: int
-    active_connections: int
-    total_connections: int
-    request_errors: int
-    absolute: bool = False
-
-
-class Transaction(Fleet, Protocol):
+class Transaction(Fleet, Hearts, Protocol):
     """One unit of work. Methods that change a row that is not there raise `NotFound`."""
 
     # -- the load balancer tree ------------------------------------------------------------------------------------
@@ -243,47 +169,6 @@ class Transaction(Fleet, Protocol):
 
     def add_vrrp_group(self, group: VrrpGroup) -> None:
         """Store it, unless the load balancer has one: that stays, since its amphorae know it."""
-
-    def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
-        """What is known of the hearts of all amphorae that are not DELETED (or of the given ones), in one query."""
-
-    def heard(self, batch: Sequence[Heard]) -> None:
-        """Move last_heard forward (never back), in as few statements as the database allows; mirrors upstream's amphora_health."""
-
-    def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
-        """`heard` for many amphorae that were heard at the same time, which costs far less; their sequence stays as it was."""
-
-    def keep_reports(self, reports: Mapping[str, tuple[int, str]]) -> None:
-        """Store when (microseconds) each of these amphorae said what, for health managers of other hosts. A newer one that is
-        stored already stays; amphorae that are unknown or DELETED are passed over.
-        """
-
-    def last_reports(self, load_balancer_ids: Collection[str]) -> Sequence[LastReport]:
-        """What `keep_reports` has of their ALLOCATED amphorae, by amphora, in one query."""
-
-    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
-        """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), all in a
-        fixed number of queries; None for one that is not ALLOCATED to any, unknown amphorae are left out.
-        """
-
-    def changed_under(self, since: int) -> Collection[str]:
-        """ALLOCATED amphorae whose load balancer, or a listener, pool or member of it, was written at `since` (microseconds)
-        or later, by whoever keeps `updated_at` and `created_at`: in one query.
-        """
-
-    def silent(self, before: int) -> Sequence[Liveness]:
-        """What is known of the hearts of those that were last heard before then (microseconds), are not declared dead and not
-        DELETED: costs with their number, not with that of all. Those that were never heard are not among them.
-        """
-
-    def declare_dead(self, amphora_id: str) -> bool:
-        """Compare-and-set: True for exactly one caller, who starts the failover; marks the health row busy."""
-
-    def forget_health(self, amphora_id: str) -> None:
-        """Remove the liveness and health rows. Absent is success."""
-
-    def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
-        """Add to listener_statistics, inserting rows that are missing."""
 
     # -- operations, journal, revisions, events --------------------------------------------------------------------
     def add_operation(self, operation: Operation, *, proof: bool = False) -> Operation:

@@ -264,7 +264,7 @@ class SimulatedCloud:
             self._begin()
             try:
                 yield self._connection
-            except BaseException:
+            except BaseException:  # whatever ended it, nothing of it is kept
                 self._connection.execute("ROLLBACK")
                 raise
             self._connection.execute("COMMIT")

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import attrs
 
-from octavia_core.controller.health.ask import AT_ONCE, LONGEST, QUEUE
+from octavia_core.controller.health.ask import LONGEST
 from octavia_core.errors import BadRequest
 from octavia_core.policy.governor import (
     PATIENCE,
@@ -35,6 +35,7 @@ from octavia_core.policy.judgement import Ear, Heart, judge, late_after
 from octavia_core.settings import Settings
 from octavia_core.testing.clock import VirtualClock
 from octavia_core.testing.outages import Outage, Shape
+from octavia_core.testing.rehearsed import Beats, Questions
 
 __all__ = ["Entry", "Report", "rehearse"]
 
@@ -144,97 +145,6 @@ def _check(settings: Settings, shape: Shape) -> None:
         )
 
 
-class _Beats:
-    """When heartbeats of an amphora are heard: by arithmetic, since nobody can wait for ten minutes of them."""
-
-    def __init__(self, outage: Outage, shape: Shape, interval: float) -> None:
-        self._outage, self._interval, self._receivers = outage, interval, shape.receivers
-        self._count = len(outage.places)
-
-    def last(self, number: int, now: float) -> float:
-        """When it was heard last, at most now; all were heard before the beginning."""
-        count = math.floor((now - self._phase(number)) / self._interval)
-        while True:
-            at = self._phase(number) + count * self._interval
-            if at < 0 or self._heard(number, count, at):
-                return at
-            trouble = self._outage.troubles.get(number)
-            if trouble is not None and trouble.slow is None and trouble.begin <= at < trouble.end:
-                count = min(count - 1, math.ceil((trouble.begin - self._phase(number)) / self._interval) - 1)
-            else:
-                count -= 1
-
-    def next(self, number: int, now: float, until: float) -> float:
-        """When it is heard next, later than now; infinity when not before `until`."""
-        count = math.floor((now - self._phase(number)) / self._interval) + 1
-        while (at := self._phase(number) + count * self._interval) < until:
-            if at > now and self._heard(number, count, at):
-                return at
-            trouble = self._outage.troubles.get(number)
-            if trouble is not None and trouble.slow is None and trouble.begin <= at < trouble.end:
-                if trouble.end >= until:
-                    return math.inf
-                count = max(count + 1, math.ceil((trouble.end - self._phase(number)) / self._interval))
-            else:
-                count += 1
-        return math.inf
-
-    def _phase(self, number: int) -> float:
-        return number / self._count * self._interval
-
-    def _heard(self, number: int, count: int, at: float) -> bool:
-        window = self._outage.deaf.get(count % self._receivers)
-        if window is not None and window[0] <= at < window[1]:
-            return False
-        trouble = self._outage.troubles.get(number)
-        if trouble is None or not trouble.begin <= at < trouble.end:
-            return True
-        return trouble.slow is not None and count % math.ceil(trouble.slow) == 0
-
-
-class _Questions:
-    """Agents under question: so many at once, the silent ones for as long as a question may take."""
-
-    def __init__(self, outage: Outage, limit: float) -> None:
-        self._outage, self._limit = outage, limit
-        self._lanes = [0.0] * AT_ONCE
-        self._under_way: list[tuple[float, int, Agent]] = []
-        self._asked: set[int] = set()
-        self.answers: dict[int, Agent] = {}
-
-    def ask(self, numbers: Sequence[int], now: float) -> None:
-        """Ask those that were not asked; as many as there is room for."""
-        room = QUEUE - len(self._under_way)
-        for number in numbers:
-            if room <= 0:
-                return
-            if number in self._asked:
-                continue
-            room -= 1
-            trouble = self._outage.troubles.get(number)
-            silent = trouble is not None and not trouble.agent
-            begin = max(now, heapq.heappop(self._lanes))
-            end = begin + (self._limit if silent else 0.0)
-            heapq.heappush(self._lanes, end)
-            heapq.heappush(self._under_way, (end, number, Agent.SILENT if silent else Agent.ANSWERS))
-            self._asked.add(number)
-
-    def take(self, now: float) -> list[int]:
-        """Those that there is an answer about by now."""
-        found = []
-        while self._under_way and self._under_way[0][0] <= now:
-            _, number, said = heapq.heappop(self._under_way)
-            if number in self._asked:
-                self.answers[number] = said
-                found.append(number)
-        return found
-
-    def forget(self, number: int) -> None:
-        """It was heard again."""
-        self._asked.discard(number)
-        self.answers.pop(number, None)
-
-
 class _Timeline:
     """What happened, look after look, drawn together."""
 
@@ -283,8 +193,8 @@ class _Rehearsal:
         self._timeout, self._every = health.heartbeat_timeout, health.health_check_interval
         self._late_after = late_after(health.heartbeat_timeout, health.heartbeat_interval)
         self._threshold = health.failover_threshold
-        self._beats = _Beats(outage, shape, health.heartbeat_interval)
-        self._questions = _Questions(outage, min(LONGEST, self._timeout / 5))
+        self._beats = Beats(outage, shape, health.heartbeat_interval)
+        self._questions = Questions(outage, min(LONGEST, self._timeout / 5))
         self._bucket = Bucket.full(settings.engine.failovers_per_minute, 0)
         self._since = self._forgiven = self._held_at = -math.inf
         self._pending = list(self._affected())

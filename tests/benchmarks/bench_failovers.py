@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +19,6 @@ from pathlib import Path
 
 import attrs
 
-from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.health import HealthManager, bind_receiver
 from octavia_core.controller.knock import Knocker
 from octavia_core.domain.operation import Operation, OperationState
@@ -38,6 +34,7 @@ from octavia_core.testing.outside import FaultKind
 from octavia_core.testing.simulator import SimulatedCompute
 from tests.benchmarks.harness import Aim, Figure, Options, Report
 from tests.benchmarks.meter import Meter, Spent
+from tests.benchmarks.workers import configured, workers
 from tests.db.values import new_id
 from tests.health.rig import Rig
 from tests.support import servers
@@ -47,22 +44,6 @@ PROCESSES = (1, 2)
 PATIENCE = 300.0
 SLOW = 20
 """Attempts to boot that fail, one after the other, at the beginning."""
-CONFIGURATION = """
-[controller_worker]
-compute_driver = "noop"
-network_driver = "noop"
-amphora_driver = "noop"
-workers = {workers}
-client_ca = "{folder}/authority/controllers.pem"
-[certificates]
-cert_manager = "noop"
-ca_certificate = "{folder}/authority/agents.pem"
-ca_private_key = "{folder}/authority/agents.key"
-[engine]
-sweep = "off"
-[database]
-connection = "{url}"
-"""
 
 
 class Serving(Rig):
@@ -187,13 +168,13 @@ def _one_at_a_time(kind: str, place: tuple[Path, str], figures: list[Figure], ai
 def _once(
     kind: str, processes: int, count: int, place: tuple[Path, str], figures: list[Figure], aims: list[Aim]
 ) -> None:
-    file = _configured(*place, processes)
+    file = configured(*place, processes=processes)
     rig = _rig(place, count)
     rig.cloud.fail("compute.boot", kind=FaultKind.TRANSIENT, times=SLOW)
     world = attrs.evolve(rig.world, compute=_Unwatched(rig.cloud))
     health = HealthManager(rig.storage, rig.settings, world, bind_receiver(rig.settings), Knocker(rig.settings))
     programs: dict[str, int] = {}
-    with _workers(file) as pid:
+    with workers(file) as pid:
         try:
             health.start()
             time.sleep(3.0)  # the processes are there, and quiet
@@ -245,27 +226,6 @@ def _explained(label: str, many: int, spent: Spent) -> Iterator[Figure]:
         yield Figure(f"{label}: CPU of a failover, database", database / many, note="its server's processes")
     yield Figure(f"{label}: cores that lay idle", spent.idle_share, "%", spent.words())
     yield Figure(f"{label}: what that CPU allows", many * spent.cores / spent.total, "/s", "by all cores, ours alone")
-
-
-def _configured(folder: Path, url: str, workers: int) -> Path:
-    create_authorities(str(folder / "authority"))
-    file = folder / "octavia.toml"
-    file.write_text(CONFIGURATION.format(folder=folder, url=url, workers=workers), encoding="utf-8")
-    return file
-
-
-@contextlib.contextmanager
-def _workers(file: Path) -> Iterator[int]:
-    words = ["--config-file", str(file), "--state-directory", str(file.parent), "--log-level", "ERROR"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "octavia_daemons.worker", *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(90)
 
 
 def _until_over(rig: Rig, count: int) -> list[Operation]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,6 @@ from typing import Any
 
 from sqlalchemy import event
 
-from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.sources import load_settings
 from octavia_core.controller.waiter import Waiter
@@ -38,6 +35,7 @@ from octavia_core.ports.storage import Claim, Transaction
 from octavia_core.settings import Settings
 from tests.benchmarks.harness import Aim, Figure, Options, Report
 from tests.benchmarks.meter import Meter, Spent, descendants
+from tests.benchmarks.workers import configured, workers
 from tests.support import servers
 
 DATABASES = ("sqlite", "mariadb", "postgresql")
@@ -49,23 +47,6 @@ ASKING = 4
 """Wishes are stored by so many threads, as an API does it."""
 NEWER = 100
 """Operations that something else may have stored meanwhile, at most."""
-CONFIGURATION = """
-[controller_worker]
-compute_driver = "noop"
-network_driver = "noop"
-amphora_driver = "noop"
-workers = {workers}
-client_ca = "{folder}/authority/controllers.pem"
-[certificates]
-cert_manager = "noop"
-ca_certificate = "{folder}/authority/agents.pem"
-ca_private_key = "{folder}/authority/agents.key"
-[engine]
-poll_interval = {poll}
-sweep = "off"
-[database]
-connection = "{url}"
-"""
 
 
 def run(options: Options) -> Report:
@@ -104,11 +85,9 @@ def _database(kind: str) -> Iterator[Callable[[], tuple[Path, str]]]:
         yield place
 
 
-def _configured(place: tuple[Path, str], workers: int = 1, poll: float = 0.05) -> tuple[Path, Settings]:
+def _configured(place: tuple[Path, str], processes: int = 1, poll: float = 0.05) -> tuple[Path, Settings]:
     folder, url = place
-    create_authorities(str(folder / "authority"))
-    file = folder / "octavia.toml"
-    file.write_text(CONFIGURATION.format(folder=folder, url=url, workers=workers, poll=poll), encoding="utf-8")
+    file = configured(folder, url, processes=processes, poll=poll)
     settings = load_settings([str(file)], state_directory=str(folder))
     prepare(settings)
     return file, settings
@@ -189,7 +168,7 @@ def _under_load(
     file, settings = _configured(place, processes)
     storage = SqlStorage.open(settings)
     acceptor = Acceptor(storage, Topology.SINGLE)
-    with _workers(file) as pid:
+    with workers(file) as pid:
         first = [acceptor.create_load_balancer(_wish(n), Asked()) for n in range(4 * processes)]
         _until_over(storage, first)  # every process is there, and warm
         ids: list[str] = []
@@ -244,20 +223,6 @@ def _asked(ask: Callable[[Any], Operation], about: Sequence[Any]) -> list[Operat
     """Wishes of several people at once."""
     with ThreadPoolExecutor(ASKING) as people:
         return list(people.map(ask, about))
-
-
-@contextlib.contextmanager
-def _workers(file: Path) -> Iterator[int]:
-    words = ["--config-file", str(file), "--state-directory", str(file.parent), "--log-level", "ERROR"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "octavia_daemons.worker", *words],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-    )
-    try:
-        yield process.pid
-    finally:
-        process.terminate()
-        process.wait(90)
 
 
 def _until_over(storage: SqlStorage, operations: Sequence[Operation]) -> list[Operation]:

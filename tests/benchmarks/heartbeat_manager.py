@@ -117,7 +117,7 @@ class _Measured:
 
     def stale(self) -> list[float]:
         """Ten fell silent, and the others are heard: seconds of 20 looks for them."""
-        from octavia_core.ports.storage import Heard
+        from octavia_core.ports.hearts import Heard
 
         ids = [heart.amphora_id for heart in self.storage.read(lambda tx: tx.liveness())]
         now = self.storage.now()

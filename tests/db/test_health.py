@@ -12,7 +12,7 @@ from octavia_core.db.tables.amphora import amphora_health
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.transaction.health import SILENT
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating
-from octavia_core.ports.storage import Heard, TrafficDelta
+from octavia_core.ports.hearts import Heard, TrafficDelta
 from tests.db.values import amphora, full, new_id
 
 SECOND = 1_000_000

@@ -28,7 +28,8 @@ from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Operating, PoolProtocol, Provisioning
 from octavia_core.errors import BadRequest, NotFound
-from octavia_core.ports.storage import Claim, Heard
+from octavia_core.ports.hearts import Heard
+from octavia_core.ports.storage import Claim
 from octavia_core.settings import Database, Settings
 
 FLOWS = {"create": {1}, "configure": {1}, "failover": {1}}

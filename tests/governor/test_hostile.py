@@ -23,7 +23,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import BadRequest, ConfigurationError, Refused
 from octavia_core.flows.runner import Runner
 from octavia_core.ports.clock import SystemClock
-from octavia_core.ports.storage import Heard
+from octavia_core.ports.hearts import Heard
 from octavia_core.settings import Settings
 from octavia_core.testing.outages import Shape, generated
 from octavia_core.testing.rehearsal import rehearse

@@ -15,7 +15,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import TransientError
 from octavia_core.flows.runner import Runner
 from octavia_core.ports.clock import SystemClock
-from octavia_core.ports.storage import Heard
+from octavia_core.ports.hearts import Heard
 from tests.health.rig import Rig, until
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from octavia_core.ports.fleet import Comeback
-from octavia_core.ports.storage import Heard
+from octavia_core.ports.hearts import Heard
 from tests.explain.test_why import Scene
 
 

@@ -24,7 +24,7 @@ from octavia_core.domain.vocabulary import (
     Role,
     Topology,
 )
-from octavia_core.ports.storage import LastReport
+from octavia_core.ports.hearts import LastReport
 from tests.db.values import new_id
 from tests.health.rig import KEY, Rig
 

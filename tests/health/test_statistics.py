@@ -21,7 +21,7 @@ from octavia_core.db.storage import SqlStorage
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.errors import ConfigurationError, DriverNotFound, TransientError
 from octavia_core.hooks.plugins import Plugins
-from octavia_core.ports.storage import TrafficDelta
+from octavia_core.ports.hearts import TrafficDelta
 from octavia_core.settings import Settings
 from tests.health.rig import Rig, until
 from tests.health.test_managers import Managed

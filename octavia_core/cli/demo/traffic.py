@@ -181,7 +181,7 @@ def _connect(target: Target) -> socket.socket:
         if target.tls is None:
             return plain
         return target.tls.wrap_socket(plain, server_hostname=target.name)
-    except BaseException:
+    except BaseException:  # no socket is left open, Ctrl-C included
         plain.close()
         raise
 

@@ -10,7 +10,7 @@ from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.vocabulary import AmphoraStatus
-from octavia_core.ports.storage import Liveness
+from octavia_core.ports.hearts import Liveness
 
 __all__ = ["of_amphora", "silence"]
 

@@ -20,7 +20,8 @@ from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.policy.governor import Act, Decision, Rule, used_up
 from octavia_core.ports.amphora import BootIdentity
-from octavia_core.ports.storage import Liveness, Storage, Transaction
+from octavia_core.ports.hearts import Liveness
+from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = ["Actor"]
 

@@ -17,7 +17,8 @@ from octavia_core.errors import AmphoraRefused, OctaviaError
 from octavia_core.flows.world import World
 from octavia_core.policy.governor import Agent
 from octavia_core.ports.compute import ServerState
-from octavia_core.ports.storage import Liveness, Storage, Transaction
+from octavia_core.ports.hearts import Liveness
+from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = ["Inquiry"]
 

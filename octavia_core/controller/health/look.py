@@ -33,7 +33,8 @@ from octavia_core.policy.governor import (
 )
 from octavia_core.policy.judgement import Ear, Finding, Heart, judge, late_after
 from octavia_core.ports.clock import Clock
-from octavia_core.ports.storage import Liveness, Storage
+from octavia_core.ports.hearts import Liveness
+from octavia_core.ports.storage import Storage
 from octavia_core.settings import Settings
 
 __all__ = ["Evidence", "Lookout"]

@@ -17,7 +17,7 @@ import attrs
 
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, Heartbeat
 from octavia_core.domain.skim import FIELDS, MARK, Skimmed, skimmed
-from octavia_core.ports.storage import TrafficDelta
+from octavia_core.ports.hearts import TrafficDelta
 
 __all__ = ["AT_ONCE", "Batch", "Beat", "Memory"]
 

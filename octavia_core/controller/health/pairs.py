@@ -17,7 +17,7 @@ from octavia_core.domain.heartbeat import DELTAS_SINCE, Heartbeat, ListenerRepor
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import Topology
 from octavia_core.lifecycle.together import Difference, differences, together
-from octavia_core.ports.storage import LastReport
+from octavia_core.ports.hearts import LastReport
 
 __all__ = ["Elsewhere", "Pairs", "Said", "from_words", "words"]
 

@@ -6,7 +6,7 @@ import functools
 import ipaddress
 from collections.abc import Mapping
 
-from octavia_core.ports.storage import Liveness
+from octavia_core.ports.hearts import Liveness
 
 __all__ = ["domains"]
 

@@ -23,7 +23,8 @@ from octavia_core.domain.vocabulary import Kind, Operating, Topology
 from octavia_core.lifecycle.operating import roll_up
 from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
-from octavia_core.ports.storage import Heard, LastReport, Storage, TrafficDelta, Transaction
+from octavia_core.ports.hearts import Heard, LastReport, TrafficDelta
+from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = ["Pace", "Writer"]
 

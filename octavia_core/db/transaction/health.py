@@ -23,7 +23,7 @@ from octavia_core.db.transaction.amphorae import naive_utc, seconds
 from octavia_core.db.transaction.session import Session, chunks, fit
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, LARGEST_GAUGE
 from octavia_core.domain.vocabulary import AmphoraStatus
-from octavia_core.ports.storage import Heard, LastReport, Liveness, TrafficDelta
+from octavia_core.ports.hearts import Heard, LastReport, Liveness, TrafficDelta
 
 __all__ = ["SILENT", "Health"]
 

@@ -140,7 +140,7 @@ class Balancer:
                 finally:
                     remove_tree(generation.folder)
                 self._keep(data, amphora_id)
-            except BaseException:
+            except BaseException:  # sockets that nothing serves are let go
                 self._sockets.release(new)
                 raise
             self._keep_sockets(document)
@@ -293,11 +293,11 @@ class Balancer:
                 fresh = not self._change_in_place(generation, peer, steps)
                 if fresh:
                     self._replace(generation, peer, judged=judged)
-            except BaseException:
+            except BaseException:  # no folder with keys in it is left behind
                 if self._haproxy.generation is not generation:
                     remove_tree(generation.folder)
                 raise
-        except BaseException:
+        except BaseException:  # sockets that nothing serves are let go
             self._sockets.release(new)
             raise
         if before is not None:

@@ -98,7 +98,7 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
             command = shlex.join([sys.executable, "-I", "-S", str(ping.__file__)])
             _write(folder, PING_SCRIPT, f'#!/bin/sh\nexec {command} "$3"\n'.encode())  # $3: the member's address
             os.chmod(f"{folder}/{PING_SCRIPT}", 0o700)
-    except BaseException:
+    except BaseException:  # no folder with keys in it is left behind
         remove_tree(folder)
         raise
     threads = any(line.word(0) == "nbthread" for section in document.sections for line in section.lines)

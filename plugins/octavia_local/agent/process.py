@@ -126,7 +126,7 @@ class Haproxy:
             child, offset = self._start(generation, peer, channel)
             self._wait_until_it_answers(child, channel, offset)
             generation.write_states("")  # read once; a later start must not believe it
-        except BaseException:
+        except BaseException:  # no channel is left open
             channel.close()
             raise
         before_handover()

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from tests.peers.octavia_api.clients import Clients
+from tests.peers.octavia_api.programs import until
 from tests.peers.octavia_api.stage import Stage, stage
 
 
@@ -40,3 +41,15 @@ def on(running: Stage) -> Iterator[Stage]:
 @pytest.fixture(scope="session")
 def clients(running: Stage) -> Clients:
     return Clients(running.url)
+
+
+@pytest.fixture
+def settled(on: Stage) -> Callable[[], None]:
+    """Wait until nothing is under way, and check that nothing was made twice."""
+
+    def wait() -> None:
+        until(f"nothing is pending: {on.pending()} {on.open_operations()}", lambda: not on.pending(), within=60)
+        until(f"no operation is open: {on.open_operations()}", lambda: not on.open_operations(), within=60)
+        assert on.cloud().made_twice() == []
+
+    return wait

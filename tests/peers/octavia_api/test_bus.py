@@ -21,7 +21,7 @@ from octavia_core.settings import Database, Settings
 from tests.peers.octavia_api.clients import Clients
 from tests.peers.octavia_api.programs import until
 from tests.peers.octavia_api.stage import PROJECT, Stage
-from tests.peers.octavia_api.test_faults import message_with, publish
+from tests.peers.octavia_api.test_messages import message_with, publish
 from tests.peers.octavia_api.test_outcomes import built, requests, statuses
 
 TOPIC = "octavia_provisioning_v2"
