@@ -61,6 +61,8 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "amphora list": ("amphora list", "amphora list web --json"),
     "amphora show": ("amphora show 9d0c4a43-1d15-5cf2-9a55-2c2f3c0e3a52",),
     "amphora failover": ("amphora failover 9d0c4a43-1d15-5cf2-9a55-2c2f3c0e3a52",),
+    "amphora create-spare": ("amphora create-spare", "amphora create-spare --no-wait --json"),
+    "amphora delete": ("amphora delete 9d0c4a43-1d15-5cf2-9a55-2c2f3c0e3a52",),
     "governor show": ("governor show",),
     "governor pause": ("governor pause --reason 'upgrade of the network, back at noon'",),
     "governor resume": ("governor resume",),

@@ -25,6 +25,8 @@ CLOUD = (
         "amphora list",
         "amphora show",
         "amphora failover",
+        "amphora create-spare",
+        "amphora delete",
     ),
     *(f"{kind} {verb}" for kind in GROUPS[1:7] for verb in ("list", "show")),
     *("operation list", "operation show", "operation cancel", "operation retry", "operation release"),

@@ -13,7 +13,9 @@ import attrs
 from octavia_core.controller.accept_base import (
     CONFIGURE,
     CREATE,
+    CREATE_SPARE,
     DELETE,
+    DELETE_AMPHORA,
     FAILOVER,
     Asked,
     Edits,
@@ -29,6 +31,7 @@ from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Topology
 from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import BadRequest, ConfigurationError, NotFound, Refused
+from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.lifecycle.provisioning import Event
 from octavia_core.policy import changes, validity
 from octavia_core.policy.apply import Change, Insert
@@ -36,7 +39,17 @@ from octavia_core.policy.apply import plan as plan_edits
 from octavia_core.ports.storage import Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["CONFIGURE", "CREATE", "DELETE", "FAILOVER", "Acceptor", "Asked", "default_topology"]
+__all__ = [
+    "CONFIGURE",
+    "CREATE",
+    "CREATE_SPARE",
+    "DELETE",
+    "DELETE_AMPHORA",
+    "FAILOVER",
+    "Acceptor",
+    "Asked",
+    "default_topology",
+]
 
 
 def default_topology(settings: Settings) -> Topology:
@@ -50,6 +63,17 @@ def default_topology(settings: Settings) -> Topology:
         known = " or ".join(Topology)
         raise ConfigurationError(f"[controller_worker] loadbalancer_topology must be {known}, not {said!r}")
     return Topology(said)
+
+
+def _about_amphora(flow: str, amphora_id: str, asked: Asked) -> Operation:
+    return Operation(
+        id=new_id(),
+        flow=flow,
+        amphora_id=amphora_id,
+        subjects=(Subject(Kind.AMPHORA, amphora_id),),
+        actor=asked.actor,
+        request_id=asked.request_id,
+    )
 
 
 @attrs.frozen
@@ -137,6 +161,41 @@ class Acceptor(AcceptingBelow):
                 internal=True,
             )
             return tx.add_operation(operation)
+
+        return self.storage.transaction(accept)
+
+    def create_spare(self, asked: Asked) -> Operation:
+        """Ask for an amphora that runs and serves nobody yet. Its row comes with its server."""
+        operation = _about_amphora(CREATE_SPARE, new_id(), asked)
+
+        def accept(tx: Transaction) -> Operation:
+            stored = tx.add_operation(operation)
+            if stored.id == operation.id:
+                announce(tx, stored, "a spare amphora was asked for")
+            return stored
+
+        return self.storage.transaction(accept)
+
+    def delete_amphora(self, amphora_id: str, asked: Asked) -> Operation:
+        """Mark an amphora that serves no load balancer PENDING_DELETE, so that nobody takes it any more."""
+        operation = _about_amphora(DELETE_AMPHORA, amphora_id, asked)
+
+        def accept(tx: Transaction) -> Operation:
+            found = tx.amphora(amphora_id)
+            if found is None or found.status is AmphoraStatus.DELETED:
+                raise NotFound("amphora", amphora_id)
+            tx.change_amphora(amphora_id)  # from here on nobody takes it
+            amphora = tx.amphora(amphora_id)
+            if amphora is not None and amphora.load_balancer_id is not None:
+                raise Refused(
+                    f"amphora {amphora_id} serves load balancer {amphora.load_balancer_id}; to have another one in its "
+                    f"place: octavia-admin amphora failover {amphora_id}"
+                )
+            stored = tx.add_operation(operation)
+            if stored.id == operation.id:
+                tx.settle_amphora(amphora_id, AmphoraEvent.DELETE)
+                announce(tx, stored, "the deletion of an amphora was asked for")
+            return stored
 
         return self.storage.transaction(accept)
 

@@ -23,7 +23,9 @@ from octavia_core.ports.storage import Storage, Transaction
 __all__ = [
     "CONFIGURE",
     "CREATE",
+    "CREATE_SPARE",
     "DELETE",
+    "DELETE_AMPHORA",
     "FAILOVER",
     "Accepting",
     "Asked",
@@ -35,6 +37,7 @@ __all__ = [
 ]
 
 CREATE, CONFIGURE, DELETE, FAILOVER = "create", "configure", "delete", "failover"
+CREATE_SPARE, DELETE_AMPHORA = "create-spare", "delete-amphora"
 """The flows that wishes are carried out by; a request id is one request per flow."""
 
 
@@ -165,6 +168,7 @@ def announce(tx: Transaction, operation: Operation, text: str) -> None:
             name="operation.accepted",
             text=f"{text} by {operation.actor}",
             load_balancer_id=operation.load_balancer_id,
+            amphora_id=operation.amphora_id,
             operation_id=operation.id,
         )
     )

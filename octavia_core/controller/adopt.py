@@ -72,7 +72,8 @@ def adopt(storage: Storage, world: World, on_death: Callable[[Death], None]) -> 
             log.warning("server %s, which no amphora wants, cannot be removed now: %s", server.name, error)
             continue
         removed.append(id)
-    serving = [a for a in rows.values() if a.status is AmphoraStatus.ALLOCATED and a.compute_id]
+    running = (AmphoraStatus.ALLOCATED, AmphoraStatus.READY)
+    serving = [a for a in rows.values() if a.status in running and a.compute_id]
     states = world.compute.servers([a.compute_id for a in serving if a.compute_id])
     dead, kept = [], []
     for amphora in serving:

@@ -13,7 +13,17 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from octavia_core.controller.accept import CONFIGURE, CREATE, DELETE, FAILOVER, Acceptor, Asked, default_topology
+from octavia_core.controller.accept import (
+    CONFIGURE,
+    CREATE,
+    CREATE_SPARE,
+    DELETE,
+    DELETE_AMPHORA,
+    FAILOVER,
+    Acceptor,
+    Asked,
+    default_topology,
+)
 from octavia_core.controller.adopt import Orphan, orphans
 from octavia_core.controller.bell import ring
 from octavia_core.controller.explain import Explanation, why
@@ -161,6 +171,24 @@ class Controller:
     def failover_amphora(self, id: str, *, actor: str = "library", request_id: str | None = None) -> Operation:
         """Ask for the replacement of one amphora; queues behind what runs."""
         return self._ask(lambda asked: self._acceptor.failover_amphora(id, asked), actor, request_id, 0.0, FAILOVER)
+
+    @sensible()
+    def create_spare(self, *, actor: str = "library", request_id: str | None = None) -> Operation:
+        """Ask for an amphora that runs and serves nobody: the next creation or failover takes it instead of building one.
+
+        The operation's `subject_id` is the amphora's id.
+        """
+        return self._ask(self._acceptor.create_spare, actor, request_id, 0.0, CREATE_SPARE)
+
+    @sensible()
+    def delete_amphora(self, id: str, *, actor: str = "library", request_id: str | None = None) -> Operation:
+        """Ask for the end of an amphora that serves nobody, such as a spare.
+
+        Raises:
+            NotFound: there is none, or it is DELETED.
+            Refused: it serves a load balancer, or an operation holds it.
+        """
+        return self._ask(lambda a: self._acceptor.delete_amphora(id, a), actor, request_id, 0.0, DELETE_AMPHORA)
 
     @sensible(NewLoadBalancer)
     def apply(

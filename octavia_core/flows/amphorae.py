@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import attrs
@@ -26,6 +26,7 @@ from octavia_core.ports.network import VipPlug
 from octavia_core.ports.storage import Transaction
 
 __all__ = [
+    "PRIORITY",
     "SERVING",
     "Booted",
     "Manner",
@@ -34,6 +35,7 @@ __all__ = [
     "Site",
     "alive",
     "allocate",
+    "await_agent",
     "boot",
     "booted_row",
     "declared_dead",
@@ -47,6 +49,7 @@ __all__ = [
     "push_all",
     "remove",
     "site",
+    "store_server",
     "successor",
 ]
 
@@ -56,13 +59,24 @@ SERVING = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED)
 
 @attrs.frozen(kw_only=True)
 class Site:
-    """Where an amphora is to stand: recorded once, so that a resumed flow decides as the first run did."""
+    """Where an amphora is to stand: recorded once, so that a resumed flow decides as the first run did.
 
-    load_balancer_id: str
+    Attributes:
+        load_balancer_id, role: None for a spare that is built.
+        flavor, zone: as its load balancer asks for them.
+        look: its row is not there yet, since a spare may fit; see `octavia_core.flows.spares`.
+        spare: the row of the spare that was taken for it, as it is now.
+    """
+
+    load_balancer_id: str | None
     amphora_id: str
-    role: Role
+    role: Role | None
     topology: Topology
     server_group_id: str | None = None
+    flavor: str | None = None
+    zone: str | None = None
+    look: bool = False
+    spare: Amphora | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -81,8 +95,8 @@ class PushKey:
     revision: int
 
 
-_PRIORITY = {Role.MASTER: 100, Role.BACKUP: 90, Role.STANDALONE: None}
-"""keepalived priorities of upstream's roles."""
+PRIORITY = {Role.MASTER: 100, Role.BACKUP: 90, Role.STANDALONE: None, None: None}
+"""keepalived priorities of upstream's roles; of a spare, which has none."""
 
 
 def site(operation: Operation, tree: LoadBalancer, role: Role) -> Site:
@@ -93,6 +107,8 @@ def site(operation: Operation, tree: LoadBalancer, role: Role) -> Site:
         role=role,
         topology=tree.topology,
         server_group_id=tree.server_group_id,
+        flavor=tree.flavor_id,
+        zone=tree.availability_zone,
     )
 
 
@@ -152,32 +168,13 @@ def boot(run: Run, world: World, where: Site) -> Booted:
 
 def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
     """Wait until the server runs and its agent answers; then it is ALLOCATED, with its role and addresses."""
-    deadline = world.settings.engine.boot_deadline
-    server = run.wait(ServerActive(booted.server.id), within=deadline, name="server-active", result=Server)
-    assert server.management_ip is not None
-    at = AgentAddress(amphora_id=where.amphora_id, host=server.management_ip, port=server.agent_port)
-    run.wait(AgentAnswers(at), within=deadline, name="agent-answers", result=AgentInfo)
-
-    facts: dict[str, Any] = {
-        "compute_id": server.id,
-        "lb_network_ip": server.management_ip,
-        "cached_zone": server.zone,
-        "image_id": server.image_id,
-        "compute_flavor": server.flavor,
-        "cert_expiration": booted.not_after,
-        "role": where.role,
-        "vrrp_priority": _PRIORITY[where.role],
-    }
+    server, facts = await_agent(run, world, where, booted)
+    facts |= {"role": where.role, "vrrp_priority": PRIORITY[where.role]}
+    text = f"amphora answers at {server.management_ip}:{server.agent_port}"
 
     def settle(tx: Transaction) -> None:
-        if server.agent_port != DEFAULT_AGENT_PORT:  # which the row has from the start
-            tx.change_amphora(where.amphora_id, agent_port=server.agent_port)
-        tx.settle_amphora(where.amphora_id, AmphoraEvent.ALLOCATE, **facts)
-        if server.host:
-            tx.set_host(where.amphora_id, server.host)
-        emit(
-            tx, run.operation, "amphora.allocated", f"amphora answers at {at.host}:{at.port}", amphora_id=at.amphora_id
-        )
+        store_server(tx, where, server, AmphoraEvent.ALLOCATE, facts)
+        emit(tx, run.operation, "amphora.allocated", text, amphora_id=where.amphora_id)
 
     run.later("allocated", settle)  # with the intent of what comes next
     return Amphora(
@@ -187,6 +184,33 @@ def allocate(run: Run, world: World, where: Site, booted: Booted) -> Amphora:
         agent_port=server.agent_port,
         **facts,
     )
+
+
+def await_agent(run: Run, world: World, where: Site, booted: Booted) -> tuple[Server, dict[str, Any]]:
+    """Wait until the server runs and its agent answers; the server, and what is to be stored of it."""
+    deadline = world.settings.engine.boot_deadline
+    server = run.wait(ServerActive(booted.server.id), within=deadline, name="server-active", result=Server)
+    assert server.management_ip is not None
+    at = AgentAddress(amphora_id=where.amphora_id, host=server.management_ip, port=server.agent_port)
+    run.wait(AgentAnswers(at), within=deadline, name="agent-answers", result=AgentInfo)
+
+    return server, {
+        "compute_id": server.id,
+        "lb_network_ip": server.management_ip,
+        "cached_zone": server.zone,
+        "image_id": server.image_id,
+        "compute_flavor": server.flavor,
+        "cert_expiration": booted.not_after,
+    }
+
+
+def store_server(tx: Transaction, where: Site, server: Server, event: AmphoraEvent, facts: Mapping[str, Any]) -> None:
+    """Its agent answers: move the row, and store what is known of it by now."""
+    if server.agent_port != DEFAULT_AGENT_PORT:  # which the row has from the start
+        tx.change_amphora(where.amphora_id, agent_port=server.agent_port)
+    tx.settle_amphora(where.amphora_id, event, **facts)
+    if server.host:
+        tx.set_host(where.amphora_id, server.host)
 
 
 def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:

@@ -8,14 +8,14 @@ from types import MappingProxyType
 from octavia_core.flows.failovers import FAILOVER
 from octavia_core.flows.flow import Flow
 from octavia_core.flows.load_balancers import CONFIGURE, CREATE, DELETE
-from octavia_core.flows.single import CONFIGURE_AGENT, DELETE_AMPHORA
+from octavia_core.flows.single import CONFIGURE_AGENT, CREATE_SPARE, DELETE_AMPHORA
 
 __all__ = ["CLEANUP", "FLOWS", "claimable", "flow_of"]
 
 CLEANUP = "cleanup"
 """Operations that finish an undo which could not be finished in time; the runner carries them out itself."""
 
-_ALL = (CREATE, CONFIGURE, DELETE, FAILOVER, DELETE_AMPHORA, CONFIGURE_AGENT)
+_ALL = (CREATE, CONFIGURE, DELETE, FAILOVER, DELETE_AMPHORA, CONFIGURE_AGENT, CREATE_SPARE)
 
 FLOWS: Mapping[tuple[str, int], Flow] = MappingProxyType({(flow.name, flow.version): flow for flow in _ALL})
 

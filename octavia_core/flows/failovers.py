@@ -9,7 +9,7 @@ from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role
-from octavia_core.flows import amphorae, pairs
+from octavia_core.flows import amphorae, pairs, spares
 from octavia_core.flows.common import PAIR, kept, paired, reserve, roles, tree_of, vip_request
 from octavia_core.flows.flow import Flow, emit, fail_subjects
 from octavia_core.flows.requests import nothing_to_do
@@ -21,7 +21,7 @@ from octavia_core.lifecycle.provisioning import Event
 from octavia_core.ports.network import VipRequest
 from octavia_core.ports.storage import Transaction
 
-__all__ = ["FAILOVER", "Rebuild", "drop", "failed", "prepare", "replace", "replace_next", "retire"]
+__all__ = ["FAILOVER", "Rebuild", "Replaced", "drop", "failed", "prepare", "replace", "replace_next", "retire"]
 
 
 def _failover(run: Run, world: World) -> None:
@@ -62,13 +62,14 @@ def _failover(run: Run, world: World) -> None:
     if paired(rebuild.tree):
         _failover_pair(run, world, rebuild, attrs.evolve(rebuild.tree, vip=vip))
         return
-    troubles = replace(run, world, rebuild)
+    replaced = replace(run, world, rebuild)
+    troubles = list(replaced.unserved)
     if rebuild.peers:
         sent = amphorae.push_all(run.scope("peers"), world, rebuild.peers, revision)
         troubles += [one.unserved for one in sent]
 
     def finish(tx: Transaction) -> None:
-        retire(tx, rebuild)
+        retire(tx, rebuild, replaced)
         tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, failed=settle(tx, operation, troubles), succeeded=True)
 
@@ -78,11 +79,9 @@ def _failover(run: Run, world: World) -> None:
 def prepare(
     tx: Transaction, operation: Operation, tree: LoadBalancer, old: tuple[Amphora, ...], revision: int
 ) -> Rebuild:
-    """Decide who replaces whom; the rows of the new amphorae come first, the old ones are marked to go."""
+    """Decide who replaces whom; rows of amphorae that are built come first, the old ones are marked to go."""
     wanted = tuple(a.role or Role.STANDALONE for a in old) or roles(tree)
-    sites = tuple(amphorae.site(operation, tree, role) for role in dict.fromkeys(wanted))
-    for where in sites:
-        amphorae.insert_amphora(tx, where)
+    sites = tuple(spares.planned(tx, amphorae.site(operation, tree, role)) for role in dict.fromkeys(wanted))
     for amphora in old:
         tx.settle_amphora(amphora.id, AmphoraEvent.DELETE)
     leaving = {amphora.id for amphora in old}
@@ -109,7 +108,7 @@ def _prepare_pair(
     return Rebuild(
         tree=attrs.evolve(tree, listeners=(), pools=()),
         old=old,
-        sites=tuple(amphorae.site(operation, tree, role) for role in wanted),
+        sites=tuple(spares.wanted(tx, amphorae.site(operation, tree, role)) for role in wanted),
         revision=amphorae.draft(tx, operation, tree),
         # both are new, so they can be kept apart from now on, as one that never worked has no server group any more
         apart=pairs.apart(tree, world.settings) if operation.amphora_id is None else None,
@@ -160,40 +159,39 @@ def drop(tx: Transaction, operation: Operation) -> None:
         amphorae.drop_amphora(tx, amphorae.site(operation, tree, role).amphora_id)
 
 
-def replace(run: Run, world: World, rebuild: Rebuild) -> list[Unserved]:
-    """Build the replacements one after the other, each in its predecessor's place; gives what they do not serve."""
-    assert rebuild.revision is not None
-    return [
+def replace(run: Run, world: World, rebuild: Rebuild) -> Replaced:
+    """Put the replacements in place one after the other, each in its predecessor's."""
+    done = [
         _replace_one(run.scope(str(where.role).lower()), world, rebuild, index)
         for index, where in enumerate(rebuild.sites)
     ]
+    return Replaced(tuple(id for id, _ in done), tuple(unserved for _, unserved in done))
 
 
-def _replace_one(run: Run, world: World, rebuild: Rebuild, index: int) -> Unserved:
+def _replace_one(run: Run, world: World, rebuild: Rebuild, index: int) -> tuple[str, Unserved]:
     where, revision = rebuild.sites[index], rebuild.revision
     assert revision is not None
-    booted = amphorae.boot(run, world, where)
-    run.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+    begun = spares.begin(run, world, where)
     # The old one holds the VIP, frozen or half dead as it may be: it goes while the new one starts.
     for old in _leaving(rebuild, index):
         amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
-    amphora = amphorae.allocate(run, world, where, booted)
+    amphora = spares.ready(run, world, begun)
     subnet = amphorae.plug(run, world, rebuild.tree, amphora)
-    return amphorae.first_push(run, world, attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip), revision).unserved
+    sent = amphorae.first_push(run, world, attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip), revision)
+    return amphora.id, sent.unserved
 
 
-def retire(tx: Transaction, rebuild: Rebuild) -> None:
+def retire(tx: Transaction, rebuild: Rebuild, replaced: Replaced) -> None:
     """The end of those that were replaced."""
     for old in rebuild.old:
         tx.settle_amphora(old.id, AmphoraEvent.DELETED)
         tx.forget_health(old.id)
-    new = ", ".join(where.amphora_id for where in rebuild.sites)
     tx.emit(
         Happening(
             name="failover.finished",
-            text=f"amphora {new} serves",
+            text=f"amphora {', '.join(replaced.new)} serves",
             load_balancer_id=rebuild.tree.id,
-            data={"new": [where.amphora_id for where in rebuild.sites], "old": [old.id for old in rebuild.old]},
+            data={"new": list(replaced.new), "old": [old.id for old in rebuild.old]},
         )
     )
 
@@ -215,6 +213,14 @@ class Rebuild:
     revision: int | None = None
     request: VipRequest | None = None
     apart: pairs.Apart | None = None
+
+
+@attrs.frozen
+class Replaced:
+    """Ids of the amphorae that serve now, and what each of them does not serve."""
+
+    new: tuple[str, ...]
+    unserved: tuple[Unserved, ...]
 
 
 def _leaving(rebuild: Rebuild, index: int) -> tuple[Amphora, ...]:

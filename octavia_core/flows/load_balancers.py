@@ -12,7 +12,7 @@ from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role
 from octavia_core.errors import PermanentError
-from octavia_core.flows import amphorae, failovers, pairs
+from octavia_core.flows import amphorae, failovers, pairs, spares
 from octavia_core.flows.common import PAIR, RESERVE, kept, paired, reserve, roles, tree_of, vip_request
 from octavia_core.flows.flow import Flow, emit, fail_subjects
 from octavia_core.flows.requests import nothing_to_do
@@ -56,12 +56,10 @@ def _create(run: Run, world: World) -> None:
         if paired(tree):
             pairs.agree(tx, tree.id, world.settings)
         vip, request = tree.vip, vip_request(tree)
-        sites = tuple(amphorae.site(operation, tree, role) for role in roles(tree))
         old = tuple(tx.amphorae(tree.id)) if operation.arguments.get("again") else ()
         for left in old:
             tx.settle_amphora(left.id, AmphoraEvent.DELETE)
-        for where in sites:
-            amphorae.insert_amphora(tx, where)
+        sites = tuple(spares.planned(tx, amphorae.site(operation, tree, role)) for role in roles(tree))
         return _Plan(
             request=request,
             vip=vip,
@@ -102,9 +100,7 @@ def _create(run: Run, world: World) -> None:
     together = len(sites) > 1
 
     def build(branch: Run, where: amphorae.Site) -> pairs.Newcomer:
-        booted = amphorae.boot(branch, world, where)
-        branch.later("booting", lambda tx: amphorae.booted_row(tx, where, booted))
-        amphora = amphorae.allocate(branch, world, where, booted)
+        amphora = spares.ready(branch, world, spares.begin(branch, world, where))
         root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
         subnet = amphorae.plug(branch, world, root, amphora)
         amphora = attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip)
@@ -168,6 +164,7 @@ def _configure(run: Run, world: World) -> None:
     silent = tuple(a for a in target.amphorae if any(one.silent for one in sent if one.amphora_id == a.id))
     troubles = [one.unserved for one in sent]
     rebuild: failovers.Rebuild | None = None
+    rebuilt = failovers.Replaced((), ())
     if len(gone) == len(target.amphorae) and silent:
         # Nobody has declared them dead, so it may be that it is we who are cut off: nothing is replaced for that.
         run.record("nobody-answers", lambda tx: _nobody_answers(target.amphorae))
@@ -177,7 +174,7 @@ def _configure(run: Run, world: World) -> None:
 
         def choose(tx: Transaction) -> amphorae.Site:
             emit(tx, operation, "failover.started", f"replacing amphora {lost.id}", amphora_id=lost.id)
-            return amphorae.site(operation, root, lost.role or Role.MASTER)
+            return spares.wanted(tx, amphorae.site(operation, root, lost.role or Role.MASTER))
 
         where = run.record("replace", choose, result=amphorae.Site)
         scope = run.scope("replacement")
@@ -192,12 +189,13 @@ def _configure(run: Run, world: World) -> None:
             return failovers.prepare(tx, operation, tree_of(tx, operation), dead, target.revision)
 
         rebuild = run.record("replace", prepare, lambda tx: failovers.drop(tx, operation), result=failovers.Rebuild)
-        troubles += failovers.replace(run, world, rebuild)
+        rebuilt = failovers.replace(run, world, rebuild)
+        troubles += rebuilt.unserved
 
     def finish(tx: Transaction) -> None:
         assert operation.load_balancer_id is not None
         if rebuild is not None:
-            failovers.retire(tx, rebuild)
+            failovers.retire(tx, rebuild, rebuilt)
         for amphora in silent:
             failovers.replace_next(tx, operation, amphora)
         tx.mark_good(operation.load_balancer_id, target.revision)

@@ -20,7 +20,7 @@ from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, NotFound, PermanentError, TransientError
-from octavia_core.flows import amphorae
+from octavia_core.flows import amphorae, spares
 from octavia_core.flows.patience import PeerUnsure
 from octavia_core.flows.run import Run
 from octavia_core.flows.unserved import Unserved
@@ -185,20 +185,20 @@ def replace(
     """
 
     def begin(tx: Transaction) -> list[str]:
-        amphorae.insert_amphora(tx, where)
+        if not where.look:
+            amphorae.insert_amphora(tx, where)
         dead = [old.id for old in leaving if amphorae.declared_dead(tx, old.id)]
         for id in dead:
             tx.settle_amphora(id, AmphoraEvent.DELETE)
         return dead
 
     dead = run.record("site", begin, lambda tx: _drop(tx, where.amphora_id))
-    booted = amphorae.boot(run, world, where)
-    run.record("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+    begun = spares.begin(run, world, where)
     # One that was declared dead may hold the VIP all the same, and serve nobody on it: it goes while the new one starts.
     for old in leaving:
         if old.id in dead:
             amphorae.remove(run.scope(f"old-{old.id}"), world, tree, old)
-    amphora = amphorae.allocate(run, world, where, booted)
+    amphora = spares.ready(run, world, begun)
     subnet = amphorae.plug(run, world, tree, amphora)
     amphora = attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip)
     # It is refused here, if it is, while the old one serves yet.
@@ -208,7 +208,7 @@ def replace(
         for old in leaving:
             if old.id not in dead:
                 tx.settle_amphora(old.id, AmphoraEvent.DELETE)
-        others = [a for a in tx.amphorae(tree.id) if a.id != where.amphora_id]
+        others = [a for a in tx.amphorae(tree.id) if a.id != amphora.id]
         return _Staying(
             serving=tuple(a for a in others if a.status in amphorae.SERVING),
             broken=tuple(a for a in others if a.status is AmphoraStatus.ERROR),
@@ -220,7 +220,7 @@ def replace(
         _silence(run.scope(f"old-{one.id}"), world, one)
     for old in going:
         amphorae.remove(run.scope(f"old-{old.id}"), world, tree, old)
-    run.record("retired", lambda tx: _retire(tx, where, leaving))
+    run.record("retired", lambda tx: _retire(tx, begun.where, leaving))
     if for_good:
         run.keep()
     sent = amphorae.push_all(run.scope("staying"), world, staying.serving, revision, spare=True)

@@ -21,7 +21,7 @@ from octavia_core.ports.amphora import BootIdentity
 from octavia_core.ports.storage import Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["CONFIGURE_AGENT", "DELETE_AMPHORA", "mark_of"]
+__all__ = ["CONFIGURE_AGENT", "CREATE_SPARE", "DELETE_AMPHORA", "mark_of"]
 
 
 @attrs.frozen(kw_only=True)
@@ -64,6 +64,30 @@ def _delete(run: Run, world: World) -> None:
             tx.settle_amphora(amphora.id, AmphoraEvent.DELETED)
             tx.forget_health(amphora.id)
             emit(tx, operation, "amphora.deleted", "deleted, with its server", amphora_id=amphora.id)
+
+    run.finish(finish)
+
+
+def _create_spare(run: Run, world: World) -> None:
+    operation = run.operation
+    where = amphorae.Site(
+        load_balancer_id=None, amphora_id=str(operation.amphora_id), role=None, topology=Topology.SINGLE
+    )
+    run.record(
+        "plan",
+        lambda tx: amphorae.insert_amphora(tx, where),
+        lambda tx: amphorae.drop_amphora(tx, where.amphora_id),
+    )
+    booted = amphorae.boot(run, world, where)
+    run.later("booting", lambda tx: amphorae.booted_row(tx, where, booted))
+    server, facts = amphorae.await_agent(run, world, where, booted)
+
+    def finish(tx: Transaction) -> None:
+        amphorae.store_server(tx, where, server, AmphoraEvent.SPARE, facts)
+        if amphorae.declared_dead(tx, where.amphora_id):  # asked while nobody else can move the row
+            raise PermanentError(f"amphora {where.amphora_id} died as soon as it answered")
+        text = f"amphora answers at {server.management_ip}:{server.agent_port}, and waits as a spare"
+        emit(tx, operation, "amphora.ready", text, amphora_id=where.amphora_id)
 
     run.finish(finish)
 
@@ -125,5 +149,10 @@ def _failed(tx: Transaction, operation: Operation, reason: str) -> None:
     )
 
 
+def _no_spare(tx: Transaction, operation: Operation, reason: str) -> None:
+    emit(tx, operation, "operation.failed", f"no spare was built: {reason}", reason=reason)
+
+
 DELETE_AMPHORA = Flow(name="delete-amphora", body=_delete, give_up=_failed, words="delete amphora")
 CONFIGURE_AGENT = Flow(name="configure-agent", body=_configure_agent, give_up=_failed, words="configure an agent")
+CREATE_SPARE = Flow(name="create-spare", body=_create_spare, give_up=_no_spare, words="build a spare amphora")

@@ -161,8 +161,16 @@ class Transaction(Fleet, Hearts, Protocol):
     def amphorae(self, load_balancer_id: str | None = None, *, with_deleted: bool = False) -> Sequence[Amphora]:
         """Those of one load balancer, or all; DELETED ones only when asked for."""
 
+    def spares(self) -> Sequence[Amphora]:
+        """Those that are READY, serve nobody and are not declared dead, the oldest first. Two may read the same: whoever
+        wants one takes it with `settle_amphora`.
+        """
+
     def change_amphora(self, amphora_id: str, **values: Any) -> None:
-        """Set attributes of the row (never `status`: that is `settle_amphora`) and `updated_at`."""
+        """Set attributes of the row (never `status`: that is `settle_amphora`) and `updated_at`.
+
+        With none, nobody else changes the row until this transaction ends, and what is read of it now stays true.
+        """
 
     def vrrp_group(self, load_balancer_id: str) -> VrrpGroup | None:
         """What the amphorae of a pair agree on, or None. It goes with the load balancer's row."""

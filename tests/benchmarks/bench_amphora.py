@@ -2,7 +2,8 @@
 
 Times of changes are of the wall, from when the wish is accepted (the call has returned) to the first answer of the member
 that the change is about, so they hold everything between: database, worker, push over mutual TLS, agent, HAProxy. The
-members and who asks are a process of their own. Their parts: until the driver is called, and the driver's push. On a busy
+members and who asks are a process of their own. An amphora that dies, agent and HAProxy at once, is replaced in turn by a spare
+and by a new one. Their parts: until the driver is called, and the driver's push. On a busy
 machine look at CPU and counts. The word `quick` leaves out the pair of amphorae (`bench_pair`), `changes` all but the
 changes.
 """
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import statistics
 import tempfile
 import threading
@@ -22,7 +24,7 @@ from typing import Any
 import attrs
 
 from octavia_core import Controller, NewListener, NewLoadBalancer, NewMember, NewPool
-from octavia_core.domain.vocabulary import Kind, ListenerProtocol
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol
 from octavia_core.ports.amphora import Pushed
 from octavia_core.settings import Settings
 from octavia_local.form import form_of, keepalived
@@ -37,7 +39,7 @@ MEMBERS = ("always", "changed")
 
 
 def run(options: Options) -> Report:
-    """`rounds` changes of each kind (60), 100 reloads under load, `rounds`/12 failovers, the pair's three of each."""
+    """`rounds` changes of each kind (60), 100 reloads under load, `rounds`/12 failovers and deaths, the pair's three of each."""
     rounds = options.rounds or 60
     only_changes = "changes" in options.rest
     figures: list[Figure] = []
@@ -79,11 +81,16 @@ def _under_load(bench: _Bench, failovers: int, figures: list[Figure], aims: list
     options.say(f"{RELOADS} reloads under {requests} requests")
     gaps, lost = bench.failovers(failovers)
     options.say(f"{len(gaps)} failovers of a SINGLE load balancer under load")
+    dead = bench.deaths(failovers)
+    options.say(f"{failovers} deaths without a spare, and as many with one")
     figures += [
         Figure(f"requests lost in {RELOADS} reloads", failed, "", f"of {requests}, each over a new connection"),
         *spread("failover SINGLE, longest time without an answer", gaps, note="graceful, under load"),
         Figure("failover SINGLE, failed requests", lost / len(gaps), "", "a failover"),
     ]
+    for which, found in dead.items():
+        name = f"death of a SINGLE {which}, longest time without an answer"
+        figures += spread(name, found, note="kill -9 of agent and HAProxy, under load")
     aims.append(Aim(f"requests lost in {RELOADS} reloads", failed, 0, ""))
 
 
@@ -215,6 +222,37 @@ class _Bench:
             gaps.append(max((b - a for a, b in itertools.pairwise(answered)), default=0.0))
             lost += sum(result is None for result in results)
         return gaps, lost
+
+    def deaths(self, count: int) -> Mapping[str, list[float]]:
+        """The longest time between two answers when the amphora is gone at once; with and without a spare in turn."""
+        gaps: dict[str, list[float]] = {"without a spare": [], "with a spare": []}
+        lb = self.controller.load_balancer("bench").id
+        for _, which in itertools.product(range(count), gaps):
+            if which == "with a spare":
+                self.controller.create_spare().wait(PATIENCE)
+            (amphora,) = self.controller.amphorae(lb)
+            deadline = time.monotonic() + PATIENCE
+            with self.load() as results:
+                while not any(results) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                bench_pair.kill_all_of(self.agent_pid(amphora.id))
+                while not self.replaced(lb, amphora.id) and time.monotonic() < deadline:
+                    time.sleep(0.01)
+                while not self.ask() and time.monotonic() < deadline:
+                    pass
+            answered = sorted(result for result in results if result is not None)
+            gaps[which].append(max((b - a for a, b in itertools.pairwise(answered)), default=0.0))
+        return gaps
+
+    def agent_pid(self, amphora_id: str) -> int:
+        state = Path(self.controller.settings.state_directory)
+        return int(json.loads((state / "amphorae" / amphora_id / "agent.json").read_text())["pid"])
+
+    def replaced(self, lb: str, amphora_id: str) -> bool:
+        """Nothing is left to do, and it is not there any more."""
+        if self.controller.operations(open_only=True, limit=1):
+            return False
+        return [a.status for a in self.controller.amphorae(lb) if a.id != amphora_id] == [AmphoraStatus.ALLOCATED]
 
     def clean_up(self) -> None:
         """Leave nothing that runs."""

@@ -1,5 +1,7 @@
 """Interruption of service with amphorae in namespaces: a pair and a single one, by what dies, and a failover of both.
 
+A single one dies with its HAProxy, in turn while there is a spare and while there is none.
+
 A client asks every 5 ms over a kept-alive connection, repeats once when that turns out closed, and waits at most a second
 for an answer. The interruption is the longest time between two answers. Needs root (or a user namespace), keepalived and
 `octavia-core[namespaces]`. The time of a death that keepalived has to notice is three advertisements of
@@ -8,6 +10,8 @@ for an answer. The interruption is the longest time between two answers. Needs r
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import signal
 import statistics
@@ -17,9 +21,9 @@ from pathlib import Path
 
 from octavia_core import NewLoadBalancer
 from octavia_core.domain.amphora import Amphora
-from tests.benchmarks.harness import Aim, Figure, Options, Report
+from tests.benchmarks.harness import Aim, Figure, Options, Report, spread
 from tests.main_job.stage import PATIENCE, Stage, http, open_stage
-from tests.namespaces.pair import Client, Pair, pair_on
+from tests.namespaces.pair import Client, Pair, children_of, pair_on
 from tests.namespaces.rig import SETTINGS, member_at
 
 ROUNDS = 3
@@ -71,18 +75,32 @@ def _pair(pair: Pair, rounds: int, figures: list[Figure], options: Options) -> i
 
 
 def _single(stage: Stage, rounds: int, figures: list[Figure], options: Options) -> None:
+    gaps: dict[str, list[float]] = {"without a spare": [], "with a spare": []}
+    failures = dict.fromkeys(gaps, 0)
     with member_at("one") as one:
         lb = stage.create(NewLoadBalancer(listeners=(http(one, port=80),)))
-        gaps, failures = [], 0
-        for number in range(rounds):
+        for number, which in itertools.product(range(rounds), gaps):
+            if which == "with a spare":
+                stage.controller.create_spare().wait(PATIENCE)
             (amphora,) = Pair(stage, lb).amphorae()
             with Client(str(lb.vip.ip_address)) as client:
                 client.wait_for(50)
-                os.kill(stage.agent_pid(amphora.id), signal.SIGKILL)
+                kill_all_of(stage.agent_pid(amphora.id))
                 client.wait_for(200)
-            gaps.append(client.gap)
-            failures += len(client.failures)
-            options.say(f"single, kill -9 of the agent, {number + 1}: {client.gap * 1000:.0f} ms")
+            gaps[which].append(client.gap)
+            failures[which] += len(client.failures)
+            options.say(f"single, {which}, kill -9 of agent and HAProxy, {number + 1}: {client.gap * 1000:.0f} ms")
             Pair(stage, lb).healed(amphora.id, count=1)
-        name = "single: kill -9 of the agent"
-        figures.append(Figure(name, statistics.median(gaps), "s", f"{failures} failed in {rounds} rounds"))
+    for which, found in gaps.items():
+        note = f"{failures[which]} failed in {rounds} rounds"
+        figures += spread(f"single, {which}: kill -9 of agent and HAProxy", found, note=note)
+
+
+def kill_all_of(agent: int) -> None:
+    """An amphora is gone at once: its agent, and whatever it has started."""
+    doomed = [agent]
+    for pid in doomed:
+        doomed += children_of(pid)
+    for pid in doomed:
+        with contextlib.suppress(ProcessLookupError):  # it went with the one before
+            os.kill(pid, signal.SIGKILL)

@@ -65,12 +65,14 @@ class Engine:
     cloud: SimulatedCloud
 
     @classmethod
-    def open(cls, directory: Path, **engine: float) -> Engine:
-        """Open a folder, making what is missing; `engine` are settings of that group that differ from the usual ones."""
+    def open(cls, directory: Path, *, apart: bool = True, **engine: float) -> Engine:
+        """Open a folder, making what is missing; `engine` are settings of that group that differ from the usual ones.
+        `apart`: pairs are kept on different hosts by a server group.
+        """
         settings = on_simulator(
             directory,
             database_of(directory),
-            nova={"enable_anti_affinity": True},
+            nova={"enable_anti_affinity": apart},
             engine={"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
         )
         cloud = SimulatedCloud(directory / "simulator.db")
@@ -110,9 +112,9 @@ class Engine:
 
     def load_balancer(self) -> LoadBalancer:
         """The one that scenarios are about, DELETED or not."""
-        first = self.storage.read(lambda tx: tx.operations(limit=1000))[-1]
-        assert first.load_balancer_id is not None
-        tree = self.storage.read(lambda tx: tx.tree(str(first.load_balancer_id)))
+        rows = self.storage.read(lambda tx: tx.operations(limit=1000))
+        first = [row.load_balancer_id for row in rows if row.load_balancer_id is not None][-1]
+        tree = self.storage.read(lambda tx: tx.tree(first))
         assert tree is not None
         return tree
 
@@ -120,18 +122,20 @@ class Engine:
         """Servers and addresses that no row accounts for, and rows that claim a server which is not there."""
         rows = self.storage.read(lambda tx: tx.amphorae())
         serving = {f"amphora-{a.id}" for a in rows if a.status is AmphoraStatus.ALLOCATED}
+        ready = {f"amphora-{a.id}" for a in rows if a.status is AmphoraStatus.READY}
         servers = {server.name for server in self.world.compute.list()}
         lb = self.load_balancer()
         kept = {name for _, name in self.world.network.list()}
         wanted = {lb.id, *(a.id for a in rows)}
         orphans = [name for name in kept if not any(id in name for id in wanted)]
-        return sorted(servers ^ serving) + orphans + self._ungrouped(serving)
+        return sorted(servers ^ (serving | ready)) + orphans + self._ungrouped(serving)
 
     def _ungrouped(self, serving: set[str]) -> list[str]:
-        """What is wrong with server groups: a pair has one that holds its servers, nobody else has any."""
+        """What is wrong with server groups: a pair that is kept apart has one that holds its servers, nobody else has any."""
         lb = self.load_balancer()
         found = {name: set(servers) for name, servers in SimulatedCompute(self.cloud).server_groups().items()}
-        paired = lb.topology is Topology.ACTIVE_STANDBY and lb.provisioning_status is not Provisioning.DELETED
+        apart = self.world.settings.nova.enable_anti_affinity
+        paired = apart and lb.topology is Topology.ACTIVE_STANDBY and lb.provisioning_status is not Provisioning.DELETED
         if paired and lb.provisioning_status is Provisioning.ERROR and not found:
             paired = lb.server_group_id is not None  # its creation was undone
         wanted = {f"octavia-lb-{lb.id}": serving} if paired else {}
@@ -173,7 +177,8 @@ class Scenario:
         before: brings the folder to its start; everything is settled afterwards.
         act: stores the wish (and faults) whose operation is killed.
         status: of the load balancer in the end.
-        servers: how many run in the end.
+        servers: how many serve in the end.
+        spares: how many wait beside them.
     """
 
     name: str
@@ -181,6 +186,7 @@ class Scenario:
     act: Act
     status: str
     servers: int
+    spares: int = 0
 
 
 def _create(engine: Engine) -> None:
@@ -280,6 +286,15 @@ def _about_its_amphora(flow: str) -> Act:
     return act
 
 
+def create_spare(engine: Engine) -> None:
+    engine.acceptor.create_spare(Asked())
+
+
+def _spare_vanishes(engine: Engine) -> None:
+    (spare,) = engine.storage.read(lambda tx: tx.spares())
+    engine.world.compute.destroy(f"amphora-{spare.id}")
+
+
 def _refuse_pushes(engine: Engine) -> None:
     engine.cloud.fail("amphora.push", kind=FaultKind.REFUSED, message="no")
 
@@ -310,6 +325,11 @@ SCENARIOS = (
     Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 0),
     Scenario("delete-amphora", (_create,), _about_its_amphora("delete-amphora"), "ACTIVE", 0),
     Scenario("configure-agent", (_create,), _about_its_amphora("configure-agent"), "ACTIVE", 1),
+    Scenario("spare", (_create,), create_spare, "ACTIVE", 1, spares=1),
+    Scenario("spare-serves-new", (create_spare,), _create, "ACTIVE", 1),
+    Scenario("spare-replaces", (_create, create_spare), _failover, "ACTIVE", 1),
+    Scenario("spare-silent", (_create, create_spare), _both(_failover, _spare_vanishes), "ACTIVE", 1),
+    Scenario("spare-refused", (create_spare,), _both(_create, _refuse_pushes), "ERROR", 0),
     Scenario("pair-create", (), _create_pair, "ACTIVE", 2),
     Scenario("pair-configure", (_create_pair,), _add_member, "ACTIVE", 2),
     Scenario("pair-delete", (_create_pair,), _delete, "DELETED", 0),

@@ -3,7 +3,7 @@
 The steps are enumerated by running each scenario once with a probe, so a new step joins by itself. The killed worker is
 a process of its own; the judge of "nothing twice, nothing leaked" is the simulated cloud's own file. On SQLite that is
 every step at every point; on servers, and for most of what happens to a pair, every step at one point, and at the
-others in `nox -s full`.
+others in `nox -s full`. Of most scenarios with a spare these are the steps that are about it.
 """
 
 from __future__ import annotations
@@ -67,9 +67,18 @@ ON_SERVERS = ("pair-failover",)
 def usual(scenario: Scenario, turn: int, *, everywhere: bool) -> set[tuple[str, str]]:
     """The points at which a scenario dies in the usual run; at the others it does in the long one."""
     pair = scenario.name.startswith("pair-")
+    if scenario.name.startswith("spare"):
+        found = one_each(scenario.name, turn)
+        whole = everywhere and scenario.name in ("spare", "spare-replaces")
+        return {one for one in found if whole or about_a_spare(*one)}
     if not everywhere:
         return set() if pair and scenario.name not in ON_SERVERS else set(one_each(scenario.name, turn))
     return set(one_each(scenario.name, turn) if pair and scenario.name not in THROUGHOUT else points(scenario.name))
+
+
+def about_a_spare(_: str, path: str) -> bool:
+    """Is it a step that is only there where there are spares?"""
+    return path.rpartition("/")[2] in ("place", "spare-answers", "instead")
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -100,7 +109,7 @@ def check(engine: Engine, scenario: Scenario) -> None:
     assert lb.provisioning_status == scenario.status, shown
     assert [node.id for _, node in lb.nodes() if node.provisioning_status.pending] == [], shown
     assert engine.cloud.made_twice() == [], shown
-    assert len(engine.world.compute.list()) == scenario.servers, shown
+    assert len(engine.world.compute.list()) == scenario.servers + scenario.spares, shown
     if lb.provisioning_status is not Provisioning.ERROR:
         assert engine.leaked() == [], shown
     operations = engine.storage.read(lambda tx: tx.operations())
@@ -110,6 +119,7 @@ def check(engine: Engine, scenario: Scenario) -> None:
     assert engine.unpaired() == [], shown
     rows = engine.storage.read(lambda tx: tx.amphorae())
     assert len([a for a in rows if a.status is AmphoraStatus.ALLOCATED]) == scenario.servers, shown
+    assert len([a for a in rows if a.status is AmphoraStatus.READY]) == scenario.spares, shown
 
 
 def test_a_killed_worker_leaves_nothing_stuck_twice_or_leaked(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,10 @@ from octavia_core.cli.commands.balancer import Maybe
 from octavia_core.cli.completion import names_of
 from octavia_core.cli.session import Session
 from octavia_core.domain.vocabulary import Kind
+
+if TYPE_CHECKING:
+    from octavia_core.domain.amphora import Amphora
+    from octavia_core.domain.operation import Operation
 
 __all__ = ["add"]
 
@@ -24,6 +28,8 @@ def add(app: typer.Typer) -> None:
     command(group, "list", cloud=True)(list_)
     command(group, "show", cloud=True)(show)
     command(group, "failover", changes=True, cloud=True)(failover)
+    command(group, "create-spare", changes=True, cloud=True)(create_spare)
+    command(group, "delete", changes=True, cloud=True)(delete)
 
 
 def list_(session: Session, lb: Maybe = None) -> None:
@@ -46,7 +52,8 @@ def list_(session: Session, lb: Maybe = None) -> None:
         heard = hearts[a.id].last_heard if a.id in hearts else None
         at = f"{a.lb_network_ip}:{a.agent_port}" if a.lb_network_ip else ""
         last = f"{ago((now - heard) / 1_000_000)} ago" if heard else "never"
-        rows.append((a.id, status(a.status), a.role, at, last, names.get(a.load_balancer_id or "", a.load_balancer_id)))
+        serves = names.get(a.load_balancer_id or "", a.load_balancer_id)
+        rows.append((a.id, status(a.status), a.role, at, last, "spare" if a.status == "READY" else serves))
     session.screen.table(("id", "status", "role", "agent", "last heard", "load balancer"), rows, empty="no amphorae")
 
 
@@ -86,3 +93,31 @@ def failover(session: Session, amphora: Id) -> None:
         ((a.id, status(a.status), a.role, a.load_balancer_id) for a in present),
         empty="no amphorae",
     )
+
+
+def create_spare(session: Session) -> None:
+    """Build an amphora that serves nobody: the next creation or failover takes it instead of waiting for a new one."""
+    with session.work() as hand:
+        row = hand.carry_out(lambda c: c.create_spare(**session.asked))
+        id = str(row.amphora_id) if row else ""
+        found = hand.controller.storage.read(lambda tx: tx.amphora(id))
+    _print_one(session, row, found)
+
+
+def delete(session: Session, amphora: Id) -> None:
+    """Remove an amphora that serves nobody, with its server: a spare, or what a failed operation left."""
+    with session.work() as hand:
+        row = hand.carry_out(lambda c: c.delete_amphora(amphora, **session.asked))
+        found = hand.controller.storage.read(lambda tx: tx.amphora(amphora))
+    _print_one(session, row, found)
+
+
+def _print_one(session: Session, row: Operation | None, found: Amphora | None) -> None:
+    from octavia_core.cli.output import status
+    from octavia_core.domain.codec import to_json
+
+    if session.json:
+        session.screen.data({"operation": to_json(row), "amphora": to_json(found)})
+        return
+    rows = [] if found is None else [(found.id, status(found.status))]
+    session.screen.table(("id", "status"), rows, empty=f"operation {row.id} is stored" if row else "nothing to do")

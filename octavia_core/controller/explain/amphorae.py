@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from octavia_core.controller.explain.comeback import coming_back, paused
@@ -9,11 +11,14 @@ from octavia_core.controller.explain.facts import Facts, seconds
 from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.domain.amphora import Amphora
+from octavia_core.domain.operation import Operation
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.hearts import Liveness
 
 __all__ = ["of_amphora", "silence"]
 
+_MANY = 1000
+"""Open operations that are looked through for one about an amphora without a load balancer."""
 _HELD, _RESUMED = "failover.held", "failover.resumed"
 
 
@@ -22,11 +27,13 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
     heart = next(iter(facts.tx.liveness([amphora.id])), None)
     base = Explanation(kind="amphora", id=amphora.id, situation=Situation.FINE, status=str(amphora.status), summary="")
     lb = amphora.load_balancer_id
-    rows = facts.tx.operations(load_balancer_id=lb, open_only=True) if lb else ()
+    rows = facts.tx.operations(load_balancer_id=lb, open_only=True) if lb else _about(facts, amphora.id)
     about = next((r for r in rows if r.amphora_id == amphora.id), None) or next(iter(rows), None)
     if amphora.status is AmphoraStatus.DELETED:
         return attrs.evolve(base, situation=Situation.GONE, summary="it was removed")
-    if heart is not None and heart.declared_dead:
+    if amphora.status is AmphoraStatus.READY and about is None:
+        return _spare(facts, base, heart)
+    if heart is not None and heart.declared_dead and lb:
         dead = seconds(facts.now - heart.declared_dead)
         base = attrs.evolve(base, cause=_lost(facts, amphora.id), age=dead)
         if about is None:
@@ -56,18 +63,43 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
         said = attrs.evolve(
             base,
             situation=Situation.FAILED,
-            summary="an operation on it failed",
+            summary="an operation on it failed" if lb else "it serves nobody and could not be removed",
             cause=_lost(facts, amphora.id),
-            advice=(f"replace it: octavia-admin amphora failover {amphora.id}",),
+            advice=(
+                f"replace it: octavia-admin amphora failover {amphora.id}"
+                if lb
+                else f"remove it: octavia-admin amphora delete {amphora.id}",
+            ),
         )
         return coming_back(facts, said, [amphora.id])
     return _serving(facts, base, heart)
 
 
-def _serving(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
-    heard = "never heard from"
+def _about(facts: Facts, amphora_id: str) -> Sequence[Operation]:
+    """Open operations about an amphora without a load balancer."""
+    return [one for one in facts.tx.operations(open_only=True, limit=_MANY) if one.amphora_id == amphora_id]
+
+
+def _spare(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
+    said = f"it is a spare: it runs and serves nobody, {_heard(facts, heart)}"
+    if facts.unserved is not None:
+        return facts.nobody(base, said)
+    return attrs.evolve(
+        base,
+        summary=said,
+        next="the next creation or failover that it fits takes it; should it die, it is removed",
+        advice=(f"remove it: octavia-admin amphora delete {base.id}",),
+    )
+
+
+def _heard(facts: Facts, heart: Liveness | None) -> str:
     if heart is not None and heart.last_heard:
-        heard = f"last heard {seconds(facts.now - heart.last_heard):.1f} s ago"
+        return f"last heard {seconds(facts.now - heart.last_heard):.1f} s ago"
+    return "never heard from"
+
+
+def _serving(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
+    heard = _heard(facts, heart)
     if facts.unserved is not None:
         return facts.nobody(base, heard)
     held = silence(facts, heart) if heart is not None else None

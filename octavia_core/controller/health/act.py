@@ -209,13 +209,20 @@ def _declare_all(
 
 
 def _declare(tx: Transaction, heart: Liveness, decision: Decision) -> str | None:
-    """Store the failover of one that was just declared dead, unless whoever builds it will miss it."""
+    """Store the failover (of a spare: the removal) of one that was just declared dead, unless whoever builds it misses it."""
+    # The row says what it is by now: what was seen of it may be from while it was being built, or from when it was a spare.
+    row = tx.amphora(heart.amphora_id)
+    if row is not None and row.load_balancer_id is None:
+        tx.change_amphora(row.id)  # nobody takes it from here on; perhaps somebody just has
+        row = tx.amphora(row.id)
+    spare = row is not None and row.status is AmphoraStatus.READY
+    lb_id = row.load_balancer_id if row is not None else heart.load_balancer_id
     operation = Operation(
         id=str(uuid.uuid4()),
-        flow="failover",
-        load_balancer_id=heart.load_balancer_id,
+        flow="delete-amphora" if spare else "failover",
+        load_balancer_id=lb_id,
         amphora_id=heart.amphora_id,
-        subjects=(Subject(Kind.LOAD_BALANCER, heart.load_balancer_id or ""),),
+        subjects=() if spare else (Subject(Kind.LOAD_BALANCER, lb_id or ""),),
         internal=True,
         actor="health",
     )
@@ -224,18 +231,17 @@ def _declare(tx: Transaction, heart: Liveness, decision: Decision) -> str | None
     tx.emit(
         Event(
             name="amphora.lost",
-            text=f"amphora {heart.amphora_id}{f' ({words})' if words else ''} is lost: {decision.evidence}",
-            load_balancer_id=heart.load_balancer_id,
+            text=f"{'spare ' if spare else ''}amphora {heart.amphora_id}{f' ({words})' if words else ''} is lost: {decision.evidence}",
+            load_balancer_id=lb_id,
             amphora_id=heart.amphora_id,
             operation_id=operation.id,
             data={"evidence": decision.evidence, "rule": str(decision.rule), **places},
         )
     )
-    # The row says whether it serves by now: what was seen of it may be from while it was being built, and one
-    # that is still being built is missed by whoever builds it.
-    row = tx.amphora(heart.amphora_id)
-    if row is None or row.load_balancer_id is None or row.status is AmphoraStatus.BOOTING:
-        return None
+    if spare:
+        tx.settle_amphora(heart.amphora_id, AmphoraEvent.FAIL)  # nobody is to miss it: it is removed
+    elif row is None or row.load_balancer_id is None or row.status is AmphoraStatus.BOOTING:
+        return None  # whoever builds it will miss it
     tx.add_operation(operation)
     return operation.id
 

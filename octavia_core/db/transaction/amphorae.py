@@ -55,6 +55,9 @@ def seconds(moment: datetime | None) -> int | None:
 class Amphorae(Session):
     """Amphorae in and out."""
 
+    no_spares: bool
+    """See `octavia_core.db.transaction.tree.TreeReading`."""
+
     def insert_amphora(self, value: Amphora) -> None:
         """Store it; the same id with the same values is success. From now it counts as never heard from."""
         row = {name: getattr(value, name) for name in _SAME}
@@ -76,6 +79,10 @@ class Amphorae(Session):
         """Those of one load balancer, or all, by creation."""
         query = _several(load_balancer_id is not None, with_deleted)
         return [_value(row) for row in self.rows(query, lb=load_balancer_id)]
+
+    def spares(self) -> Sequence[Amphora]:
+        """Those that are READY for anybody, by creation. No query where a tree was read before and saw none."""
+        return () if self.no_spares else [_value(row) for row in self.rows(_SPARES)]
 
     def change_amphora(self, amphora_id: str, **values: Any) -> None:
         """Set attributes and `updated_at`.
@@ -121,6 +128,17 @@ def _query() -> Select[Any]:
 
 
 _BY_ID = Prepared(_query().where(amphora.c.id == bindparam("id")))
+
+_SPARES = Prepared(
+    _query()
+    .outerjoin(oc_liveness, oc_liveness.c.amphora_id == amphora.c.id)
+    .where(
+        amphora.c.status == str(AmphoraStatus.READY),
+        amphora.c.load_balancer_id.is_(None),
+        oc_liveness.c.declared_dead.is_(None),
+    )
+    .order_by(amphora.c.created_at, amphora.c.id)
+)
 
 
 @functools.cache

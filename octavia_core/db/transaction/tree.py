@@ -64,6 +64,8 @@ _SELECTS: Mapping[str, Select[Any]] = {
                 ("pools", pool),
             )
         ),
+        # so that who asks for spares next in this transaction needs no query of his own where there are none
+        case((exists().where(amphora.c.status == str(AmphoraStatus.READY)), 1), else_=0).label("has_spares"),
     )
     .outerjoin(vip, vip.c.load_balancer_id == load_balancer.c.id)
     .where(load_balancer.c.id == _LB),
@@ -141,12 +143,16 @@ def _owner_select(kind: Kind) -> Select[Any]:
 class TreeReading(Session):
     """What can be asked of the tree."""
 
+    no_spares = False
+    """True once a tree was read while no amphora was READY."""
+
     def tree(self, load_balancer_id: str) -> LoadBalancer | None:
         """The whole load balancer, or None."""
         found = self.row(_QUERIES["balancer"], lb=load_balancer_id)
         if found is None:
             return None
         first = dict(found._mapping)
+        self.no_spares = not first.pop("has_spares")
         # what is not there is not asked for: most load balancers have but a part of all this
         has = {name: first.pop(f"has_{name}") for name in ("vip", "groups", "additional", "listeners", "pools")}
         address = {name: first.pop(f"vip_{name}") for name in rows.VIP_COLUMNS}
