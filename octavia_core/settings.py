@@ -77,7 +77,9 @@ class HealthManager:
     heartbeat_timeout: float = _option(60.0, "seconds of silence after which an amphora counts as dead")
     health_check_interval: float = _option(3.0, "seconds between two looks for silent amphorae")
     failover_threads: int = _option(
-        10, "without effect: workers carry failovers out, as many at once as they have threads"
+        10,
+        "without effect, accepted for upstream's files: a failover that waits holds no thread; [engine] failovers_per_minute"
+        " bounds them",
     )
     health_update_threads: int = _option(
         1, "processes of the health manager's daemon that receive and verify heartbeats"

@@ -1,7 +1,7 @@
 """Where traffic is counted: upstream's table, a log, the totals that Prometheus reads, and whatever plugins offer.
 
 Counters of a listener only grow, whichever of its amphorae counts, and whenever one is replaced or its HAProxy restarts:
-amphorae send differences, and these are added.
+amphorae send differences, and these are added. Those of the oldest releases send totals; these go on from what the rows have.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import add
 
 import attrs
 
@@ -27,6 +28,10 @@ __all__ = ["InDatabase", "InLog", "Statistics", "Totals", "octavia_statistics_dr
 log = logging.getLogger("octavia_core.health")
 traffic_log = logging.getLogger("octavia_core.statistics")
 
+_COUNTED = ("bytes_in", "bytes_out", "total_connections", "request_errors")
+_NOTHING = (0, 0, 0, 0)
+_MANY = 200_000
+"""Listeners on old amphorae of which is remembered what they had before; more are looked up again."""
 IDLE = 86_400.0
 """Seconds after which the totals of a listener that nobody counts any more are forgotten."""
 
@@ -104,7 +109,7 @@ class Totals:
                 self._open[key] = each.active_connections
                 if each.absolute and before is None:
                     continue
-                for name in ("bytes_in", "bytes_out", "total_connections", "request_errors"):
+                for name in _COUNTED:
                     new, old = getattr(each, name), getattr(before, name) if before and each.absolute else 0
                     setattr(total, name, getattr(total, name) + (new - old if new >= old else new))
 
@@ -131,6 +136,10 @@ class Totals:
             for (listener, _), connections in self._open.items():
                 open_[listener] += connections
             return {id: attrs.evolve(total) for id, total in self._totals.items()}, open_
+
+
+def _numbers(each: TrafficDelta) -> tuple[int, int, int, int]:
+    return each.bytes_in, each.bytes_out, each.total_connections, each.request_errors
 
 
 @hookimpl
@@ -180,6 +189,7 @@ class Statistics:
         self._storage, self.places = storage, dict(places)
         self._in_database = any(isinstance(place, InDatabase) for place in places.values())
         self.failures = Counter[str]()
+        self._had: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def store(self, batch: Sequence[TrafficDelta]) -> None:
         """Count it everywhere, the database first.
@@ -188,13 +198,38 @@ class Statistics:
             TransientError: the database is away; nobody has counted it.
         """
         if self._in_database:
-            self._storage.transaction(lambda tx: tx.add_traffic(batch))
+            counted = batch = self._continued(batch)
+            self._storage.transaction(lambda tx: tx.add_traffic(counted))
         for name, place in self.places.items():
             try:
                 place.store(batch)
             except Exception as error:  # a plugin may raise anything; it must not hurt anybody else's counters
                 self.failures[name] += 1
                 log.error("statistics driver %s did not count the traffic of %d listeners: %s", name, len(batch), error)
+
+    def _continued(self, batch: Sequence[TrafficDelta]) -> Sequence[TrafficDelta]:
+        """The same with totals that go on from the rows: where the first of this process is less than its row, HAProxy began anew
+        while nobody listened, or before, and what the row has was before that.
+        """
+        totals = [each for each in batch if each.absolute]
+        if not totals:
+            return batch
+        if len(self._had) > _MANY:
+            self._had.clear()
+        new = {each.amphora_id for each in totals if (each.listener_id, each.amphora_id) not in self._had}
+        rows = self._storage.read(lambda tx: tx.counted(new)) if new else {}
+        for each in totals:
+            key = (each.listener_id, each.amphora_id)
+            if key not in self._had:
+                pairs = list(zip(rows.get(key, _NOTHING), _numbers(each), strict=True))
+                began_anew = any(new < old for old, new in pairs)
+                self._had[key] = tuple(max(0, old - new) for old, new in pairs) if began_anew else _NOTHING
+        return [self._with_had(each) if each.absolute else each for each in batch]
+
+    def _with_had(self, each: TrafficDelta) -> TrafficDelta:
+        had = self._had[each.listener_id, each.amphora_id]
+        sums = map(add, had, _numbers(each))
+        return attrs.evolve(each, **dict(zip(_COUNTED, sums, strict=True))) if any(had) else each
 
     def close(self) -> None:
         """Close every place."""

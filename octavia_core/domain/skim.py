@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
-from octavia_core.domain.heartbeat import LARGEST_GAUGE, BadPacket, Heartbeat, Reason, inflate, parsed
+from octavia_core.domain.heartbeat import LARGEST_GAUGE, BadPacket, Heartbeat, Reason, inflate, parsed, statuses
 
 __all__ = ["FIELDS", "MARK", "Sheet", "Skimmed", "Skimmer", "skimmed"]
 
@@ -37,6 +37,8 @@ _FORGET_AFTER = 20
 """Heartbeats per remembered amphora after which those that were not heard since are forgotten."""
 _FEW = 1000
 """As many amphorae are remembered for some while anyway."""
+MOST = 150_000
+"""Amphorae that one process remembers at most; those that it has known longest are read whole again."""
 
 
 class Skimmed(NamedTuple):
@@ -68,6 +70,10 @@ class Skimmed(NamedTuple):
     def heartbeat(self) -> Heartbeat:
         """All of it."""
         return self.source if isinstance(self.source, Heartbeat) else parsed(inflate(self.source))
+
+    def statuses(self) -> Heartbeat:
+        """All of it but its counters, which may be 0: for half the price."""
+        return self.source if isinstance(self.source, Heartbeat) else statuses(inflate(self.source))
 
     def complete(self) -> Skimmed:
         """The same with its listeners."""
@@ -111,14 +117,16 @@ class Sheet:
         places: how many numbers there are; `sequence`: which of them is the sequence number; `counters` picks the
             counters out of all numbers, in the order of `Skimmed.counters`.
         seen: in which round of forgetting it was heard last.
+        top, marks: for whoever reads: the highest sequence number that was handed on, -1 for none, and the ends of the last marks.
     """
 
-    __slots__ = ("amphora_id", "counters", "handle", "places", "seen", "sequence", "words")
+    __slots__ = ("amphora_id", "counters", "handle", "marks", "places", "seen", "sequence", "top", "words")
 
     def __init__(self, amphora_id: str, handle: int) -> None:
         self.amphora_id, self.handle = amphora_id, handle
         self.words = b""
         self.places = self.sequence = self.seen = 0
+        self.top, self.marks = -1, b""
         self.counters: Callable[[Sequence[int]], Any] = tuple
 
 
@@ -172,6 +180,10 @@ class Skimmer:
                     return sheet, numbers[sheet.sequence], counters, mark, key, body
         return self._whole(body, data, mark, key)
 
+    def sheet(self, amphora_id: str) -> Sheet | None:
+        """What is remembered of it."""
+        return self._amphorae.get(amphora_id)
+
     def _verified(self, packet: bytes) -> tuple[bytes, bytes, int]:
         """Its body, its mark, and the number of the key."""
         if len(packet) >= _HEX:
@@ -215,6 +227,8 @@ class Skimmer:
     def _remember(self, amphora_id: str, layout: _Layout) -> Sheet:
         sheet = self._amphorae.get(amphora_id)
         if sheet is None:
+            if len(self._amphorae) >= MOST:
+                self._drop(next(iter(self._amphorae)))
             sheet = self._amphorae[amphora_id] = Sheet(amphora_id, self._handles)
             self._handles += 1
         else:

@@ -73,7 +73,7 @@ class Liveness:
 class TrafficDelta:
     """What to add to the counters of one listener on one amphora; `active_connections` is set, not added.
 
-    `absolute` True replaces the counters (heartbeats older than version 3).
+    `absolute` True: they are totals (heartbeats older than version 3), and take the place of what is less.
     """
 
     listener_id: str
@@ -128,4 +128,7 @@ class Hearts(Protocol):
         """Remove the liveness and health rows. Absent is success."""
 
     def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
-        """Add to listener_statistics, inserting rows that are missing."""
+        """Add to listener_statistics, inserting rows that are missing; no counter of a row becomes less."""
+
+    def counted(self, amphora_ids: Collection[str]) -> Mapping[tuple[str, str], tuple[int, int, int, int]]:
+        """(Listener, amphora) -> bytes in, bytes out, connections in all, request errors that listener_statistics has of these."""

@@ -30,7 +30,7 @@ from octavia_core.testing.rehearsal import rehearse
 from tests.cli.conftest import Admin
 from tests.health.managing import settings_of
 from tests.health.rig import Rig, until
-from tests.health.test_managers import amphorae
+from tests.health.test_managers import Managed, amphorae
 
 Make = Callable[..., Rig]
 
@@ -169,6 +169,17 @@ def test_settings_that_cannot_be_rehearsed_are_refused_in_a_sentence(
     made = Shape(**shape)
     with pytest.raises(BadRequest, match=words):
         rehearse(Settings.load(("test", {"health_manager": health})), generated("host-dies", made), made)
+
+
+def test_an_option_of_upstreams_that_has_no_effect_is_named_with_the_one_that_has(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Managed(tmp_path).close()
+    assert "failover_threads" not in caplog.text
+    (tmp_path / "more").mkdir()
+    Managed(tmp_path / "more", failover_threads=4).close()
+    assert "[health_manager] failover_threads has no effect" in caplog.text
+    assert "[engine] failovers_per_minute bounds how many are started (now " in caplog.text
 
 
 # -- clocks ------------------------------------------------------------------------------------------------------------

@@ -318,7 +318,7 @@ def test_an_agent_that_restarts_and_a_receiver_that_is_killed_leave_the_newest_r
         assert tree is not None
 
         def receiver(name: str) -> tuple[Memory, Writer]:
-            memory = Memory(reapply=0.0)
+            memory = Memory(reapply=0.0, trial=0.0)
             return memory, Writer(here.storage, memory, Wall(here.storage, clock), name, Pace(traffic=0.0, reread=0.0))
 
         def row() -> Operating:

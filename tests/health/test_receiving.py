@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health import memory as memory_of
+from octavia_core.controller.health.memory import TRIAL, Memory
+from octavia_core.controller.health.order import KEPT
 from octavia_core.controller.health.receive import BATCH, Receiver, bind_receiver
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.settings import HealthManager, Settings
@@ -55,6 +59,19 @@ def beat(seq: int, status: str = "OPEN", ver: int = 3, **stats: int) -> Heartbea
     return decode(encode({"id": "a", "seq": seq, "ver": ver, "listeners": listeners, "pools": {}}, "k"), ["k"])
 
 
+class Book(Memory):
+    """What it hands out to be written is added up."""
+
+    bytes_in = 0
+
+    def counted(self, now: float) -> int:
+        """Bytes in all that were to be written by then."""
+        batch = self.take(now, traffic=0.0)
+        self.written(batch, dict.fromkeys(batch.beats, True), now)
+        self.bytes_in += sum(delta.bytes_in for delta in batch.traffic)
+        return self.bytes_in
+
+
 def applied(memory: Memory, now: float) -> None:
     batch = memory.take(now, traffic=0.0)
     memory.written(batch, dict.fromkeys(batch.beats, True), now)
@@ -73,10 +90,11 @@ def test_only_a_changed_report_is_held_against_the_rows_until_it_is_time_again()
 
 
 def test_an_exact_repeat_counts_once_and_a_restarted_sequence_counts() -> None:
-    memory = Memory(reapply=10.0)
+    memory = Book(reapply=10.0)
     memory.keep([beat(7, rx=5), beat(7, rx=5), beat(0, rx=1)], 1.0)
     assert memory.counters == {"accepted": 2, "repeated": 1}
-    assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [6]
+    assert memory.counted(1.0) == 5
+    assert memory.counted(1.0 + TRIAL) == 6
 
 
 def heard(memory: Memory, seq: int, now: float) -> bool:
@@ -119,6 +137,143 @@ def test_an_agent_whose_first_heartbeats_after_its_restart_were_lost_counts_from
     assert counted == [False, True, True, True, True]
 
 
+# -- a recorded row, played back in order ------------------------------------------------------------------------------
+def row(numbers: Iterable[int], **stats: int) -> list[Heartbeat]:
+    """Of one process: each says other numbers."""
+    return [beat(seq, rx=1000 + seq, **stats) for seq in numbers]
+
+
+def traffic_of(numbers: Iterable[int]) -> int:
+    return sum(1000 + seq for seq in numbers)
+
+
+@pytest.mark.parametrize("length", [2, 7, 20, KEPT, 3 * KEPT])
+@pytest.mark.parametrize("begin", [0, 1, 500])
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_row_that_is_played_back_in_order_counts_once(length: int, begin: int, goes_on: bool) -> None:
+    memory, numbers = Book(reapply=1000.0), range(begin, begin + length)
+    for now, each in enumerate(row(numbers)):
+        memory.keep([each], 10.0 * now)
+    end = 10.0 * length
+    assert memory.counted(end) == traffic_of(numbers)
+    for turn in range(3):  # somebody plays it, in a second
+        for each in row(numbers):
+            memory.keep([each], end + 10 * turn)
+        memory.counted(end + 10 * turn)
+        if goes_on:
+            memory.keep(row([begin + length + turn]), end + 10 * turn + 9)
+    more = range(begin, begin + length + (3 if goes_on else 0))
+    assert memory.counted(end + 10 * TRIAL) == traffic_of(more)
+    assert memory.counters["replayed"] + memory.counters["recorded"] >= 3
+
+
+@pytest.mark.parametrize("begin", [0, 3, 30])
+def test_a_row_of_a_process_that_has_long_ended_counts_nothing_while_the_agent_goes_on(begin: int) -> None:
+    memory, old = Book(reapply=1000.0), range(begin, begin + 100)
+    for each in row(range(200)):
+        memory.keep([each], 0.0)
+    for seq in range(1000):  # its agent is restarted, and nothing of the row is recognised any more
+        memory.keep([beat(seq, rx=1)], 1000.0 + seq)
+    before = memory.counted(3000.0)
+    assert before == traffic_of(range(200)) + 1000
+    for number, each in enumerate(row(old)):  # as slowly as it was recorded
+        memory.keep([each], 4000.0 + 10 * number)
+        memory.keep([beat(1000 + number, rx=1)], 4001.0 + 10 * number)
+    assert memory.counted(9000.0) == before + 100
+
+
+def test_an_agent_that_is_restarted_counts_with_all_that_it_says() -> None:
+    memory = Book(reapply=1000.0)
+    memory.keep(row(range(100)), 0.0)
+    assert memory.counted(1.0) == traffic_of(range(100))
+    for seq in range(20):  # HAProxy goes on, or begins anew: differences are differences
+        memory.keep([beat(seq, rx=7)], 100.0 + 10 * seq)
+    assert memory.counted(300.0) == traffic_of(range(100)) + 20 * 7
+
+
+def test_what_is_laid_apart_is_kept_though_listeners_come_and_go() -> None:
+    def of(seq: int, *listeners: str) -> Heartbeat:
+        reports = {each: {"status": "OPEN", "stats": {"rx": 1}} for each in listeners}
+        return decode(encode({"id": "a", "seq": seq, "ver": 3, "listeners": reports}, "k"), ["k"])
+
+    memory = Book(reapply=1000.0)
+    memory.keep([of(50, "l", "m")], 0.0)
+    memory.keep([of(0, "l"), of(1, "l", "m"), of(2, "m"), of(3, "n")], 1.0)
+    assert memory.counted(2.0) == 2
+    assert memory.counted(1.0 + TRIAL) == 2 + 5
+
+
+def test_a_gap_of_numbers_is_no_other_process_and_a_short_life_loses_nothing() -> None:
+    memory = Book(reapply=1000.0)
+    for start in range(5):  # each lives for four heartbeats, and says other numbers than the one before
+        memory.keep([beat(seq, rx=10 * start + 1) for seq in range(4)], 100.0 * start)
+    assert memory.counted(1000.0) == sum(4 * (10 * start + 1) for start in range(5))
+    memory.keep([beat(2000, rx=5), beat(3000, rx=5)], 1001.0)
+    assert memory.counted(1002.0) == sum(4 * (10 * start + 1) for start in range(5)) + 10
+
+
+def test_what_was_recorded_changes_no_status_but_may_keep_alive() -> None:
+    memory = Memory(reapply=1000.0)
+    memory.keep([beat(seq, "FULL", rx=1) for seq in range(10)], 0.0)
+    memory.keep([beat(10, rx=1)], 1.0)
+    applied(memory, 1.0)
+    memory.keep([beat(seq, "FULL", rx=1) for seq in range(10)], 5.0)
+    latest = memory.latest("a")
+    assert latest is not None
+    assert latest.heartbeat.listeners["l"].status == "OPEN"
+    assert memory.heard_at("a") == 5.0
+    assert memory.take(5.0, traffic=0.0).beats == {}
+
+
+@given(st.lists(st.integers(0, 30) | st.integers(0, 2**40), max_size=60), st.lists(st.booleans(), min_size=60))
+def test_no_order_of_what_was_sent_once_counts_more_than_was_sent(numbers: list[int], told: list[bool]) -> None:
+    memory, sent = Book(reapply=1000.0), list(dict.fromkeys(numbers))
+    for now, seq in enumerate(sent):
+        memory.keep([beat(seq, rx=1)], float(now))
+        if told[now]:
+            assert memory.counted(float(now)) <= now + 1
+    assert memory.counted(1e6) <= len(sent)
+    again = memory.counted(1e6)
+    memory.keep([beat(seq, rx=1) for seq in sorted(sent)[-KEPT:]], 1e6)
+    memory.counted(2e6)
+    assert again <= len(sent)
+
+
+# -- amphorae that somebody invents ------------------------------------------------------------------------------------
+def of_amphora(id: str, seq: int = 1) -> Heartbeat:
+    return decode(encode({"id": id, "seq": seq, "ver": 3, "listeners": {}, "pools": {}}, "k"), ["k"])
+
+
+def test_amphorae_that_no_row_is_known_of_are_kept_up_to_a_number_and_the_oldest_leave(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_of, "STRANGERS", 10)
+    memory = Memory(reapply=10.0)
+    memory.forget_others({"mine"}, 0.0)
+    for number in range(100):
+        memory.keep([of_amphora("mine", number), of_amphora(f"invented {number}")], 1.0)
+        assert len(memory._known) <= 11
+    assert set(memory._known) == {"mine", *(f"invented {number}" for number in range(90, 100))}
+    assert memory.counters["too many unknown amphorae"] == 90
+    assert set(memory.take(1.0, traffic=0.0).beats) == set(memory._known)
+    memory.forget_others({"mine", "invented 99"}, 0.5)
+    for number in range(20):
+        memory.keep([of_amphora(f"another {number}")], 2.0)
+    assert {"mine", "invented 99"} < set(memory._known), "their rows came meanwhile"
+
+
+def test_before_anybody_has_looked_into_the_rows_all_are_kept_that_a_fleet_may_have(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory_of, "STRANGERS", 10)
+    monkeypatch.setattr(memory_of, "EVERYBODY", 50)
+    memory = Memory(reapply=10.0)
+    memory.keep([of_amphora(str(number)) for number in range(60)], 1.0)
+    assert len(memory._known) == 50
+    memory.forget_others({str(number) for number in range(30, 60)}, 0.5)
+    assert len(memory._known) == 40
+
+
 def test_those_that_the_network_turned_round_count_both() -> None:
     memory = Memory(reapply=1000.0)
     memory.keep([beat(20, rx=1), beat(22, rx=2), beat(21, rx=4), beat(23, rx=8)], 1.0)
@@ -143,6 +298,9 @@ def test_deltas_are_added_gauges_and_totals_replace() -> None:
     memory.keep([beat(3, ver=2, rx=50), beat(4, ver=2, rx=70)], 2.0)
     (total,) = memory.take(2.0, traffic=0.0).traffic
     assert (total.bytes_in, total.absolute) == (70, True)
+    memory.keep([beat(5, ver=2, rx=3, conns=1), beat(6, ver=2, rx=8, conns=2)], 3.0)
+    (total,) = memory.take(3.0, traffic=0.0).traffic
+    assert (total.bytes_in, total.active_connections) == (78, 2), "HAProxy began anew, so what it had is added"
 
 
 def test_an_idle_listener_costs_no_statement() -> None:

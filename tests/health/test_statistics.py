@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,16 +16,20 @@ from hypothesis import strategies as st
 from sqlalchemy import select
 
 from octavia_core.controller.health import HealthManager
+from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.metrics import FIGURES, TRAFFIC
+from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.statistics import InDatabase, Statistics, Totals, places
 from octavia_core.db.storage import SqlStorage
 from octavia_core.db.tables.listener import listener_statistics
+from octavia_core.domain.heartbeat import decode, encode
 from octavia_core.errors import ConfigurationError, DriverNotFound, TransientError
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.ports.hearts import TrafficDelta
 from octavia_core.settings import Settings
-from tests.health.rig import Rig, until
+from tests.health.rig import KEY, Rig, until
 from tests.health.test_managers import Managed
+from tests.heartbeat.vectors import DOCUMENT_A
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -149,6 +154,101 @@ def test_the_log_has_a_line_for_each_listener(rig: Rig, caplog: pytest.LogCaptur
         "counted=since the last line"
     )
     assert second.endswith("counted=in all")
+
+
+# -- agents of older releases, which send totals -----------------------------------------------------------------------
+class Old:
+    """The listener of vector A's document as agents of older releases report it, heard by health managers on one database."""
+
+    def __init__(self, rig: Rig, version: int | None) -> None:
+        self.rig, self.version, self.seq = rig, version, 1000
+        self.document = json.loads(DOCUMENT_A)
+        (self.listener,) = self.document["listeners"]
+        self.pools = self.document.pop("pools")
+        self.writer, self.memory = rig.writer, rig.memory
+
+    def another_manager(self) -> None:
+        """The one before has ended, and remembers nothing."""
+        rig = self.rig
+        self.memory = Memory(2.0)
+        self.writer = Writer(rig.storage, self.memory, rig.wall, "there", Pace(traffic=0.0, timeout=60.0))
+
+    def says(self, totconns: int, *, tx: int | None = None, after: float = 10.0) -> int:
+        """One heartbeat, and the connections that the row has then."""
+        stats = {"tx": 10 * totconns if tx is None else tx, "rx": totconns, "conns": 1, "totconns": totconns, "ereq": 0}
+        report: dict[str, Any] = {"status": "OPEN", "stats": stats}
+        said: dict[str, Any] = {"id": self.rig.ids[0], "listeners": {self.listener: report}}
+        if self.version is None:
+            report["pools"] = {key.partition(":")[0]: pool for key, pool in self.pools.items()}
+        else:
+            said |= {"seq": self.seq, "pools": self.pools, "ver": self.version}
+        self.seq += 1
+        self.rig.clock.advance(after)
+        self.memory.keep([decode(encode(said, KEY), [KEY])], self.rig.clock.monotonic())
+        return self.row("total_connections")
+
+    def row(self, name: str) -> int:
+        self.writer.flush(self.rig.clock, last=True)
+        (row,) = [each for each in rows(self.rig.storage) if each["listener_id"] == self.listener]
+        return int(row[name])
+
+
+@pytest.mark.parametrize("version", [None, 2])
+def test_totals_that_fall_since_haproxy_began_anew_go_on_from_what_it_had(rig: Rig, version: int | None) -> None:
+    old = Old(rig, version)
+    assert [old.says(number) for number in (41, 41, 50)] == [41, 41, 50]
+    certain = version == 2
+    found = [old.says(number) for number in (3, 5, 5, 6, 7, 8, 9, 10)]
+    if certain:
+        assert found == [53, 55, 55, 56, 57, 58, 59, 60]
+    else:  # nothing but time tells it from what was recorded
+        assert found == [50] * 6 + [59, 60]
+    assert old.says(20) == 70
+    assert old.row("bytes_out") >= 700
+
+
+def test_totals_of_one_listener_fall_together_though_one_of_them_is_higher(rig: Rig) -> None:
+    old = Old(rig, 2)
+    old.says(10, tx=500)
+    assert old.says(12, tx=3) == 22
+    assert old.row("bytes_out") == 503
+
+
+def test_totals_that_are_played_back_count_nothing(rig: Rig) -> None:
+    for version in (None, 2):
+        old = Old(rig, version)
+        old.listener = f"listener of version {version}"
+        recorded = [old.says(number) for number in range(100, 120)]
+        assert recorded == list(range(100, 120))
+        seq = old.seq
+        for _ in range(3):
+            old.seq = 1000
+            for number in range(100, 119):
+                assert old.says(number, after=0.1) == 119
+        old.seq = seq
+        assert [old.says(number) for number in (119, 125)] == [119, 125]
+
+
+def test_totals_go_on_from_their_rows_when_another_health_manager_hears_them(rig: Rig) -> None:
+    old = Old(rig, 2)
+    assert [old.says(number) for number in (100, 5)] == [100, 105]
+    old.another_manager()
+    assert old.says(9) == 105, "what came while nobody listened cannot be known"
+    assert [old.says(number) for number in (19, 2)] == [115, 117]
+    old.another_manager()
+    assert old.says(200) == 200, "nothing has fallen, so this is all that there was"
+
+
+def test_two_health_managers_that_hear_totals_in_turn_count_them_once(rig: Rig) -> None:
+    old = Old(rig, 2)
+    first = (old.writer, old.memory)
+    old.says(10)
+    old.another_manager()
+    second = (old.writer, old.memory)
+    for number in (20, 30, 40, 3, 4, 15):
+        old.writer, old.memory = first if number % 20 else second
+        assert old.says(number) >= number
+    assert 40 <= old.row("total_connections") <= 55
 
 
 # -- totals ------------------------------------------------------------------------------------------------------------

@@ -7,11 +7,13 @@ import json
 import zlib
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from octavia_core.domain.heartbeat import BadPacket, Reason, decode, encode
+from octavia_core.domain import skim
+from octavia_core.domain.heartbeat import BadPacket, Heartbeat, ListenerReport, Reason, decode, encode
 from octavia_core.domain.skim import Skimmer, skimmed
 from tests.heartbeat.test_decode import MALFORMED, listener, pool
 from tests.heartbeat.vectors import A_BINARY, A_HEX, B_HEX, C_HEX, KEY, KEY_C
@@ -172,3 +174,34 @@ def test_a_glance_and_the_whole_agree_on_any_sequence(sequence: list[dict[str, A
     skimmer = Skimmer([KEY])
     for each in [*sequence, *sequence]:
         agree(skimmer, encode(each, KEY))
+
+
+@pytest.mark.parametrize("datagram", [A_HEX, B_HEX], ids=["a", "b"])
+def test_statuses_that_are_read_again_are_those_of_the_whole_without_counters(datagram: bytes) -> None:
+    agree(Skimmer([KEY]), datagram)
+    said, whole = Skimmer([KEY]).skim(datagram).statuses(), decode(datagram, [KEY])
+    assert without_counters(said) == without_counters(whole)
+
+
+@pytest.mark.parametrize("version", [None, 0, 1, 2, 3])
+def test_statuses_that_are_read_again_are_the_same_in_all_versions(version: int | None) -> None:
+    value = document(listeners={"l": listener(pools={"p": pool()}), "m": listener()})
+    value = {**value, "ver": version} if version is not None else {k: v for k, v in value.items() if k != "ver"}
+    for some in (value, {**value, "pools": {}}, {k: v for k, v in value.items() if k not in ("pools", "seq")}):
+        said, whole = Skimmer([KEY]).skim(packet(some)).statuses(), decode(packet(some), [KEY])
+        assert without_counters(said) == without_counters(whole)
+
+
+def without_counters(beat: Heartbeat) -> Heartbeat:
+    return attrs.evolve(beat, listeners={id: ListenerReport(each.status) for id, each in beat.listeners.items()})
+
+
+def test_layouts_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(skim, "MOST", 10)
+    skimmer = Skimmer([KEY])
+    for number in range(30):
+        agree(skimmer, packet(document(id=f"amphora {number}", seq=1)))
+        assert len(skimmer._amphorae) == len(skimmer._sheets) <= 10
+    assert len(set(skimmer.forgotten)) == 20, "who is told of handles learns which mean nobody any more"
+    assert agree(skimmer, packet(document(id="amphora 29", seq=2)))
+    assert not agree(skimmer, packet(document(id="amphora 3", seq=2))), "read whole, and remembered again"

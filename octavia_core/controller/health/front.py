@@ -20,6 +20,7 @@ from itertools import islice
 from operator import add
 
 from octavia_core.controller.health.frames import Again, frame
+from octavia_core.controller.health.order import ENTRY, LATE, has_traffic
 from octavia_core.controller.health.receive import Receiver
 from octavia_core.domain.heartbeat import BadPacket
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
@@ -54,8 +55,12 @@ class Front:
         self._until = until
         self._again: dict[int, Again] = {}
         """What says nothing new, by handle: it has the words that the health manager was told last."""
+        self._back: dict[int, Again] = {}
+        """The same where a number is not above all before: it is never joined to one that is, since it may be played back."""
         self._news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
-        """What does, in the order in which it came; what says the same after it is joined to it."""
+        """What says something new, in the order in which it came; what says the same after it is joined to it."""
+        self._old_news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
+        """The same where a number is not above all before."""
         self._refused: Counter[str] = Counter()
         self._oldest = self._sent_at = 0.0
         self._rest = memoryview(b"")
@@ -77,7 +82,7 @@ class Front:
             self._hand_on()
 
     def _waiting(self) -> bool:
-        return bool(self._again or self._news)
+        return bool(self._again or self._back or self._news or self._old_news)
 
     def _take(self, packets: list[bytes]) -> None:
         if not packets:
@@ -85,7 +90,7 @@ class Front:
         if not self._waiting():
             self._oldest = self._receiver.oldest
         now = time.monotonic()
-        read, again, news = self._skimmer.read, self._again, self._news
+        read, news, old_news = self._skimmer.read, self._news, self._old_news
         for packet in packets:
             try:
                 said = read(packet)
@@ -96,48 +101,72 @@ class Front:
                 self._tell(said, now)
                 continue
             sheet, seq, counters, mark, key, _ = said
-            handle = sheet.handle
-            if handle in again:
-                self._join(sheet, Again(handle, now, seq, key, mark, counters))
-            elif news and (sheet.amphora_id, sheet.words) in news:
-                self._join_news(sheet, Again(handle, now, seq, key, mark, counters))
+            above = seq > sheet.top
+            if self._recorded(sheet, seq, mark, counters):
+                continue
+            record = Again(sheet.handle, now, seq, key, mark, counters)
+            waiting = self._again if above else self._back
+            if (news or old_news) and self._join_news(sheet, record, above):
+                continue
+            if record.handle in waiting:
+                self._join(waiting, record)
             else:
-                again[handle] = Again(handle, now, seq, key, mark, counters)
+                waiting[record.handle] = record
+
+    def _recorded(self, sheet: Sheet, seq: int, mark: bytes, counters: Sequence[int]) -> bool:
+        """Whether it was heard lately, with this traffic: once joined to others it could not be told from them. Noted else."""
+        entry = mark[-ENTRY:]
+        if seq > sheet.top:
+            sheet.top = seq
+            if self._back.pop(sheet.handle, None) or self._old_news.pop((sheet.amphora_id, sheet.words), None):
+                self._refused["replayed"] += 1  # what waits stepped back, and the process before it goes on
+        elif entry in sheet.marks and has_traffic(counters):
+            self._refused["repeated"] += 1
+            return True
+        sheet.marks = (sheet.marks + entry)[-ENTRY * LATE :]
+        return False
 
     def _tell(self, said: Skimmed, now: float) -> None:
         """It has other words than the one before, or its words cannot be remembered."""
-        key = (said.amphora_id, said.words)
-        found = self._news.pop(key, None)
+        sheet = self._skimmer.sheet(said.amphora_id)
+        above = sheet is None or said.seq is None or said.seq > sheet.top
+        if sheet is not None and said.seq is not None and self._recorded(sheet, said.seq, said.mark, said.counters):
+            return
+        news, key = self._news if above else self._old_news, (said.amphora_id, said.words)
+        found = news.pop(key, None)
         if found is not None:
             before = found[1]
             if said.seq is not None and before.seq is not None and said.seq <= before.seq:
                 self._refused["repeated"] += 1
                 now, said = found
-            elif said.deltas:
+            elif said.deltas and sheet is not None:
                 said = said._replace(counters=_sums(before.counters, said.counters))
-        self._news[key] = (now, said)
+        news[key] = (now, said)
 
-    def _join(self, sheet: Sheet, said: Again) -> None:
+    def _join(self, waiting: dict[int, Again], said: Again) -> None:
         """To one that says nothing new either."""
-        before = self._again[sheet.handle]
+        before = waiting[said.handle]
         if said.seq <= before.seq:  # a repeat must not take the place of a newer one
             self._refused["repeated"] += 1
         else:
-            self._again[sheet.handle] = said._replace(counters=_sums(before.counters, said.counters))
+            waiting[said.handle] = said._replace(counters=_sums(before.counters, said.counters))
 
-    def _join_news(self, sheet: Sheet, said: Again) -> None:
-        """To the report of the same words that waits."""
+    def _join_news(self, sheet: Sheet, said: Again, above: bool) -> bool:
+        """To the report of the same words that waits; False when there is none."""
+        news, others = (self._news, self._old_news) if above else (self._old_news, self._news)
         key = (sheet.amphora_id, sheet.words)
-        before = self._news[key][1]
-        if before.seq is not None and said.seq <= before.seq:
+        found, counters = news.get(key), tuple(said.counters)
+        if found is None:
+            if (found := others.get(key)) is None:
+                return False
+        elif found[1].seq is not None and said.seq <= found[1].seq:
             self._refused["repeated"] += 1
-            return
-        counters = _sums(before.counters, said.counters)
-        self._news.pop(key)
-        self._news[key] = (
-            said.at,
-            before._replace(seq=said.seq, counters=counters, mark=said.mark, key=said.key),
-        )
+            return True
+        else:
+            counters = _sums(found[1].counters, counters)
+            del news[key]
+        news[key] = said.at, found[1]._replace(seq=said.seq, counters=counters, mark=said.mark, key=said.key)
+        return True
 
     def _hand_on(self) -> None:
         now = time.monotonic()
@@ -153,11 +182,14 @@ class Front:
     def _frame(self) -> bytes:
         """What is to be said next. News mean nothing new for what came before them, so they wait until all that is told."""
         again = [self._again.pop(handle) for handle in list(islice(self._again, MOST))]
+        if not self._again:
+            again += [self._back.pop(handle) for handle in list(islice(self._back, MOST - len(again)))]
         news: list[tuple[float, Skimmed]] = []
         forgotten: list[int] = []
-        if not self._again:
-            news = [self._news.pop(key) for key in list(islice(self._news, MOST - len(again)))]
-            if not self._news:
+        if not self._again and not self._back:
+            for source in (self._news, self._old_news):
+                news += [source.pop(key) for key in list(islice(source, MOST - len(again) - len(news)))]
+            if not self._news and not self._old_news:
                 forgotten, self._skimmer.forgotten = self._skimmer.forgotten, []
         return frame(self._oldest, self._refused, again, news, forgotten)
 

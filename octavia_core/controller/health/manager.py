@@ -87,12 +87,18 @@ class HealthManager:
                 health.heartbeat_timeout,
                 health.heartbeat_interval,
             )
+        if settings.origin("health_manager.failover_threads") != "default":
+            log.warning(
+                "[health_manager] failover_threads has no effect: a failover that waits holds no thread; [engine]"
+                " failovers_per_minute bounds how many are started (now %g)",
+                settings.engine.failovers_per_minute,
+            )
         self._compute, self._clock = world.compute, world.clock
         self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
         self._write_every = min(WRITE_EVERY, self._timeout / 2)
         self._observer = holder_name()
         self._wall = Wall(storage, world.clock)
-        self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval))
+        self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval), self._timeout)
         self._writer = Writer(
             storage,
             self._memory,
@@ -218,7 +224,8 @@ class HealthManager:
 
     def _write(self) -> None:
         while not self._stop.is_set():
-            self._pending.wait(self._write_every)
+            if not self._memory.more:
+                self._pending.wait(self._write_every)
             self._pending.clear()
             try:
                 self._writer.flush(self._clock)

@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from operator import add
 from typing import Any
 
 import attrs
 
+from octavia_core.controller.health.grown import Grown
+from octavia_core.controller.health.merge import merged
+from octavia_core.controller.health.order import Order, Turn
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, Heartbeat
-from octavia_core.domain.skim import FIELDS, MARK, Skimmed, skimmed
+from octavia_core.domain.skim import FIELDS, Skimmed, skimmed
 from octavia_core.ports.hearts import TrafficDelta
 
 __all__ = ["AT_ONCE", "Batch", "Beat", "Memory"]
@@ -29,65 +32,45 @@ others change is found by its date, so this is for rows that were changed by han
 AT_ONCE = 2000
 """Reports that one batch holds against the rows at most, changed or not; the others come with the next batch."""
 
-REMEMBERED = 8
-"""Heartbeats of each amphora that are recognised when they come again; one that comes later than that many others is old."""
+TRIAL = 60.0
+"""Seconds after which traffic of a row that stepped back counts, unless somebody says another time."""
+STRANGERS = 10_000
+"""Amphorae that no row is known of, of which is kept what they said; the oldest leave."""
+EVERYBODY = 250_000
+"""The same before it is known which amphorae there are."""
+TOO_MANY = "too many unknown amphorae"
 
 _NEVER = -1
 """The gauge of a listener that has no row yet."""
 
 
 @attrs.define(eq=False)
-class _Known:
+class _Known(Order):
     """One amphora. Times are monotonic seconds.
 
     Attributes:
         said: the first of its reports that had the words of its newest one; its counters are spent.
-        seq, mark, key: of its newest report. `marks` are those of the last `REMEMBERED` that were accepted, one behind the
-            other; `back` is the sequence number of one that stepped back and was not believed.
+        key: of its newest report.
         applied: the words that the rows got, None when they got none or may have changed since.
         sums: traffic that is not written, laid out as `Skimmed.counters`, but for gauges: `open` are the newest, `gauges`
             those that the rows have.
         counted_at: since when `sums` are sums.
+        totals: of an agent that sends no deltas.
     """
 
     said: Skimmed
     heard_at: float
-    listeners: tuple[str, ...]
-    deltas: bool
-    sums: array[int]
-    gauges: array[int]
+    listeners: tuple[str, ...] = ()
+    deltas: bool = True
+    sums: array[int] = attrs.field(factory=lambda: array("q"))
+    gauges: array[int] = attrs.field(factory=lambda: array("q"))
     open: Sequence[int] = ()
     counted_at: float = float("-inf")
-    seq: int | None = None
     key: int = 0
-    marks: bytes = b""
-    back: int | None = None
     applied: bytes | None = None
     applied_at: float = 0.0
     matches: bool = True
-
-    def repeats(self, seq: int | None, mark: bytes) -> str | None:
-        """What a report is that says nothing of now: "repeated", "replayed", or None for one that counts; notes it.
-
-        A sequence number that is higher than all before is news. One that is not: either its agent was restarted and counts
-        from 0, or the network has turned two of them round, or somebody plays back what was recorded. The last is what has
-        been heard before, or comes from further back; it is believed only when a higher one follows it, as after a restart.
-        """
-        if seq is None or self.seq is None or seq > self.seq:
-            self.back = None
-        else:
-            seen, late = mark in self.marks, self.seq - seq < REMEMBERED
-            if seen and seq == self.seq:
-                return "repeated"
-            if (seen or not (late or seq < REMEMBERED)) and (self.back is None or seq <= self.back):
-                self.back = seq
-                return "replayed"
-            self.back = None
-            if late and seq >= REMEMBERED and not seen:
-                seq = self.seq
-        self.seq = seq
-        self.marks = (self.marks + mark)[-REMEMBERED * MARK :]
-        return None
+    totals: Grown | None = None
 
 
 @attrs.frozen
@@ -103,8 +86,8 @@ class Beat:
 
     @property
     def heartbeat(self) -> Heartbeat:
-        """All of it, read anew; its numbers may be those of an older one with the same words."""
-        return self.said.heartbeat()
+        """What it says of statuses, read anew; its counters mean nothing."""
+        return self.said.statuses()
 
 
 @attrs.frozen
@@ -130,16 +113,25 @@ class Memory:
 
     Args:
         reapply: seconds after which an unchanged report is held against the rows again: they may have changed meanwhile.
+        trial: seconds after which traffic counts whose heartbeats may have been played back, see `order`: an agent that lives
+            is heard before.
     """
 
-    def __init__(self, reapply: float) -> None:
-        self._reapply = reapply
+    def __init__(self, reapply: float, trial: float = TRIAL) -> None:
+        self._reapply, self._trial = reapply, trial
         self._lock = threading.Lock()
-        self._known: dict[str, _Known] = {}
+        self._known: OrderedDict[str, _Known] = OrderedDict()  # who was heard longest ago comes first
+        self._miscounted: set[str] = set()
         self._fresh: set[str] = set()
         self._left: list[TrafficDelta] = []
+        self._wanted: Collection[str] | None = None
+        self._strangers: dict[str, None] = {}
         self._swept_at: float | None = None
         self.counters: Counter[str] = Counter()
+        self.forgotten = 0
+        """How many amphorae were forgotten so far."""
+        self.more = False
+        """Whether the last batch left reports to the next one."""
 
     # -- in --------------------------------------------------------------------------------------------------------
     def keep(self, heartbeats: Iterable[Heartbeat | Skimmed], now: float) -> bool:
@@ -154,8 +146,7 @@ class Memory:
             for each in heartbeats:
                 said = skimmed(each) if isinstance(each, Heartbeat) else each
                 known = self._known.get(said.amphora_id)
-                if known is not None and (old := known.repeats(said.seq, said.mark)):
-                    self.counters[old] += 1
+                if known is not None and not self._counts(known, said.seq, said.mark, said.counters, now):
                     continue
                 accepted += 1
                 changed |= self._take_in(known, said, now)
@@ -173,25 +164,49 @@ class Memory:
                 if said is None:  # nobody says so before its report
                     continue
                 id = said.amphora_id
-                known = get(id)
-                if known is None or known.said.words != said.words:
-                    if known is not None and (old := known.repeats(seq, mark)):
-                        self.counters[old] += 1
-                        continue
-                    said = said._replace(seq=seq, key=key, mark=mark, counters=record[5:])
-                    changed |= self._take_in(known, said, at)
-                elif old := known.repeats(seq, mark):
-                    self.counters[old] += 1
+                known, counters = get(id), record[5:]
+                if known is not None and not self._counts(known, seq, mark, counters, at):
                     continue
-                else:
-                    _add(known, record[5:])
-                    known.key = key
-                    known.heard_at = max(known.heard_at, at)
-                    fresh.add(id)
-                    changed |= known.applied != said.words
                 accepted += 1
+                if known is None or known.said.words != said.words:
+                    changed |= self._take_in(known, said._replace(seq=seq, key=key, mark=mark, counters=counters), at)
+                    continue
+                if known.doubt is not None:
+                    self._lay_apart(known)
+                _add(known, counters)
+                known.key = key
+                if at >= known.heard_at:
+                    known.heard_at = at
+                    self._known.move_to_end(id)
+                fresh.add(id)
+                changed |= known.applied != said.words
             self.counters["accepted"] += accepted
         return changed
+
+    def _counts(self, known: _Known, seq: int | None, mark: bytes, counters: Sequence[int], now: float) -> bool:
+        """Whether it says something of now; what it is else is counted."""
+        turn = known.turn(seq, mark, counters, now)
+        if turn is None:
+            return True
+        doubt = known.doubt
+        if turn is Turn.REPEATED or turn is Turn.REPLAYED or doubt is None:
+            self.counters[turn] += 1
+            return False
+        if turn is Turn.TRUSTED:
+            self._left += doubt.left
+            known.doubt = None
+            return True
+        if doubt.apart and (doubt.proven or turn is Turn.REFUTED):  # they have been counted before
+            known.sums = array("q", bytes(8 * len(known.sums)))
+            doubt.left.clear()
+        if turn is Turn.REFUTED:
+            known.doubt = None
+            return True
+        self.counters[turn] += 1
+        known.heard_at = max(known.heard_at, now)
+        self._known.move_to_end(known.said.amphora_id)
+        self._fresh.add(known.said.amphora_id)
+        return False
 
     def _take_in(self, known: _Known | None, said: Skimmed, now: float) -> bool:
         """One that counts; whether its words are not in the rows."""
@@ -199,30 +214,66 @@ class Memory:
             said = said.complete()
             known = self._meet(known, said, now)
             known.said = said._replace(counters=())
-        elif known.deltas:
-            _add(known, said.counters)
-        else:
-            known.sums, known.open = array("q", said.counters), said.counters[2::FIELDS]
+        self._count_in(known, said, now)
         known.heard_at, known.key = max(known.heard_at, now), said.key
+        self._known.move_to_end(said.amphora_id)
         self._fresh.add(said.amphora_id)
         return known.applied != said.words
 
     def _meet(self, known: _Known | None, said: Skimmed, now: float) -> _Known:
         """It says something else than before, or for the first time."""
         listeners = said.listeners or ()
-        if known is not None and known.listeners == listeners and known.deltas and said.deltas:
-            _add(known, said.counters)
-            return known
-        gauges = dict(zip(known.listeners, known.gauges, strict=True)) if known is not None else {}
         if known is None:
-            known = self._known[said.amphora_id] = _Known(said, now, listeners, said.deltas, array("q"), array("q"))
-            known.repeats(said.seq, said.mark)
-        elif said.deltas:
-            self._left += _deltas(said.amphora_id, known)  # those of listeners that it has no more, and the others'
-        known.listeners, known.deltas, known.sums = listeners, said.deltas, array("q", said.counters)
-        known.open = said.counters[2::FIELDS]
-        known.gauges = array("q", [gauges.get(listener, _NEVER) for listener in listeners])
+            known = self._known[said.amphora_id] = _Known(said, now)
+            known.turn(said.seq, said.mark, said.counters, now)
+            self._strange(said.amphora_id)
+        elif known.listeners == listeners and known.deltas == said.deltas:
+            return known
+        elif known.doubt is not None and known.doubt.apart:
+            known.doubt.left = merged([*known.doubt.left, *_deltas(said.amphora_id, known)])
+        else:  # those of listeners that it has no more, and the others'
+            self._left += _deltas(said.amphora_id, known)
+        gauges = dict(zip(known.listeners, known.gauges, strict=True))
+        known.listeners, known.deltas = listeners, said.deltas
+        known.sums = array("q", bytes(8 * FIELDS * len(listeners)))
+        known.open = known.gauges = array("q", [gauges.get(listener, _NEVER) for listener in listeners])
+        known.totals = None if said.deltas else known.totals or Grown()
         return known
+
+    def _count_in(self, known: _Known, said: Skimmed, now: float) -> None:
+        if known.totals is None:
+            if known.doubt is not None:
+                self._lay_apart(known)
+            _add(known, said.counters)
+        elif known.doubt is None:  # totals tell all some time later as well
+            certain = said.seq is not None
+            grown = known.totals.taken(known.listeners, said.counters, now, 0.0 if certain else self._trial)
+            if grown is not None:
+                known.sums, known.open = array("q", grown), said.counters[2::FIELDS]
+
+    def _lay_apart(self, known: _Known) -> None:
+        """What it counts from now on may have been counted before."""
+        if known.doubt is not None and not known.doubt.apart:
+            known.doubt.apart = True
+            self._left += _deltas(known.said.amphora_id, known)
+            _emptied(known)
+
+    def _strange(self, amphora_id: str) -> None:
+        """One more of which no row is known, perhaps: somebody who has the key may invent as many as he likes."""
+        if self._wanted is None or amphora_id not in self._wanted:
+            self._strangers[amphora_id] = None
+            self._trim()
+
+    def _trim(self) -> None:
+        room = EVERYBODY if self._wanted is None else STRANGERS
+        while len(self._strangers) > room:
+            oldest = next(iter(self._strangers))
+            del self._strangers[oldest]
+            self._known.pop(oldest, None)
+            self._miscounted.discard(oldest)
+            self.forgotten += 1
+            self._fresh.discard(oldest)
+            self.counters[TOO_MANY] += 1
 
     # -- out -------------------------------------------------------------------------------------------------------
     def take(self, now: float, *, traffic: float | None) -> Batch:
@@ -237,6 +288,7 @@ class Memory:
             again, room = REAPPLIED, AT_ONCE
             reapply = max(self._reapply, len(self._known) / PER_SECOND)
             beats, steady = {}, {}
+            self.more = False
             deltas: list[TrafficDelta] = []
             for id in fresh:
                 known = self._known.get(id)
@@ -257,11 +309,21 @@ class Memory:
                     beats[id], room = Beat(known.said, known.heard_at, known.matches, known.seq), room - 1
                 else:
                     self._fresh.add(id)
+                    self.more = True
             if traffic is not None:
                 deltas = self._leftovers(deltas, now, traffic)
         return Batch(beats, steady, tuple(deltas))
 
     def _count(self, deltas: list[TrafficDelta], id: str, known: _Known, now: float, traffic: float) -> None:
+        if (doubt := known.doubt) is not None:
+            if now - doubt.since >= self._trial:
+                self._left += doubt.left
+                known.settled()
+            elif doubt.apart:
+                known.counted_at = max(
+                    known.counted_at, doubt.since
+                )  # it is looked for when it is not heard any more, too
+                return
         if known.counted_at == float(
             "-inf"
         ):  # the first time: from now on at a time of its own, so that all are spread
@@ -269,8 +331,7 @@ class Memory:
         else:
             known.counted_at = now
         deltas += _deltas(id, known)
-        known.gauges = array("q", known.open)
-        known.sums = array("q", bytes(8 * len(known.sums)))
+        _emptied(known)
 
     def _leftovers(self, deltas: list[TrafficDelta], now: float, traffic: float) -> list[TrafficDelta]:
         """With what was given back or left over, and with sums of those that are not heard any more."""
@@ -284,7 +345,7 @@ class Memory:
         if not self._left:
             return deltas
         left, self._left = self._left, []
-        return _merged([*left, *deltas])
+        return merged([*left, *deltas])
 
     def give_back(self, batch: Batch) -> None:
         """It could not be written: what it counted is added to what came since."""
@@ -300,6 +361,7 @@ class Memory:
                 known, beat = self._known.get(id), batch.beats.get(id)
                 if known is not None and beat is not None:
                     known.matches, known.applied_at, known.applied = match, now, beat.said.words
+                    (self._miscounted.discard if match else self._miscounted.add)(id)
 
     # -- looked at -------------------------------------------------------------------------------------------------
     def doubt(self, amphora_ids: Collection[str]) -> None:
@@ -321,6 +383,22 @@ class Memory:
         known = self._known.get(amphora_id)
         return None if known is None or not known.matches else known.heard_at
 
+    def knows(self, amphora_id: str) -> bool:
+        """Whether a heartbeat of it ever came, and was not forgotten."""
+        return amphora_id in self._known
+
+    def late(self, before: float) -> set[str]:
+        """Those that were heard, but not at that time or later, or whose last report does not count. Costs with their number: the
+        first that was heard later ends it, and who was taken in out of turn is late when that one is heard again.
+        """
+        with self._lock:
+            found = set(self._miscounted)
+            for id, known in self._known.items():
+                if known.heard_at >= before:
+                    break
+                found.add(id)
+            return found
+
     def miscounted(self, amphora_id: str) -> bool:
         """Whether its last report had a wrong number of listeners."""
         known = self._known.get(amphora_id)
@@ -337,10 +415,20 @@ class Memory:
         return found
 
     def forget_others(self, wanted: Collection[str], before: float) -> None:
-        """Forget those that are not wanted and were last heard before that time; their traffic is written all the same."""
+        """Forget those that are not wanted and were last heard before that time; their traffic is written all the same. Of
+        others that are not wanted, at most `STRANGERS` are kept from now on.
+        """
         with self._lock:
-            for id in [id for id, known in self._known.items() if id not in wanted and known.heard_at < before]:
-                self._left += _deltas(id, self._known.pop(id))
+            self._wanted = wanted
+            self._strangers = {id: None for id in self._known if id not in wanted}
+            for id in [id for id in self._strangers if self._known[id].heard_at < before]:
+                del self._strangers[id]
+                known = self._known.pop(id)
+                self._miscounted.discard(id)
+                self.forgotten += 1
+                if known.doubt is None or not known.doubt.apart:
+                    self._left += _deltas(id, known)
+            self._trim()
 
 
 def _add(known: _Known, counters: Sequence[int]) -> None:
@@ -354,6 +442,11 @@ def _add(known: _Known, counters: Sequence[int]) -> None:
         known.sums = array(
             "q", [min(sum(pair), LARGEST_COUNTER - 1) for pair in zip(known.sums, counters, strict=True)]
         )
+
+
+def _emptied(known: _Known) -> None:
+    known.gauges = array("q", known.open)
+    known.sums = array("q", bytes(8 * len(known.sums)))
 
 
 def _deltas(amphora_id: str, known: _Known) -> list[TrafficDelta]:
@@ -376,23 +469,3 @@ def _deltas(amphora_id: str, known: _Known) -> list[TrafficDelta]:
                 )
             )
     return found
-
-
-def _merged(deltas: Iterable[TrafficDelta]) -> list[TrafficDelta]:
-    """One per listener and amphora, in the order of time: totals replace, and what follows is added to them."""
-    merged: dict[tuple[str, str], TrafficDelta] = {}
-    for delta in deltas:
-        key = (delta.listener_id, delta.amphora_id)
-        before = merged.get(key)
-        if before is None or delta.absolute:
-            merged[key] = delta
-            continue
-        merged[key] = attrs.evolve(
-            delta,
-            bytes_in=before.bytes_in + delta.bytes_in,
-            bytes_out=before.bytes_out + delta.bytes_out,
-            total_connections=before.total_connections + delta.total_connections,
-            request_errors=before.request_errors + delta.request_errors,
-            absolute=before.absolute,
-        )
-    return list(merged.values())

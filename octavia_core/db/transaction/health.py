@@ -18,6 +18,7 @@ from octavia_core.db.clock import db_now, db_utcnow
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora, amphora_health
+from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.tables.own import oc_liveness
 from octavia_core.db.transaction.amphorae import naive_utc, seconds
 from octavia_core.db.transaction.session import Session, chunks, fit
@@ -252,6 +253,16 @@ class Health(Session):
             if rows:
                 self._store_traffic([rows[key] for key in sorted(rows)], absolute=absolute)
 
+    def counted(self, amphora_ids: Collection[str]) -> Mapping[tuple[str, str], tuple[int, int, int, int]]:
+        """See `octavia_core.ports.storage.Transaction.counted`."""
+        of = listener_statistics.c
+        query = select(of.listener_id, of.amphora_id, *(of[name] for name in _COUNTERS))
+        return {
+            (row[0], row[1]): (int(row[2]), int(row[3]), int(row[4]), int(row[5]))
+            for ids in chunks(sorted(set(amphora_ids)))
+            for row in self.rows(query.where(of.amphora_id.in_(ids)))
+        }
+
     def _store_traffic(self, rows: Sequence[list[Any]], *, absolute: bool) -> None:
         self._may_write()
         self.changed = True
@@ -321,7 +332,8 @@ def _traffic(name: str, *, absolute: bool) -> str:
     for column in _COUNTERS:
         old, more = f"listener_statistics.{column}", new.format(column)
         added = f"{old} + {least}({more}, {LARGEST_COUNTER - 1} - {old})"  # a sum that is too large would be refused
-        changes.append(f"{column} = {more if absolute else added}")
+        most = f"{'MAX' if name == 'sqlite' else 'GREATEST'}({old}, {more})"
+        changes.append(f"{column} = {most if absolute else added}")
     changes.append(f"active_connections = {new.format('active_connections')}")
     columns = ", ".join(("listener_id", "amphora_id", *_COUNTERS, "active_connections"))
     source = {
