@@ -31,6 +31,10 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    config.addinivalue_line(
+        "markers",
+        "feature(*names, library): fields and values of the API that the test shows; `library`: why not by a wish",
+    )
     if not hasattr(config, "workerinput"):
         home = servers.open_run()
         config.add_cleanup(lambda: servers.close_run(home))

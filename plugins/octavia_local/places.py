@@ -30,9 +30,14 @@ class Place(Protocol):
     def clear(self, amphora_id: str) -> None:
         """Remove what was made for an amphora whose processes have ended. Absent is success."""
 
+    sockets_move: bool
+    """Whether the VIP's sockets of one amphora serve another one as well: both are in one network."""
+
 
 class Loopback:
     """Every address of the upper half of `[local] network` is tried by the agent, which binds exclusively."""
+
+    sockets_move = True
 
     def __init__(self, settings: Settings, homes: Path) -> None:
         self._settings = settings
@@ -54,6 +59,8 @@ class Loopback:
 
 class Inside:
     """A namespace for each, with one address of the management network."""
+
+    sockets_move = False
 
     def __init__(self, settings: Settings, homes: Path) -> None:
         self._plan = plan_of(settings)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import attrs
 
-__all__ = ["Process", "arguments", "boot_id", "end", "every_process", "start_time"]
+__all__ = ["Process", "arguments", "boot_id", "end", "every_process", "start_time", "tell"]
 
 _DEAD_STATES = frozenset({"Z", "X", "x"})
 """proc(5): zombie and dead. In a container whose process 1 does not reap, a dead agent stays a zombie for ever."""
@@ -108,13 +108,18 @@ def end(process: Process, within: float) -> bool:
 
     The kernel makes a pidfd readable after the descriptors of the process are closed.
     """
+    return tell(process, signal.SIGKILL, within)
+
+
+def tell(process: Process, number: int, within: float) -> bool:
+    """Send it a signal that ends it, and wait as `end` does."""
     fd = process.open()
     if fd is None:
         return True
     try:
         deadline = time.monotonic() + within
         try:
-            signal.pidfd_send_signal(fd, signal.SIGKILL)
+            signal.pidfd_send_signal(fd, number)
         except ProcessLookupError:
             return True
         poll = select.poll()

@@ -1,4 +1,4 @@
-"""Certificates, and the marker that says which fields of the API a test shows."""
+"""Certificates, and in which ways load balancers are served."""
 
 from __future__ import annotations
 
@@ -6,20 +6,48 @@ from collections.abc import Iterator
 
 import pytest
 
+from octavia_core import Controller
 from tests.haproxy.certificates import Authority
-from tests.support.running import THROUGH_AGENT
+from tests.support.running import SERVE
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    config.addinivalue_line("markers", "feature(*names): fields and values of the API that the test shows in HAProxy")
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Each test of a module that uses `served_by` runs on HAProxy as rendered; one that shows a feature is wished of a
+    controller as well; and in the long form all go through the driver and the local agent.
+    """
+    if "served_by" in metafunc.fixturenames:
+        feature = metafunc.definition.get_closest_marker("feature")
+        by_wish = ["library"] if feature is not None and "library" not in feature.kwargs else []
+        ways = ["haproxy", *by_wish, pytest.param("agent", marks=pytest.mark.slow)]
+        metafunc.parametrize("served_by", ways, indirect=True)
 
 
-@pytest.fixture(params=["haproxy", pytest.param("agent", marks=pytest.mark.slow)])
+@pytest.fixture
 def served_by(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Each test of a module that uses this runs on HAProxy as rendered, and in the long form through the local agent."""
-    token = THROUGH_AGENT.set(request.param == "agent")
-    yield request.param
-    THROUGH_AGENT.reset(token)
+    """The way: "haproxy", "library" or "agent"."""
+    way: str = request.param
+    if way == "haproxy":
+        yield way
+        return
+    if way == "library":
+        serve = request.getfixturevalue("library").serve
+    else:
+        from tests.support.through_agent import serve_by_agent
+
+        serve = serve_by_agent
+    token = SERVE.set(serve)
+    yield way
+    SERVE.reset(token)
+
+
+@pytest.fixture(scope="session")
+def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
+    """A controller that all of these tests wish of."""
+    from tests.support.through_library import Library
+
+    state = tmp_path_factory.mktemp("library") / "state"
+    with Controller.open(state) as controller:
+        yield Library(controller, state)
 
 
 @pytest.fixture(scope="session")

@@ -40,7 +40,7 @@ def reject(*rules, **options):
     "l7rule.type=HOST_NAME", "l7rule.type=PATH", "l7rule.type=FILE_TYPE", "l7rule.type=HEADER", "l7rule.type=COOKIE",
     "l7rule.compare_type=REGEX", "l7rule.compare_type=STARTS_WITH", "l7rule.compare_type=ENDS_WITH",
     "l7rule.compare_type=CONTAINS", "l7rule.compare_type=EQUAL_TO", "l7rule.key", "l7rule.value",
-    "l7policy.action=REJECT", "l7policy.rules",
+    "l7policy.action=REJECT", "l7policy.rules", "listener.l7policies",
 )  # fmt: skip
 def test_each_rule_matches_what_it_says_and_nothing_else():
     with Echo("m") as member:
@@ -77,6 +77,7 @@ def test_no_type_and_comparison_that_there_is_was_forgotten():
 @pytest.mark.feature(
     "l7policy.action=REDIRECT_TO_URL", "l7policy.action=REDIRECT_PREFIX", "l7policy.action=REDIRECT_TO_POOL",
     "l7policy.redirect_url", "l7policy.redirect_prefix", "l7policy.redirect_pool_id", "l7policy.redirect_http_code",
+    "load_balancer.pools",
 )  # fmt: skip
 def test_each_action_does_what_it_says():
     url = "https://example.com/x?a=1&b=%20'two'#\"three\""

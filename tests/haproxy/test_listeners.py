@@ -64,7 +64,7 @@ def test_an_https_listener_passes_tls_through_to_the_member(authority):
             assert ask(served.address, PORT, tls=authority.client_context(), name="member.test").member == "m"
 
 
-@pytest.mark.feature("listener.protocol=PROMETHEUS")
+@pytest.mark.feature("listener.protocol=PROMETHEUS", library="`tests/main_job/test_balancing.py`")
 def test_a_prometheus_listener_reaches_the_exporter_by_way_of_the_image_s_proxy(tmp_path):
     lb = load_balancer(listener(protocol=ListenerProtocol.PROMETHEUS))
     text = materialise(lb, tmp_path).text
@@ -79,7 +79,7 @@ def test_a_prometheus_listener_reaches_the_exporter_by_way_of_the_image_s_proxy(
         assert ask(served.address, PORT, "/other").status in (403, 502)
 
 
-@pytest.mark.feature("load_balancer.additional_vips")
+@pytest.mark.feature("load_balancer.additional_vips", library="a wish with one is refused by this release")
 def test_additional_vips_are_served_too():
     with Echo("m") as member:
         p = pool(behind(member))
@@ -99,7 +99,7 @@ def test_a_listener_without_pool_answers_503():
         assert ask(served.address, PORT).status == 503
 
 
-@pytest.mark.feature("listener.enabled", "load_balancer.enabled", "pool.enabled")
+@pytest.mark.feature("listener.enabled", "load_balancer.enabled", "pool.enabled", "load_balancer.listeners")
 def test_what_is_disabled_is_not_served():
     with Echo("m") as member:
         p = pool(behind(member))
@@ -114,11 +114,12 @@ def test_what_is_disabled_is_not_served():
 
 
 @pytest.mark.feature("listener.allowed_cidrs")
-def test_clients_of_networks_that_are_not_allowed_are_turned_away(tmp_path):
+def test_clients_of_networks_that_are_not_allowed_are_turned_away(served_by, tmp_path):
+    network = "127.0.4.0/24" if served_by == "library" else "127.0.4.7/24"  # a wish has to be exact
     with Echo("m") as member:
         for protocol, inner in ((ListenerProtocol.HTTP, PoolProtocol.HTTP), (ListenerProtocol.TCP, PoolProtocol.TCP)):
             p = pool(behind(member), inner)
-            guarded = listener(p, protocol, allowed_cidrs=("127.0.4.7/24", "127.0.6.1/32"))
+            guarded = listener(p, protocol, allowed_cidrs=(network, "127.0.6.1/32"))
             with running(load_balancer(guarded, p)) as served:
                 for source in ("127.0.4.1", "127.0.4.250", "127.0.6.1"):
                     assert ask(served.address, PORT, source=source).member == "m"
@@ -132,8 +133,10 @@ def test_clients_of_networks_that_are_not_allowed_are_turned_away(tmp_path):
 
 
 @pytest.mark.feature("listener.insert_headers")
-def test_headers_are_inserted_for_members():
-    wanted = {"X-Forwarded-For": "true", "X-Forwarded-Port": "True", "X-Forwarded-Proto": "TRUE", "X-Unknown": "true"}
+def test_headers_are_inserted_for_members(served_by):
+    wanted = {"X-Forwarded-For": "true", "X-Forwarded-Port": "True", "X-Forwarded-Proto": "TRUE"}
+    if served_by != "library":  # which refuses such a wish
+        wanted["X-Unknown"] = "true"
     with Echo("m") as member:
         p = pool(behind(member))
         one = listener(p, insert_headers=wanted)
@@ -174,7 +177,6 @@ def test_connection_limits_are_summed_and_unlimited_means_the_default(tmp_path):
     assert "    maxconn 200\n" in text
 
 
-@pytest.mark.feature("listener.timeout_client_data", "listener.timeout_member_connect", "listener.timeout_member_data")
 def test_timeouts_of_the_listener_or_else_of_the_settings(tmp_path):
     p = pool()
     own = listener(p, timeout_client_data=1001, timeout_member_connect=1002, timeout_member_data=1003)
@@ -208,7 +210,58 @@ def test_a_client_that_says_nothing_for_too_long_is_let_go():
         assert client.recv(12) in (b"HTTP/1.1 408", b"")
 
 
-@pytest.mark.feature("listener.timeout_tcp_inspect")
+@pytest.mark.feature("listener.timeout_member_connect")
+def test_a_member_that_never_answers_is_given_up_in_time():
+    """One listener gives up soon, the other one not: the first has told its client while the second still waits."""
+    with socket.socket() as full, ExitStack() as stack:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):  # what fills its backlog; who comes then gets no answer at all
+            waiting = stack.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(full.getsockname())
+        p = pool([Member(id="full", address="127.0.0.1", protocol_port=full.getsockname()[1])])
+        soon = listener(p, timeout_member_connect=50)
+        late = listener(p, timeout_member_connect=600_000, protocol_port=PORT + 1)
+        with (
+            running(load_balancer([soon, late], p)) as served,
+            socket.create_connection((served.address, PORT + 1), timeout=10) as patient,
+        ):
+            patient.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+            assert ask(served.address, PORT).status == 503
+            patient.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                patient.recv(1)
+
+
+INSPECTS = "    tcp-request content accept if { req.len gt 0 }\n    tcp-request content reject\n"
+"""Rules that cannot be decided before the client has said something. The API has none: these are an operator's own."""
+
+
+@pytest.mark.feature("listener.timeout_tcp_inspect", library="no object of the API is a rule that inspects")
+@pytest.mark.parametrize(("delay", "waits"), [(600_000, True), (50, False), (0, False)])
+def test_a_rule_that_inspects_waits_for_a_silent_client_as_long_as_it_may(delay, waits):
+    with Echo("m") as member:
+        p = pool(behind(member), PoolProtocol.TCP)
+        inspected = listener(p, ListenerProtocol.TCP, timeout_tcp_inspect=delay)
+        other = listener(p, ListenerProtocol.TCP, protocol_port=PORT + 1)
+        usual = f"    default_backend {p.id}:{inspected.id}\n"
+        with (
+            running(load_balancer([inspected, other], p), replacing={usual: INSPECTS + usual}) as served,
+            socket.create_connection((served.address, PORT), timeout=10) as silent,
+        ):
+            if not waits:
+                assert silent.recv(1) == b""
+                return
+            assert ask(served.address, PORT + 1).member == "m"  # it has work, and takes no notice of the silent one
+            silent.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                silent.recv(1)
+            silent.settimeout(10)
+            silent.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
+            assert silent.recv(12) == b"HTTP/1.1 200"
+
+
 def test_the_inspect_delay_is_rendered_when_there_is_one(tmp_path):
     assert "inspect-delay" not in materialise(load_balancer(listener(timeout_tcp_inspect=0)), tmp_path).text
     lb = load_balancer(listener(timeout_tcp_inspect=250))

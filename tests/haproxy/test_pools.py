@@ -21,6 +21,7 @@ from octavia_core.domain.vocabulary import (
     Provisioning,
 )
 from octavia_core.errors import AmphoraRefused, PermanentError
+from tests.local_agent.rig import until
 from tests.support.running import Echo, ask, check, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
@@ -72,7 +73,7 @@ def test_least_connections_goes_where_fewer_are(tmp_path):
         assert "    balance leastconn\n" in materialise(load_balancer(listener(p), p), tmp_path).text
 
 
-@pytest.mark.feature("pool.lb_algorithm=SOURCE_IP_PORT")
+@pytest.mark.feature("pool.lb_algorithm=SOURCE_IP_PORT", library="`tests/main_job/test_balancing.py`: refused")
 def test_an_algorithm_that_amphorae_do_not_have_is_refused_by_pool(tmp_path):
     p = pool(lb_algorithm=Algorithm.SOURCE_IP_PORT)
     with pytest.raises(PermanentError, match=f"pool {p.id}: lb_algorithm SOURCE_IP_PORT is not offered"):
@@ -134,8 +135,9 @@ def test_http_cookie_persistence():
         p = pool(behind(a, b), session_persistence=SessionPersistence(type=PersistenceType.HTTP_COOKIE))
         with running(load_balancer(listener(p), p)) as served:
             assert "SRV=" in ask(served.address, PORT).headers["set-cookie"]
-            assert spread(served, 4, headers=[("Cookie", "SRV=b")]) == {"b": 4}
-            assert spread(served, 4, headers=[("Cookie", "SRV=a")]) == {"a": 4}
+            for name in ("b", "a"):
+                cookie = f"SRV={served.known_as(name)}"
+                assert spread(served, 4, headers=[("Cookie", cookie)]) == {name: 4}
 
 
 @pytest.mark.feature("session_persistence.type=APP_COOKIE", "session_persistence.cookie_name")
@@ -159,7 +161,6 @@ def test_a_cookie_name_that_is_none_is_refused(name, tmp_path):
 @pytest.mark.feature(
     "pool.health_monitor", "health_monitor.type=HTTP", "health_monitor.http_method", "health_monitor.url_path",
     "health_monitor.expected_codes", "health_monitor.http_version", "health_monitor.domain_name",
-    "health_monitor.max_retries", "health_monitor.max_retries_down",
 )  # fmt: skip
 def test_an_http_monitor_asks_as_told_and_takes_members_out_and_in():
     check = monitor(
@@ -224,6 +225,7 @@ def test_an_https_monitor_speaks_tls(authority):
         with running(load_balancer(listener(p, ListenerProtocol.HTTPS), p)) as served:
             served.until_status("plain", "DOWN")
             served.until_status("tls", "UP")
+            until(lambda: len(good.seen) > 0, "a check")  # until then it is taken for good
             assert good.seen[0].startswith("GET /h HTTP/1.")
 
 
@@ -237,7 +239,7 @@ def test_a_tls_hello_monitor_shakes_hands_where_the_pool_does(authority):
             assert served.server_status("tls") == "UP"
 
 
-@pytest.mark.feature("health_monitor.type=PING")
+@pytest.mark.feature("health_monitor.type=PING", library="`tests/namespaces/test_udp.py`: real ICMP")
 def test_a_ping_monitor_runs_the_image_s_helper(served_by):
     """The helper of these tests finds 127.0.0.1 alive and every other address dead."""
     with Echo("a") as a, Echo("b") as b:
@@ -252,7 +254,6 @@ def test_a_ping_monitor_runs_the_image_s_helper(served_by):
             assert served.server_status("a") == "UP"
 
 
-@pytest.mark.feature("health_monitor.type=UDP-CONNECT", "health_monitor.type=SCTP")
 def test_monitors_of_udp_and_sctp_say_nothing_to_haproxy(tmp_path):
     for type in (MonitorType.UDP_CONNECT, MonitorType.SCTP):
         p = pool([Member(id="m", address="127.0.0.1", protocol_port=1)], health_monitor=monitor(type))
@@ -281,7 +282,40 @@ def test_a_check_that_is_not_answered_in_time_fails_and_a_disabled_monitor_check
                 served.until_status("silent", status)
 
 
-@pytest.mark.feature("health_monitor.delay", "health_monitor.timeout", "health_monitor.enabled")
+@pytest.mark.feature("health_monitor.delay", "health_monitor.max_retries", "health_monitor.max_retries_down")
+def test_checks_come_at_their_delay_and_as_many_as_told_decide():
+    """The member knows how often it was asked; a bit more is fine, since who looks at its status is late."""
+    often = monitor(MonitorType.HTTP, delay=1, max_retries=2, max_retries_down=2)
+    seldom = monitor(MonitorType.HTTP, delay=600)
+    with Echo("a") as a, Echo("b") as b:
+        p, q = pool(behind(a), health_monitor=often), pool(behind(b), health_monitor=seldom)
+        with running(load_balancer([listener(p), listener(q, protocol_port=PORT + 1)], p, q)) as served:
+            until(lambda: 200 in a.answered, "a first check, before which one failure is enough")
+            a.healthy = False
+            served.until_status("a", "DOWN")
+            assert 2 <= a.answered.count(503) <= 9
+            good = a.answered.count(200)
+            a.healthy = True
+            served.until_status("a", "UP")
+            assert 2 <= a.answered.count(200) - good <= 9
+            assert len(b.answered) <= 1
+
+
+@pytest.mark.feature("health_monitor.timeout")
+def test_a_check_is_waited_for_as_long_as_told():
+    """The same silent member, checked with two times: it is DOWN for one while the other still waits for an answer."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        p, q = (
+            pool([Member(id=name, address="127.0.0.1", protocol_port=port)],
+                 health_monitor=monitor(MonitorType.HTTP, timeout=timeout))
+            for name, timeout in (("soon", 1), ("late", 600))
+        )  # fmt: skip
+        with running(load_balancer([listener(p), listener(q, protocol_port=PORT + 1)], p, q)) as served:
+            served.until_status("soon", "DOWN")
+            assert served.server_status("late") == "UP"
+
+
 def test_delay_timeout_and_thresholds_are_written_in_the_units_of_haproxy(tmp_path):
     member = Member(id="m", address="127.0.0.1", protocol_port=80)
     full = monitor(MonitorType.TCP, delay=7, timeout=5, max_retries=2, max_retries_down=4)

@@ -11,8 +11,16 @@ from typing import Any
 import pytest
 
 from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
-from octavia_core.domain.tree import LoadBalancer, Pool
-from octavia_core.domain.vocabulary import Kind, ListenerProtocol, MonitorType, Operating, PoolProtocol, Provisioning
+from octavia_core.domain.tree import LoadBalancer, Pool, SessionPersistence
+from octavia_core.domain.vocabulary import (
+    Kind,
+    ListenerProtocol,
+    MonitorType,
+    Operating,
+    PersistenceType,
+    PoolProtocol,
+    Provisioning,
+)
 from octavia_core.errors import OperationFailed
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
@@ -48,6 +56,7 @@ def answers(stage: Stage, lb: LoadBalancer, count: int = 6, *, port: int = PORT,
     return Counter(ask_udp(host, at, f"say {n}", **options) for n in range(count))
 
 
+@pytest.mark.feature("listener.protocol=UDP", "pool.protocol=UDP", "health_monitor.type=UDP-CONNECT")
 def test_datagrams_are_shared_a_stopped_member_is_error_and_gets_nothing(stage: Stage) -> None:
     """Beside an HTTP listener on the same port number."""
     with UdpEcho("one") as one, UdpEcho("two") as two, Echo("web") as web:
@@ -93,6 +102,24 @@ def test_members_are_drained_added_and_removed_and_the_listener_goes(stage: Stag
         assert answers(stage, lb, 1, tries=1) == {"": 1}
         (amphora,) = stage.controller.amphorae(lb.id)
         assert not list((stage.state / "amphorae" / amphora.id / "var/lib/octavia/lvs").glob("*.conf"))
+
+
+@pytest.mark.feature("session_persistence.persistence_granularity", "session_persistence.persistence_timeout")
+def test_clients_of_one_network_stay_with_one_member_as_long_as_told(stage: Stage) -> None:
+    def kept(granularity: str) -> SessionPersistence:
+        return SessionPersistence(
+            type=PersistenceType.SOURCE_IP, persistence_timeout=600, persistence_granularity=granularity
+        )
+
+    sources = [f"127.9.{n}.7" for n in range(12)]
+    with UdpEcho("one") as one, UdpEcho("two") as two:
+        lb = stage.build(udp(one, two, session_persistence=kept("255.255.0.0")))
+        host, at = stage.at(lb)
+        assert len({ask_udp(host, at, source=source) for source in sources}) == 1
+        stage.update(Kind.POOL, only_pool_of(lb).id, session_persistence=kept("255.255.255.255"))
+        first = {source: ask_udp(host, at, source=source) for source in sources}
+        assert set(first.values()) == {"one", "two"}
+        assert {source: ask_udp(host, at, source=source) for source in sources} == first
 
 
 def test_an_amphora_that_dies_is_replaced_and_serves_datagrams_at_the_same_place(stage: Stage) -> None:

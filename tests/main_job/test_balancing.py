@@ -174,6 +174,7 @@ def test_listener_statistics_grow_and_outlive_a_reload(stage):
         until(lambda: counted(id)["request_errors"] == 1, "a request error")
 
 
+@pytest.mark.feature("listener.protocol=PROMETHEUS")
 def test_a_prometheus_listener_answers_with_metrics(stage):
     with Echo("one") as one:
         metrics = NewListener(protocol=ListenerProtocol.PROMETHEUS, protocol_port=8088)

@@ -25,6 +25,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
         yield pair
 
 
+@pytest.mark.feature("load_balancer.topology")
 def test_one_has_the_vip_and_both_listen_for_it(pair):
     assert pair.settled().role in (Role.MASTER, Role.BACKUP)
     assert {a.role for a in pair.amphorae()} == {Role.MASTER, Role.BACKUP}

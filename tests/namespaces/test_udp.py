@@ -116,6 +116,7 @@ def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: S
         assert answers(lb, 2) == {"one": 2}
 
 
+@pytest.mark.feature("health_monitor.type=PING")
 def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
     """One member is an address that nobody has."""
     nobody = NewMember(HOST.rpartition(".")[0] + ".2", 80, name="nobody")

@@ -1,8 +1,9 @@
 """The page docs/reference/features.md: each field of the API, and the tests that show it in HAProxy.
 
-Tests say what they show with `@pytest.mark.feature("listener.connection_limit", "pool.protocol=PROXY", ...)`. Fields
-come from the domain values, values from their enumerations, so a new one is missing here until a test shows it or
-ELSEWHERE says why none does. `python -m tests.support.features` writes the page; a test compares it.
+Tests say what they show with `@pytest.mark.feature("listener.connection_limit", "pool.protocol=PROXY", ...)`; those that
+do it without a wish to the library say why, with `library="..."`. Fields come from the domain values, values from their
+enumerations, so a new one is missing here until a test shows it or ELSEWHERE says why none does.
+`python -m tests.support.features` writes the page; a test compares it.
 """
 
 from __future__ import annotations
@@ -16,11 +17,17 @@ import attrs
 
 from octavia_core.domain import tree, vocabulary
 
-__all__ = ["ELSEWHERE", "PAGE", "expected", "page", "shown"]
+__all__ = ["ELSEWHERE", "PAGE", "Test", "expected", "page", "shown"]
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "reference" / "features.md"
-TESTS = ROOT / "tests" / "haproxy"
+TESTS = (
+    "tests/haproxy/test_*.py",
+    "tests/main_job/test_balancing.py",
+    "tests/local/test_udp.py",
+    "tests/namespaces/test_*.py",
+)
+"""Where tests show features. All but the first wish of a controller and nothing else."""
 
 KINDS = {
     "load_balancer": tree.LoadBalancer,
@@ -46,21 +53,16 @@ VALUES: dict[str, type[StrEnum]] = {
 }
 """Fields of which each value is a feature of its own."""
 
-_NETWORK = "of the network driver"
+_REFUSED = "refused in a sentence by this release: `main_job/test_under_load.py`"
 
 ELSEWHERE = {
-    "load_balancer.listeners": "the tree itself",
-    "load_balancer.pools": "the tree itself",
-    "load_balancer.topology": "keepalived: test_keepalived.py, tests/namespaces/test_pair.py; "
-    "peers section: test_push.py::test_a_pair_shares_its_stick_tables",
-    "load_balancer.provider": "chooses the driver",
-    "load_balancer.flavor_id": "of the compute driver",
-    "load_balancer.availability_zone": "of the compute driver",
-    "load_balancer.server_group_id": "of the compute driver",
-    "listener.peer_port": "the peers port is the constant 1025; this one is for security groups",
-    "listener.l7policies": "see l7policy",
-    "member.subnet_id": _NETWORK,
-    "member.vnic_type": _NETWORK,
+    "load_balancer.provider": "which controller has it: `peers/octavia_api/test_messages.py`",
+    "load_balancer.flavor_id": _REFUSED,
+    "load_balancer.availability_zone": _REFUSED,
+    "load_balancer.server_group_id": "not a wish: where compute keeps the two of a pair apart, `engine/test_pairs.py`",
+    "listener.peer_port": "not a wish: peers meet at port 1025; this one is for security groups",
+    "member.subnet_id": "not HAProxy's: to which networks an amphora is plugged, `engine/test_networks.py`",
+    "member.vnic_type": "not HAProxy's, and no network driver of this release has such ports",
 }
 """What HAProxy does not see, and why."""
 
@@ -81,21 +83,36 @@ def expected() -> Iterator[str]:
                 yield name
 
 
-def shown() -> dict[str, list[str]]:
-    """Feature -> tests that show it, as `file::test`."""
-    found: dict[str, list[str]] = {}
-    for file in sorted(TESTS.glob("test_*.py")):
+@attrs.frozen
+class Test:
+    """A test that shows features.
+
+    Attributes:
+        name: `file::test`, the file below tests/ (below tests/haproxy without that).
+        apart: why it is not made by a wish; empty when it is.
+    """
+
+    name: str
+    apart: str = ""
+
+
+def shown() -> dict[str, list[Test]]:
+    """Feature -> tests that show it."""
+    found: dict[str, list[Test]] = {}
+    for file in sorted(path for pattern in TESTS for path in ROOT.glob(pattern)):
+        where = str(file.relative_to(ROOT / "tests")).removeprefix("haproxy/")
         for node in ast.parse(file.read_text(encoding="utf-8")).body:
             if isinstance(node, ast.FunctionDef):
-                for feature in _marks(node):
-                    found.setdefault(feature, []).append(f"{file.name}::{node.name}")
+                for feature, apart in _marks(node):
+                    found.setdefault(feature, []).append(Test(f"{where}::{node.name}", apart))
     return found
 
 
-def _marks(function: ast.FunctionDef) -> Iterator[str]:
+def _marks(function: ast.FunctionDef) -> Iterator[tuple[str, str]]:
     for mark in function.decorator_list:
         if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.feature":
-            yield from (str(ast.literal_eval(argument)) for argument in mark.args)
+            apart = next((str(ast.literal_eval(each.value)) for each in mark.keywords if each.arg == "library"), "")
+            yield from ((str(ast.literal_eval(argument)), apart) for argument in mark.args)
 
 
 def page() -> str:
@@ -105,16 +122,22 @@ def page() -> str:
         "# Features",
         "<!-- Made by `python -m tests.support.features` from the tests; change the tests, not this page. -->",
         "",
-        "Each field of the API, and the test that shows what it does: by requests through a running HAProxy where that is",
-        "possible, otherwise by the directive. All tests are in `tests/haproxy/`. UDP by real datagrams: `tests/local/test_udp.py`,",
-        "`tests/local_agent/test_udp.py`, `tests/namespaces/test_udp.py`; on upstream's agent: `tests/peers/amphora_agent/test_udp.py`.",
+        "Each field of the API, and the test that shows what it does, by requests of real clients through a running HAProxy to",
+        'real members. "yes" under *by a wish*: the test asks the library for the load balancer',
+        "(`Controller.create_load_balancer`), which builds a local amphora for it, and looks at what that serves; otherwise it",
+        "says why not. Tests of `tests/haproxy/`, which is where a file without a folder is, run a second time on HAProxy alone,",
+        "with the configuration as it was rendered, and in the long form a third time through the amphora driver and an agent.",
+        "SCTP is the one thing here that is shown by the text which is sent and not by traffic.",
         "",
-        "| field or value | shown by |",
-        "|---|---|",
+        "| field or value | shown by | by a wish |",
+        "|---|---|---|",
     ]
     for feature in expected():
-        by = "; ".join(f"`{test}`" for test in tests.get(feature, ())) or ELSEWHERE.get(feature, "**nothing**")
-        lines.append(f"| `{feature}` | {by} |")
+        found = tests.get(feature, [])
+        by = "; ".join(f"`{test.name}`" for test in found) or ELSEWHERE.get(feature, "**nothing**")
+        apart = [test.apart for test in found if test.apart]
+        wish = "" if not found else "yes" if len(apart) < len(found) else apart[0]
+        lines.append(f"| `{feature}` | {by} | {wish} |")
     return "\n".join(lines) + "\n"
 
 

@@ -40,23 +40,22 @@ from octavia_haproxy.render.sections import LOG_SOCKET
 from tests.support.haproxies import chosen
 
 __all__ = [
-    "THROUGH_AGENT",
+    "SERVE",
     "Answer",
     "Echo",
     "Running",
+    "Serve",
     "ask",
     "check",
     "check_together",
     "fresh_address",
     "materialise",
+    "no_log",
     "running",
 ]
 
 PATIENCE = 20.0
 """Seconds after which a thing that should happen is taken for not happening."""
-
-THROUGH_AGENT: ContextVar[bool] = ContextVar("THROUGH_AGENT", default=False)
-"""Set to serve by way of the driver and the local agent; the fixture `served_by` does."""
 
 AMPHORA = Amphora(id="11111111-2222-4333-8444-555555555555", status=AmphoraStatus.ALLOCATED)
 
@@ -142,6 +141,10 @@ class Running:
         found = [dict(zip(columns, row.split(","), strict=False)) for row in rows]
         return next((row["status"] for row in found if row["svname"] == member_id), "absent")
 
+    def known_as(self, member_id: str) -> str:
+        """The id under which HAProxy knows the member: another one where a library has given it."""
+        return member_id
+
     def until_status(self, member_id: str, status: str) -> None:
         """Wait until a member is said to be that."""
         deadline = time.monotonic() + PATIENCE
@@ -154,11 +157,27 @@ class Running:
         raise AssertionError(f"member {member_id} is {seen}, not {status}")
 
     def logged(self) -> str:
-        """The next connection log line."""
+        """The next connection log line. Skips the test where an agent drops them."""
+        if SERVE.get() is not None:
+            pytest.skip("a local amphora has no connection log")
         while True:
             line = self.log.recv(65536).decode()
             if line.startswith("<134>"):  # local0.info; what is administrative goes to local1
                 return line
+
+
+Serve = Callable[[LoadBalancer, Material | None], Iterator[Running]]
+
+SERVE: ContextVar[Serve | None] = ContextVar("SERVE", default=None)
+"""Set to serve in another way than by HAProxy alone; the fixture `served_by` does."""
+
+
+@contextlib.contextmanager
+def no_log() -> Iterator[socket.socket]:
+    """A log socket that nobody writes to."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
+        log.settimeout(PATIENCE)
+        yield log
 
 
 @contextlib.contextmanager
@@ -184,12 +203,11 @@ def running(
     if additional:
         served = attrs.evolve(served, additional_vips=(AdditionalVip(subnet_id="subnet", ip_address=further),))
     try:
-        if THROUGH_AGENT.get():
+        serve = SERVE.get()
+        if serve is not None:
             if replacing:
-                pytest.skip("through the agent a configuration is served as it was rendered")
-            from tests.support.through_agent import serve_by_agent
-
-            for found in serve_by_agent(served, material):
+                pytest.skip("an agent serves a configuration as it was rendered")
+            for found in serve(served, material):
                 found.additional = further
                 yield found
             return
@@ -329,6 +347,8 @@ class Echo:
         self.healthy = True
         self.seen: list[str] = []
         """Paths asked for, checks included."""
+        self.answered: list[int] = []
+        """With which status."""
         echo = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -360,7 +380,9 @@ class Echo:
                     "alpn": self.request.selected_alpn_protocol() if tls is not None else None,
                     "cipher": self.request.cipher()[0] if tls is not None else None,
                 }).encode()  # fmt: skip
-                self.send_response(200 if echo.healthy else 503)
+                status = 200 if echo.healthy else 503
+                echo.answered.append(status)
+                self.send_response(status)
                 self.send_header("Content-Length", str(len(body)))
                 self.send_header("Set-Cookie", f"APP={echo.name}-session; Path=/")
                 self.end_headers()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +16,7 @@ from octavia_core.ports.amphora import Delivery, Material
 from octavia_core.settings import HaproxyAmphora, Settings
 from octavia_haproxy.driver import HaproxyDriver
 from tests.local_agent.rig import Authorities, Rig, members_of
-from tests.support.running import PATIENCE, Running
+from tests.support.running import Running, no_log
 
 __all__ = ["ServedByAgent", "serve_by_agent"]
 
@@ -31,10 +30,6 @@ class ServedByAgent(Running):
     def command(self, text: str) -> str:
         """Skips the test: the console is the agent's."""
         pytest.skip("the agent keeps HAProxy's console to itself")
-
-    def logged(self) -> str:
-        """Skips the test: the agent drops connection logs."""
-        pytest.skip("a local amphora has no connection log")
 
     def server_status(self, member_id: str) -> str:
         """Status of a member in the next heartbeat."""
@@ -56,8 +51,7 @@ def serve_by_agent(load_balancer: LoadBalancer, material: Material | None) -> It
         receiver = Amphora(id=rig.amphora_id, status=AmphoraStatus.ALLOCATED)
         try:
             driver.push(at, Delivery(load_balancer=load_balancer, amphora=receiver, material=material or Material()))
-            with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as log:
-                log.settimeout(PATIENCE)
+            with no_log() as log:
                 yield ServedByAgent(
                     address=str(load_balancer.vip.ip_address), folder=folder, id=load_balancer.id, log=log, rig=rig
                 )

@@ -1,7 +1,8 @@
 """`python -m octavia_local.agent ROOT`: the life of one agent, from its files to its last signal.
 
 It is ready when ROOT/agent.json is there: {"pid", "start_time", "host", "port", "haproxy_version", "started_at"}.
-SIGTERM ends HAProxy and the agent, exit code 0. Exit code 1 comes with one sentence on standard error.
+SIGTERM ends HAProxy and the agent, exit code 0. SIGUSR1 does so after the VIP's sockets went to the amphora that
+ROOT/heir.json names, and what was begun was finished. Exit code 1 comes with one sentence on standard error.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavia_local.agent.root import AGENT_CONF, BadBoot, Local, Root, log, read_conf, read_local, write_atomically
 from octavia_local.agent.server import Server, TlsFiles, bind_first_free
 
 if TYPE_CHECKING:
+    import socket
+
     from octavia_local.agent.datagrams import Datagrams
+    from octavia_local.agent.supervisor import Supervisor
 
 __all__ = ["main"]
 
 _OLDEST_HAPROXY = (2, 4)
 _ENVIRONMENT = {"PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL": "C"}
 _END_WITHIN = 2.0  # seconds for HAProxy to end before it is killed
+_FINISH_WITHIN = 0.3  # seconds that requests have to end when another amphora follows; new ones wait for that so long
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -69,11 +74,13 @@ class _Agent:
             ) from error
         self._document: dict[str, Any] = {}
         self._writing = threading.Lock()
+        self._followed = False
 
     def run(self) -> None:
         from octavia_local.agent.api import Api, Wires
         from octavia_local.agent.balancer import Balancer, Surroundings
         from octavia_local.agent.beats import Beats
+        from octavia_local.agent.heirlooms import Heirlooms
         from octavia_local.agent.machine import most_connections
         from octavia_local.agent.ping import may_ping
         from octavia_local.agent.plugs import Plugs
@@ -88,8 +95,8 @@ class _Agent:
         if fact.problem is not None:
             log(fact.problem)
         supervisor = Supervisor(_ENVIRONMENT)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: supervisor.stop())
+        heirlooms = Heirlooms(self._root.path)
+        self._obey_signals(supervisor)
 
         def look() -> list[Any]:
             found = [balancer.observe() for balancer in list(api.balancers.values()) if balancer.running]
@@ -98,6 +105,7 @@ class _Agent:
         def now_and_then() -> None:
             for balancer in list(api.balancers.values()):
                 balancer.tidy()
+            heirlooms.tidy()
             self._watch_orphanhood(time.monotonic() - api.last_asked, local)
 
         beats = Beats(conf, look, now_and_then)
@@ -110,6 +118,7 @@ class _Agent:
             offset=local.privileged_port_offset,
             before_handover=beats.ledger.absorb,
             changed=beats.nudge,
+            inherit=heirlooms.take,
         )
         plugs: Plugs = Plugs(self._root, conf.base_path)
         vrrp = NoVrrp()
@@ -123,7 +132,7 @@ class _Agent:
         def datagrams() -> Datagrams:
             from octavia_local.agent.datagrams import Around, Datagrams
 
-            return Datagrams(Around(self._root, conf.base_path, supervisor, local, beats.nudge))
+            return Datagrams(Around(self._root, conf.base_path, supervisor, local, beats.nudge, heirlooms.take))
 
         udp = UdpCalls(self._root.inside(f"{conf.base_path}/lvs"), datagrams)
         wires = Wires(plugs, vrrp, udp)
@@ -146,6 +155,22 @@ class _Agent:
         threading.Thread(target=begin, name="begin", daemon=True).start()
         supervisor.run()
         self._listening.close()
+        self._end(supervisor, [one for b in list(api.balancers.values()) for one in b.sockets] + udp.sockets)
+
+    def _obey_signals(self, supervisor: Supervisor) -> None:
+        def end(number: int, _: object) -> None:
+            self._followed = self._followed or number == signal.SIGUSR1
+            supervisor.stop()
+
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
+            signal.signal(number, end)
+
+    def _end(self, supervisor: Supervisor, left: Sequence[socket.socket]) -> NoReturn:
+        """End what runs, and this process. Where another amphora follows, its sockets are for that one."""
+        from octavia_local.agent.heirlooms import bequeath, heir_of
+
+        if self._followed and left and bequeath(heir_of(self._root.path), left):
+            supervisor.finish_all(_FINISH_WITHIN)
         supervisor.end_all(_END_WITHIN)
         with contextlib.suppress(FileNotFoundError):  # it ended before it was ready
             os.unlink(self._root.path + "/agent.json")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import os
+import socket
 import threading
 from collections.abc import Callable
 from typing import NamedTuple
@@ -25,7 +26,7 @@ from octavia_local.agent.generation import Generation, make, remove_tree
 from octavia_local.agent.process import Haproxy, NotStarted, Running
 from octavia_local.agent.root import Root, log
 from octavia_local.agent.runtime import StatRow, Unexpected, apply, down_members, read_stats, remove, verify
-from octavia_local.agent.sockets import HeldSockets
+from octavia_local.agent.sockets import HeldSockets, Inherit
 from octavia_local.agent.supervisor import Supervisor
 from octavia_local.agent.translate import Document, Limits
 from octavia_local.agent.wire import Refusal
@@ -48,6 +49,7 @@ class Surroundings(NamedTuple):
         offset: how much higher a port is served that needs privileges.
         before_handover: told what a process counted just before another takes over from it.
         changed: told that a process was started, replaced or ended.
+        inherit: finds sockets that an amphora before this one has left.
     """
 
     root: Root
@@ -58,6 +60,7 @@ class Surroundings(NamedTuple):
     offset: int
     before_handover: Callable[[Observation], None]
     changed: Callable[[], None]
+    inherit: Inherit
 
 
 class Observation(NamedTuple):
@@ -98,7 +101,7 @@ class Balancer:
         self._around = around
         self._home = f"{around.base_path}/{id}"
         self._run = around.root.inside(self._home + "/run")
-        self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace)
+        self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace, inherit=around.inherit)
         self._changing = threading.Lock()
         self._generations = 0
         self._leaving: dict[str, ServerLine] = {}
@@ -213,6 +216,11 @@ class Balancer:
     def running(self) -> bool:
         """True while a process is (or is about to be again) in service."""
         return self._haproxy.current is not None
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """The listening sockets of its addresses."""
+        return self._sockets.all
 
     @property
     def stats_path(self) -> str | None:

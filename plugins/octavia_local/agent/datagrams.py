@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import socket
 import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, Protocol
@@ -17,7 +18,7 @@ from octavia_local.agent.checks import Checks
 from octavia_local.agent.lvs import Real, Service, read_service
 from octavia_local.agent.root import Local, Root, log
 from octavia_local.agent.runtime import StatRow
-from octavia_local.agent.sockets import Bind
+from octavia_local.agent.sockets import Bind, HeldSockets, Inherit
 from octavia_local.agent.supervisor import Supervisor
 from octavia_local.agent.wire import Refusal
 
@@ -74,6 +75,7 @@ class Around(NamedTuple):
         supervisor: starts processes.
         local: what this machine has.
         changed: told that a listener was started or ended, or a member changed its status.
+        inherit: finds sockets that an amphora before this one has left.
     """
 
     root: Root
@@ -81,6 +83,7 @@ class Around(NamedTuple):
     supervisor: Supervisor
     local: Local
     changed: Callable[[], None]
+    inherit: Inherit
 
 
 class _Listener:
@@ -110,13 +113,10 @@ class _Listener:
         return self._forwarder.processes
 
     def try_out(self, service: Service) -> None:
-        """Refuse what could not be served."""
+        """Refuse what could not be served. Its addresses are held from now on: an inherited one cannot be had twice."""
         with self._lock:
-            if not service.enabled:
-                return
-            new = self._forwarder.hold(service)
-            if self._service is None:
-                self._forwarder.release(new)
+            if service.enabled:
+                self._forwarder.hold(service)
 
     def run(self, service: Service) -> None:
         with self._lock:
@@ -199,6 +199,7 @@ class Datagrams:
         self._around = around
         self._folder = f"{around.base_path}/{_PREFIX}"
         self._listeners: dict[str, _Listener] = {}
+        self._held: list[HeldSockets] = []
         self._checks = Checks(self._member_changed)
         self._make_forwarder = self._nftables() if around.local.namespace else self._nginx()
 
@@ -292,6 +293,11 @@ class Datagrams:
         found = [one.observe() for one in list(self._listeners.values())]
         return [one for one in found if one is not None]
 
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those that datagrams come in by; in a namespace there are none."""
+        return [one for held in self._held for one in held.all]
+
     # -- inside ----------------------------------------------------------------------------------------------------
     def _understood(self, id: str, data: bytes) -> Service:
         try:
@@ -334,9 +340,9 @@ class Datagrams:
 
         def make(id: str) -> Forwarder:
             home = f"{self._folder}/run/{id}"
-            return Nginx(
-                local.nginx, around.supervisor, around.root, home, local.privileged_port_offset, local.udp_idle
-            )
+            sockets = HeldSockets(local.privileged_port_offset, datagrams=True, inherit=around.inherit)
+            self._held = [held for held in self._held if held.all] + [sockets]
+            return Nginx(local.nginx, around.supervisor, around.root, home, sockets, local.udp_idle)
 
         return make
 

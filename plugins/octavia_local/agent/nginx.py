@@ -128,14 +128,16 @@ class Nginx:
         supervisor: starts it.
         root: the amphora's file system.
         home: a folder of the image for this listener alone.
-        offset: how much higher a port is served that needs privileges.
+        sockets: holds its addresses; of datagrams.
         idle: seconds after which a session ends.
     """
 
-    def __init__(self, program: str, supervisor: Supervisor, root: Root, home: str, offset: int, idle: float) -> None:
+    def __init__(
+        self, program: str, supervisor: Supervisor, root: Root, home: str, sockets: HeldSockets, idle: float
+    ) -> None:
         self._program, self._supervisor, self._idle = program, supervisor, idle
         self._folder = root.inside(home)
-        self._sockets = HeldSockets(offset, datagrams=True)
+        self._sockets = sockets
         self._lock = threading.Lock()
         self._child: Child | None = None
         self._binds: tuple[Bind, ...] = ()
@@ -286,7 +288,9 @@ class Nginx:
             _end_left_behind(self._folder)
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(f"{self._folder}/ready-{self._number}")  # of one that was killed
-            spawn = Spawn(argv, self._folder, output, descriptors, self._ended, inherited, signal.SIGTERM)
+            spawn = Spawn(
+                argv, self._folder, output, descriptors, self._ended, inherited, signal.SIGTERM, signal.SIGQUIT
+            )
             child = self._supervisor.spawn(spawn)
         finally:
             os.close(output)

@@ -175,7 +175,8 @@ class Haproxy:
                 offset = 0
             argv = (self._program, "-db", "-L", peer, "-f", OWN_CONFIG, "-f", CONFIG)
             descriptors = (*generation.descriptors, channel.descriptor)
-            return self._supervisor.spawn(Spawn(argv, generation.folder, output, descriptors, self._ended)), offset
+            what = Spawn(argv, generation.folder, output, descriptors, self._ended, last_signal=signal.SIGUSR1)
+            return self._supervisor.spawn(what), offset
         finally:
             os.close(output)
 

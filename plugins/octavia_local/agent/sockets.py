@@ -10,13 +10,16 @@ import errno
 import os
 import socket
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import NamedTuple
 
 from octavia_local.agent.wire import Refusal
 from octavia_local.reach import reachable_port
 
-__all__ = ["Bind", "HeldSockets"]
+__all__ = ["Bind", "HeldSockets", "Inherit"]
+
+Inherit = Callable[[int, str, int], socket.socket | None]
+"""Finds a socket of that kind, host and port that another amphora has left: `Heirlooms.take`."""
 
 _IP_FREEBIND = 15  # linux/in.h; it counts for IPv6 sockets too
 _LET_GO_WITHIN, _LOOK_AGAIN = 1.0, 0.01
@@ -42,11 +45,25 @@ class HeldSockets:
         offset: how much higher a port is served that needs privileges.
         anywhere: listen on addresses that are not here (now) as well: of a pair only one holds the VIP.
         datagrams: UDP rather than TCP.
+        inherit: what finds sockets that need not be bound.
     """
 
-    def __init__(self, offset: int, *, anywhere: bool = False, datagrams: bool = False) -> None:
+    def __init__(
+        self,
+        offset: int,
+        *,
+        anywhere: bool = False,
+        datagrams: bool = False,
+        inherit: Inherit = lambda kind, host, port: None,
+    ) -> None:
         self._offset, self._anywhere, self._datagrams = offset, anywhere, datagrams
+        self._inherit = inherit
         self._held: dict[Bind, socket.socket] = {}
+
+    @property
+    def all(self) -> list[socket.socket]:
+        """Every socket that is held now."""
+        return list(self._held.values())
 
     def hold(self, binds: Iterable[Bind]) -> list[Bind]:
         """Listen on all of them; those already held stay as they are. Returns the new ones.
@@ -111,6 +128,9 @@ class HeldSockets:
         there = str(bind._replace(port=port))
         place = there if port == bind.port else f"{there} (asked for as port {bind.port})"
         kind = socket.SOCK_DGRAM if self._datagrams else socket.SOCK_STREAM
+        inherited = self._inherit(kind, bind.host, port)
+        if inherited is not None:
+            return inherited
         made = socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET, kind)
         try:
             if made.family == socket.AF_INET6:

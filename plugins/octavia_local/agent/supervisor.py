@@ -42,6 +42,7 @@ class Spawn(NamedTuple):
         on_exit: called on the main thread, once, when it ended.
         environment: variables besides those that all children get; nothing secret.
         death_signal: what the kernel sends it when the agent ends; one that has children of its own needs a gentle one.
+        last_signal: what asks it to finish what it has begun and to take nothing new.
     """
 
     argv: Sequence[str]
@@ -51,13 +52,14 @@ class Spawn(NamedTuple):
     on_exit: Callable[[Child], None] | None = None
     environment: Mapping[str, str] = {}
     death_signal: int = signal.SIGKILL
+    last_signal: int = signal.SIGTERM
 
 
 class Child:
     """A process that was started here. `status` is None while it runs, then its exit code or minus its signal."""
 
-    def __init__(self, pid: int, on_exit: Callable[[Child], None] | None) -> None:
-        self.pid = pid
+    def __init__(self, pid: int, on_exit: Callable[[Child], None] | None, last_signal: int) -> None:
+        self.pid, self.last_signal = pid, last_signal
         self.pidfd = os.pidfd_open(pid)
         self.status: int | None = None
         self.started = time.monotonic()
@@ -170,6 +172,15 @@ class Supervisor:
         while not self._ending:
             self._turn(None)
 
+    def finish_all(self, patience: float) -> None:
+        """Ask every child to finish what it has begun; returns when all have ended, after `patience` seconds at the latest."""
+        self._closed = True  # nothing is started any more, and no death is acted upon
+        for child in list(self._children.values()):
+            child.signal(child.last_signal)
+        deadline = time.monotonic() + patience
+        while self._children and time.monotonic() < deadline:
+            self._turn(deadline)
+
     def end_all(self, patience: float) -> None:
         """End every child: SIGTERM, and SIGKILL for those that are still there after `patience` seconds."""
         self._closed = True  # nothing is started any more, and no death is acted upon
@@ -216,7 +227,7 @@ class Supervisor:
             pid = os.fork()
         if pid == 0:
             self._become(what)
-        child = Child(pid, what.on_exit)
+        child = Child(pid, what.on_exit, what.last_signal)
         self._children[child.pidfd] = child
         self._poll.register(child.pidfd, select.POLLIN)
         return child

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -91,6 +92,11 @@ class UdpCalls:
     def observe(self) -> list[Observation]:
         """What heartbeats say of them."""
         return self._made.observe() if self._made is not None else []
+
+    @property
+    def sockets(self) -> list[socket.socket]:
+        """Those that datagrams come in by."""
+        return self._made.sockets if self._made is not None else []
 
     def _all(self) -> Datagrams:
         if self._made is None:

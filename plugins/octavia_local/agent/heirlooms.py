@@ -1,0 +1,130 @@
+"""Listening sockets that go from an amphora to the one that follows it, so that nobody is refused in between.
+
+An agent on loopback has a datagram socket ROOT/heirlooms from its start on. The agent of the same load balancer that is
+destroyed on purpose sends its VIP's sockets there (SIGUSR1, with ROOT/heir.json; unix(7), SCM_RIGHTS), lets what it serves
+finish, and ends. From then on the kernel keeps who connects in the sockets' queues, until the heir takes them out: it
+finds a socket here instead of binding it. What nobody wants within a while is closed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Collection, Iterator
+
+from octavia_local.agent.root import log
+
+__all__ = ["HEIR", "Heirlooms", "bequeath", "heir_of"]
+
+HEIR = "heir.json"
+"""In an amphora's folder: {"folder"} of the one that gets its sockets. The compute driver writes it."""
+_NAME = "heirlooms"
+_KEPT = 10.0
+"""Seconds from the death of the one to the first configuration of the other, on a busy machine. Who connects to what the
+heir does not serve waits so long, and is refused then."""
+_AT_A_TIME = 100  # the kernel passes 253 with one datagram (SCM_MAX_FD)
+_LARGEST = 64 * 1024
+_SENT_WITHIN = 0.2
+
+
+class Heirlooms:
+    """What this agent inherits. Thread-safe.
+
+    Args:
+        folder: the amphora's.
+        kept: seconds after which what nobody has taken is closed.
+
+    Raises:
+        OSError: the socket cannot be made there.
+    """
+
+    def __init__(self, folder: str, kept: float = _KEPT) -> None:
+        self._kept, self._lock = kept, threading.Lock()
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        self._found: dict[tuple[int, str, int], socket.socket] = {}
+        self._since = 0.0
+        with _within(folder) as name:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)  # of an earlier agent
+            self._socket.bind(name)
+
+    def take(self, kind: int, host: str, port: int) -> socket.socket | None:
+        """The inherited socket of that kind (SOCK_STREAM, SOCK_DGRAM) and place; None when there is none."""
+        with self._lock:
+            self._receive()
+            return self._found.pop((kind, host, port), None)
+
+    def tidy(self) -> None:
+        """Close what nobody has wanted for a while."""
+        with self._lock:
+            self._receive()
+            if not self._found or time.monotonic() - self._since < self._kept:
+                return
+            log(f"{len(self._found)} sockets of the amphora before are not used; they are closed")
+            self._close_all()
+
+    def close(self) -> None:
+        """Inherit nothing any more."""
+        with self._lock:
+            self._close_all()
+            self._socket.close()
+
+    def _close_all(self) -> None:
+        for one in self._found.values():
+            one.close()
+        self._found.clear()
+
+    def _receive(self) -> None:
+        while True:
+            try:
+                _, descriptors, _, _ = socket.recv_fds(self._socket, _LARGEST, _AT_A_TIME)
+            except OSError:
+                return  # nothing more
+            self._since = time.monotonic()
+            for descriptor in descriptors:
+                os.set_inheritable(descriptor, False)
+                one = socket.socket(fileno=descriptor)
+                host, port = one.getsockname()[:2]
+                old = self._found.pop((one.type, host, port), None)
+                if old is not None:
+                    old.close()
+                self._found[one.type, host, port] = one
+
+
+def heir_of(folder: str) -> str:
+    """The folder of the amphora that follows this one; empty: none does."""
+    try:
+        with open(f"{folder}/{HEIR}", "rb") as file:
+            return str(json.load(file)["folder"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+
+
+def bequeath(folder: str, sockets: Collection[socket.socket]) -> bool:
+    """Send sockets to the agent in that folder. False when they do not get there: then they end with this agent."""
+    todo = list(sockets)
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sender, _within(folder) as name:
+            sender.settimeout(_SENT_WITHIN)
+            sender.connect(name)
+            while todo:
+                some, todo = todo[:_AT_A_TIME], todo[_AT_A_TIME:]
+                socket.send_fds(sender, [b"sockets"], [one.fileno() for one in some])
+    except OSError as error:
+        log(f"the sockets of this amphora do not get to the next one: {error.strerror or error}")
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _within(folder: str) -> Iterator[str]:
+    """The name of the socket: by the folder's descriptor, since an address of AF_UNIX is short."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{descriptor}/{_NAME}"
+    finally:
+        os.close(descriptor)
