@@ -168,7 +168,8 @@ def _begin_sqlite(connection: Any) -> None:
 def _prepare_mysql(dbapi: Any, _: Any) -> None:
     cursor = dbapi.cursor()
     try:
-        cursor.execute("SET time_zone = '+00:00'")
+        # MySQL would cut what is gathered from several rows after 1024 bytes
+        cursor.execute("SET time_zone = '+00:00', SESSION group_concat_max_len = 16777216")
         cursor.execute("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED")
     finally:
         cursor.close()

@@ -17,6 +17,7 @@ from collections.abc import Iterable, Mapping
 import attrs
 
 from octavia_core.domain.heartbeat import FLAT_POOLS_SINCE, Heartbeat, PoolReport
+from octavia_core.domain.outline import ListenerOutline, MemberOutline, Outline, PoolOutline
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol, Operating, Provisioning
 
@@ -133,7 +134,10 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
-def roll_up(load_balancer: LoadBalancer, heartbeat: Heartbeat) -> Verdict:
+_Thing = LoadBalancer | Listener | Pool | Member | Outline | ListenerOutline | PoolOutline | MemberOutline
+
+
+def roll_up(load_balancer: LoadBalancer | Outline, heartbeat: Heartbeat) -> Verdict:
     """Judge one heartbeat of one amphora of this load balancer.
 
     Total: it raises nothing, whatever the heartbeat says. What the amphorae of a pair say is put together before
@@ -155,13 +159,13 @@ def roll_up(load_balancer: LoadBalancer, heartbeat: Heartbeat) -> Verdict:
 class _Round:
     """The working table of one call of `roll_up`."""
 
-    def __init__(self, load_balancer: LoadBalancer, heartbeat: Heartbeat) -> None:
+    def __init__(self, load_balancer: LoadBalancer | Outline, heartbeat: Heartbeat) -> None:
         self._load_balancer, self._heartbeat = load_balancer, heartbeat
         self._worst = ONLINE
         self._statuses: dict[tuple[Kind, str], Operating] = {}
         self._warnings: list[str] = []
 
-    def listener(self, listener: Listener) -> None:
+    def listener(self, listener: Listener | ListenerOutline) -> None:
         report = self._heartbeat.listeners.get(listener.id)
         if report is None:
             missed = listener.enabled and self._load_balancer.provisioning_status is Provisioning.ACTIVE
@@ -170,7 +174,7 @@ class _Round:
             self._set(Kind.LISTENER, listener, rule.becomes)
             self._worst = _worse(self._worst, rule.load_balancer)
 
-    def pool(self, pool: Pool, report: PoolReport | None) -> None:
+    def pool(self, pool: Pool | PoolOutline, report: PoolReport | None) -> None:
         if report is None:
             self._set(Kind.POOL, pool, _POOL_OFF.becomes)
             return
@@ -181,7 +185,7 @@ class _Round:
         self._worst = _worse(self._worst, rule.load_balancer, *(found.load_balancer for found in rules))
         self._set(Kind.POOL, pool, _worse(rule.becomes, *(found.pool for found in rules)))
 
-    def _member(self, member: Member, report: PoolReport) -> Word | None:
+    def _member(self, member: Member | MemberOutline, report: PoolReport) -> Word | None:
         said = report.members.get(member.id)
         if said is None:
             unchecked = member.operating_status is NO_MONITOR
@@ -199,7 +203,7 @@ class _Round:
         self._warnings.append(f"{kind.words} {id} reports {said[:40]!r}, which says nothing about its status")
         return None
 
-    def _set(self, kind: Kind, thing: LoadBalancer | Listener | Pool | Member, status: Operating | None) -> None:
+    def _set(self, kind: Kind, thing: _Thing, status: Operating | None) -> None:
         if status is not None and status is not thing.operating_status:
             self._statuses[kind, thing.id] = status
 
@@ -225,7 +229,7 @@ def _worse(status: Operating, *others: Operating | None) -> Operating:
     return max((status, *(other for other in others if other)), key=_SEVERITY.__getitem__)
 
 
-def _expected(load_balancer: LoadBalancer, version: int) -> tuple[int, int]:
+def _expected(load_balancer: LoadBalancer | Outline, version: int) -> tuple[int, int]:
     """The fewest and the most listeners that an amphora in order reports."""
     settled = uncertain = 0
     for listener in load_balancer.listeners:
@@ -236,7 +240,7 @@ def _expected(load_balancer: LoadBalancer, version: int) -> tuple[int, int]:
     return settled, settled + uncertain
 
 
-def _idle_udp(load_balancer: LoadBalancer, listener: Listener) -> bool:
+def _idle_udp(load_balancer: LoadBalancer | Outline, listener: Listener | ListenerOutline) -> bool:
     """UDP without anybody to send to, which agents of the versionless form do not report."""
     if listener.protocol is not ListenerProtocol.UDP:
         return False

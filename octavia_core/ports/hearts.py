@@ -9,7 +9,7 @@ from typing import Protocol
 
 import attrs
 
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.outline import Outline
 from octavia_core.domain.vocabulary import AmphoraStatus
 
 __all__ = ["Heard", "Hearts", "LastReport", "Liveness", "TrafficDelta"]
@@ -92,6 +92,9 @@ class Hearts(Protocol):
     def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
         """What is known of the hearts of all amphorae that are not DELETED (or of the given ones), in one query."""
 
+    def amphora_ids(self) -> Collection[str]:
+        """The ids of all amphorae that are not DELETED, in one query."""
+
     def heard(self, batch: Sequence[Heard]) -> None:
         """Move last_heard forward (never back), in as few statements as the database allows; mirrors upstream's amphora_health."""
 
@@ -106,9 +109,9 @@ class Hearts(Protocol):
     def last_reports(self, load_balancer_ids: Collection[str]) -> Sequence[LastReport]:
         """What `keep_reports` has of their ALLOCATED amphorae, by amphora, in one query."""
 
-    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
-        """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), all in a
-        fixed number of queries; None for one that is not ALLOCATED to any, unknown amphorae are left out.
+    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, Outline | None]:
+        """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), five
+        hundred in a query; None for one that is not ALLOCATED to any, unknown amphorae are left out.
         """
 
     def changed_under(self, since: int) -> Collection[str]:

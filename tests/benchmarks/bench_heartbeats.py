@@ -24,6 +24,7 @@ import contextlib
 import functools
 import itertools
 import json
+import math
 import multiprocessing
 import random
 import socket
@@ -66,12 +67,10 @@ LONG: Plan = tuple(
     for kind in ("mariadb", "postgresql", "sqlite")
     for size in (1_000, 10_000, 100_000)
 )
-TURNS = 10
-"""Datagrams of each amphora that are sent in turn: more than a health manager recognises when they come again. Before them,
-one is sent until its report is in the rows.
-"""
 PATIENCE = 600.0
 """Seconds that the first report of everybody may take to be in the rows."""
+FIRST = 10_000
+"""First reports that are sent a second."""
 
 
 @attrs.frozen(kw_only=True)
@@ -79,7 +78,7 @@ class Step:
     """One rate on one database.
 
     Attributes:
-        sent: datagrams; `applied` of them reached memory; `behind` is how far the rows were behind, the longest.
+        sent: datagrams; `applied` of them reached memory; `old` were known as sent before; `behind` is how far the rows were behind, the longest.
         p99: seconds from arrival to memory.
         cpu: seconds by part; `database`: of its server, `sender`: of who sent.
         waiting: amphorae in the queue at the end; `lost`: failovers that were stored until then.
@@ -88,6 +87,7 @@ class Step:
     rate: int
     sent: int
     applied: int
+    old: int
     dropped: int
     p99: float
     behind: float
@@ -138,15 +138,39 @@ def _plan(rest: Sequence[str]) -> Plan:
     return tuple((kind, size, words) for kind in kinds for size in sizes)
 
 
+@attrs.frozen(kw_only=True)
+class First:
+    """A health manager that began, until the first report of everybody was held against its rows.
+
+    Attributes:
+        seconds: that it took; everybody had sent after `amphorae` / `FIRST` of them.
+        sent: datagrams; more than `amphorae` when it took so long that all sent again.
+        cpu, database, statements: as in `Step`.
+    """
+
+    amphorae: int
+    seconds: float
+    sent: int
+    cpu: dict[str, float]
+    database: float
+    statements: int
+
+    @property
+    def each(self) -> float:
+        """CPU seconds of the health manager and its processes per amphora."""
+        return sum(self.cpu.values()) / self.amphorae
+
+
 @attrs.define(kw_only=True)
 class Measured:
-    """What one database said with one number of amphorae."""
+    """What one database said with one number of amphorae; `stale`: seconds of queries and of looks."""
 
     kind: str
+    first: First | None = None
     steps: list[Step]
     held: Step | None = None
     overload: Step | None = None
-    stale: list[float]
+    stale: dict[str, list[float]]
     upstream: dict[str, float] | None = None
 
     @property
@@ -168,18 +192,23 @@ class Measured:
         )
         yield Figure("  lag p99, arrival to decision state", best.p99)
         yield Figure("  rows behind memory, longest", best.behind)
-        spent = {part: seconds / best.applied * 1e6 for part, seconds in best.cpu.items()}
-        parts = ", ".join(f"{part} {us:.0f}" for part, us in sorted(spent.items()) if us >= 0.5)
-        yield Figure("  CPU per heartbeat", best.each * 1e6, "us", parts)
+        yield Figure("  CPU per heartbeat", best.each * 1e6, "us", _parts(best.cpu, best.applied))
         server = "in the health manager" if self.kind == "sqlite" else "its server's"
         yield Figure("  database, CPU per heartbeat", best.database / best.applied * 1e6, "us", server)
         yield Figure("  sender, CPU per datagram", best.sender / best.sent * 1e6, "us", "not counted")
         yield Figure("  statements per heartbeat", best.statements / best.applied, "")
         yield Figure("  memory, PSS", best.memory, "MB", "health manager and its processes")
+        if first := self.first:
+            yield Figure("  first contact, CPU per amphora", first.each * 1e6, "us", _parts(first.cpu, first.amphorae))
+            yield Figure("  first contact, database's CPU", first.database / first.amphorae * 1e6, "us")
+            yield Figure("  first contact, statements", first.statements / first.amphorae, "")
+            note = f"{first.sent:,} datagrams, {FIRST:,} a second"
+            yield Figure("  first contact, all in the rows after", first.seconds, "s", note)
         if self.stale:
-            yield Figure("  look with 10 silent, median", statistics.median(self.stale), "s")
+            yield Figure("  query with 10 silent, median", statistics.median(self.stale["query"]), "s")
+            yield Figure("  look with 10 silent, median", statistics.median(self.stale["look"]), "s")
         if over := self.overload:
-            note = f"{over.sent:,} sent, {over.applied:,} taken, {over.dropped:,} seen to be dropped"
+            note = f"{over.sent:,} sent, {over.applied + over.old:,} taken, {over.dropped:,} seen to be dropped"
             yield Figure("  overload, longest queue", over.waiting, "", note)
             yield Figure("  overload, failovers", over.lost, "")
         if self.upstream is not None:
@@ -190,8 +219,10 @@ class Measured:
     def aims(self, name: str, size: int) -> Iterator[Aim]:
         """What is wanted of MariaDB and PostgreSQL."""
         best = self.best
-        if self.stale:
-            yield Aim(f"{name}: look with 10 silent", statistics.median(self.stale), 0.02)
+        for part, seconds in self.stale.items():
+            yield Aim(f"{name}: {part} with 10 silent", statistics.median(seconds), 0.02)
+        if self.first is not None and self.kind != "sqlite":
+            yield Aim(f"{name}: first contact, CPU per amphora", self.first.each, 0.0002)
         if self.overload is not None:
             yield Aim(f"{name}: failovers in overload", self.overload.lost, 0, "")
             yield Aim(f"{name}: queue in overload", self.overload.waiting, size, "")
@@ -205,6 +236,11 @@ class Measured:
         if self.upstream is not None:
             theirs = self.upstream["cpu"] / max(1, self.upstream["sent"])
             yield Aim(f"{name}: heartbeats per CPU second, times upstream's", theirs / best.each, 50, "", at_least=True)
+
+
+def _parts(cpu: dict[str, float], many: int) -> str:
+    spent = {part: seconds / max(1, many) * 1e6 for part, seconds in cpu.items()}
+    return ", ".join(f"{part} {us:.0f}" for part, us in sorted(spent.items()) if us >= 0.5)
 
 
 @contextlib.contextmanager
@@ -259,10 +295,10 @@ def _emptied(url: str) -> Iterator[None]:
     yield
 
 
-def _signed(rows: Sequence[dict[str, Any]]) -> list[list[bytes]]:
-    """`TURNS` datagrams of each; by two processes, since compressing takes most of a minute for a hundred thousand."""
+def _signed(rows: Sequence[dict[str, Any]], turns: int) -> list[list[bytes]]:
+    """So many datagrams of each; by two processes, since compressing takes most of a minute for a million."""
     with concurrent.futures.ProcessPoolExecutor(2, multiprocessing.get_context("spawn")) as pool:
-        return [list(pool.map(functools.partial(datagram, seq=seq), rows, chunksize=1000)) for seq in range(TURNS + 1)]
+        return [list(pool.map(functools.partial(datagram, seq=seq), rows, chunksize=1000)) for seq in range(turns)]
 
 
 class _Bench:
@@ -273,8 +309,8 @@ class _Bench:
         """One number of amphorae."""
         rows = store_rows(self.url, size)
         self.options.say(f"{self.kind}: rows of {size:,} amphorae are there")
-        datagrams = _signed(rows)
-        self.options.say("datagrams are signed")
+        datagrams = _signed(rows, self._turns(size))
+        self.options.say(f"{len(datagrams)} datagrams of each are signed")
         context = multiprocessing.get_context("spawn")
         ours, theirs = context.Pipe()
         with tempfile.TemporaryDirectory(prefix="octavia-bench-") as folder:
@@ -292,14 +328,22 @@ class _Bench:
             self.options.say(f"  upstream: {measured.upstream}")
         return measured
 
+    def _rates(self) -> list[int]:
+        return [int(n) for n in self.words.get("rates", "1000,2500,5000,7500,10000").split(",")]
+
+    def _turns(self, size: int) -> int:
+        """So many that none comes twice but in overload: what comes again counts as played back."""
+        rates = self._rates()
+        many = sum(rates) * float(self.words.get("seconds", "10")) + max(rates) * float(self.words.get("held", "0"))
+        return math.ceil(many / size) + 5  # up to three until it is settled, one then
+
     def _steps(self, pipe: Any, datagrams: list[list[bytes]]) -> Measured:
         port, _ = pipe.recv()
-        rates = [int(n) for n in self.words.get("rates", "1000,2500,5000,7500,10000").split(",")]
         seconds = float(self.words.get("seconds", "10"))
-        self._settle(pipe, port, datagrams[0])
-        sender = _Sender(port, datagrams[1:])
-        measured = Measured(kind=self.kind, steps=[], stale=[])
-        for rate in rates:
+        measured = Measured(kind=self.kind, steps=[], stale={})
+        sender = _Sender(port, datagrams)
+        measured.first = self._settle(pipe, sender, len(datagrams[0]))
+        for rate in self._rates():
             measured.steps.append(self._step(pipe, sender, rate, seconds))
             if not measured.steps[-1].held:
                 break
@@ -314,28 +358,46 @@ class _Bench:
         measured.stale = pipe.recv()
         return measured
 
-    def _settle(self, pipe: Any, port: int, first: list[bytes]) -> None:
-        """Everybody's first is sent until every report is in the rows."""
-        began, size, sender = time.monotonic(), len(first), _Sender(port, [first])
-        while True:
-            sender.send(2000, size / 2000 + 0.1)
-            pipe.send("settle")
-            left = size - pipe.recv()
-            if not left or time.monotonic() - began > PATIENCE:
-                break
-            self.options.say(f"  {left:,} reports are not in the rows yet")
-        time.sleep(12)  # what was written is found as changed once more, and then no longer
-        self.options.say(f"  settled in {time.monotonic() - began:.0f} s")
+    def _settle(self, pipe: Any, sender: _Sender, size: int) -> First:
+        """Everybody sends, once unless it takes long, until every report is in the rows."""
+        sent, left = 0, size
+        pipe.send("begin")
+        pipe.recv()
+        database, began = self._database_cpu(), time.monotonic()
+        while left and time.monotonic() - began < PATIENCE:
+            sent += sender.send(FIRST, 2 * size / FIRST, size)
+            ended = time.monotonic()
+            while left and time.monotonic() - ended < max(5.0, size / FIRST):
+                time.sleep(0.1)
+                pipe.send("settle")
+                left = size - pipe.recv()
+        seconds = time.monotonic() - began
+        pipe.send("end")
+        found = pipe.recv()
+        first = First(
+            amphorae=size,
+            seconds=seconds,
+            sent=sent,
+            cpu=found["cpu"],
+            database=self._database_cpu() - database,
+            statements=found["statements"],
+        )
+        self.options.say(f"  first contact, {left:,} missing: {json.dumps(attrs.asdict(first))}")
+        sender.send(size // 10 + 1, 12)  # what was written is found as changed once more, and then no longer
+        return first
+
+    def _database_cpu(self) -> float:
+        return cpu_of_tree(self.server) if self.server else 0.0
 
     def _step(self, pipe: Any, sender: _Sender, rate: int, seconds: float) -> Step:
         pipe.send("begin")
         pipe.recv()
-        database, began = cpu_of_tree(self.server) if self.server else 0.0, time.process_time()
+        database, began = self._database_cpu(), time.process_time()
         sent = sender.send(rate, seconds)
         spent = time.process_time() - began
         pipe.send("end")
         found = pipe.recv()
-        database = (cpu_of_tree(self.server) if self.server else 0.0) - database
+        database = self._database_cpu() - database
         step = Step(rate=rate, sent=sent, database=database, sender=spent, **found)
         self.options.say(f"  {rate:,}/s: {json.dumps(attrs.asdict(step))}")
         return step
@@ -352,14 +414,16 @@ class _Sender:
         self._turns = [[each[place] for place in order] for each in turns]
         self._port, self._sent = port, 0
 
-    def send(self, rate: int, seconds: float) -> int:
-        """At that rate, in bursts of a hundredth of a second; how many."""
+    def send(self, rate: int, seconds: float, most: int | None = None) -> int:
+        """At that rate, in bursts of a hundredth of a second, `most` at most; how many."""
         turns, size, start = self._turns, len(self._turns[0]), self._sent
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
             sender.connect(("127.0.0.1", self._port))
             sent, began, send = start, time.monotonic(), sender.send
-            while (passed := time.monotonic() - began) < seconds:
+            while (passed := time.monotonic() - began) < seconds and (most is None or sent < start + most):
                 due = start + int(passed * rate)
+                if most is not None:
+                    due = min(due, start + most)
                 while sent < due:
                     turn, place = divmod(sent, size)
                     send(turns[turn % len(turns)][place])

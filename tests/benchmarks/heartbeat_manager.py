@@ -95,6 +95,7 @@ class _Measured:
         new = {name: count - self.counted.get(name, 0) for name, count in counters.items()}
         return {
             "applied": new.get("accepted", 0),
+            "old": sum(new.get(word, 0) for word in ("repeated", "replayed", "recorded")),
             "dropped": self.health._hearing.dropped() + new.get("dropped", 0),
             "p99": lags[int(len(lags) * 0.99)] if lags else 0.0,
             "behind": behind,
@@ -109,32 +110,47 @@ class _Measured:
         """Seconds by thread of this process, and of the processes that receive."""
         found: dict[str, float] = {}
         for thread in threading.enumerate():
+            if thread.name in ("MainThread", "watch"):
+                continue  # they do nothing but measure
             name = thread.name.removeprefix("octavia-health-")
             name = "take in" if name.startswith("front") or name == "receive" else name
             found[name] = found.get(name, 0.0) + _cpu(f"/proc/self/task/{thread.native_id}/stat")
         found["receive"] = sum(_cpu(f"/proc/{pid}/stat") for pid in self.health.pids)
         return found
 
-    def stale(self) -> list[float]:
-        """Ten fell silent, and the others are heard: seconds of 20 looks for them."""
-        from octavia_core.ports.hearts import Heard
-
-        ids = [heart.amphora_id for heart in self.storage.read(lambda tx: tx.liveness())]
-        now = self.storage.now()
-        silent = set(ids[:: max(1, len(ids) // 10)][:10])
-        at = {id: now - (120_000_000 if id in silent else 1_000_000) for id in ids}
-        heard = [Heard(amphora_id=id, at=then, sequence=None, observer="bench") for id, then in at.items()]
+    def stale(self) -> dict[str, list[float]]:
+        """Ten fell silent, and the others are heard: seconds of 20 queries for them with all that they are judged by, and of
+        20 whole looks.
+        """
         from sqlalchemy import text
 
+        from octavia_core.ports.hearts import Heard
+
+        ids = sorted(heart.amphora_id for heart in self.storage.read(lambda tx: tx.liveness()))
+        silent = set(ids[:: max(1, len(ids) // 10)][:10])
+        now, mono = self.storage.now(), time.monotonic()
+        at = {id: now - (120_000_000 if id in silent else 1_000_000) for id in ids}
+        heard = [Heard(amphora_id=id, at=then, sequence=None, observer="bench") for id, then in at.items()]
         self.storage.write(lambda tx: tx.write(text("UPDATE oc_liveness SET last_heard = NULL")))
+        self.storage.write(lambda tx: tx.write(text("UPDATE amphora_health SET last_update = '2020-01-01 00:00:00'")))
         self.storage.transaction(lambda tx: tx.heard(heard))
-        times = []
+        found: dict[str, list[float]] = {"query": [], "look": []}
         for _ in range(20):
             began = time.monotonic()
-            found = self.storage.read(lambda tx: tx.silent(now - 60_000_000))
-            times.append(time.monotonic() - began)
-            assert {heart.amphora_id for heart in found} == silent
-        return times
+            hearts = self.storage.read(lambda tx: tx.silent(now - 60_000_000))
+            found["query"].append(time.monotonic() - began)
+            assert {heart.amphora_id for heart in hearts} == silent
+        lookout, memory = self.health._lookout, self.health._memory
+        for id, known in memory._known.items():
+            known.heard_at = mono - (120.0 if id in silent else 1.0)
+        for id in silent:
+            memory._known.move_to_end(id, last=False)
+        for turn in range(40):
+            began = time.monotonic()
+            lookout.look(now - 600_000_000, "bench")
+            if turn >= 20:  # until then all rows are read
+                found["look"].append(time.monotonic() - began)
+        return found
 
     def pause(self) -> bool:
         """No look judges any more."""

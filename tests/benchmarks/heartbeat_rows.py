@@ -14,13 +14,15 @@ MEMBERS, LISTENERS = 5, 2
 
 
 def store_rows(url: str, size: int) -> list[dict[str, Any]]:
-    """Store `size` load balancers with an amphora each, by bulk inserts; their ids."""
+    """Store `size` load balancers with an amphora each, heard just now, by bulk inserts; their ids."""
     from octavia_core.db import schema
     from octavia_core.db.storage import SqlStorage
-    from octavia_core.db.tables.amphora import amphora
+    from octavia_core.db.tables.amphora import amphora, amphora_health
     from octavia_core.db.tables.balancer import load_balancer
     from octavia_core.db.tables.listener import listener
+    from octavia_core.db.tables.own import oc_liveness
     from octavia_core.db.tables.pool import member, pool
+    from octavia_core.db.transaction.amphorae import naive_utc
     from octavia_core.domain.secret import Secret
     from octavia_core.settings import Database, Settings
 
@@ -28,6 +30,8 @@ def store_rows(url: str, size: int) -> list[dict[str, Any]]:
     schema.prepare(settings.database)
     storage = SqlStorage.open(settings)
     made = [_ids(n) for n in range(size)]
+    now = storage.now()
+    written = {"last_update": naive_utc(now / 1_000_000), "busy": False}
     state = {"provisioning_status": "ACTIVE", "operating_status": "ONLINE", "enabled": True}
     tables: list[tuple[Any, list[dict[str, Any]]]] = [
         (load_balancer, [{"id": one["lb"], "name": f"lb-{n}", **state} for n, one in enumerate(made)]),
@@ -62,10 +66,15 @@ def store_rows(url: str, size: int) -> list[dict[str, Any]]:
                 for one in made for n, id in enumerate(one["members"])
             ],
         ),
+        (amphora_health, [{"amphora_id": one["amphora"], **written} for one in made]),
+        (
+            oc_liveness,
+            [{"amphora_id": one["amphora"], "last_heard": now, "since": now, "observer": "before"} for one in made],
+        ),
     ]  # fmt: skip
 
     for table, rows in tables:  # in the order of their keys, a transaction per portion: pages fill one after the other
-        rows.sort(key=lambda row: str(row["id"]))
+        rows.sort(key=lambda row: str(row.get("id", row.get("amphora_id"))))
         for start in range(0, len(rows), 5000):
             portion = rows[start : start + 5000]
             storage.write(lambda tx, table=table, portion=portion: tx.write_many(table.insert(), portion))  # type: ignore[misc]

@@ -248,12 +248,14 @@ def test_traffic_is_added_and_connections_that_are_open_are_set(storage):
     assert traffic(storage) == {("l", "a"): (15 + 2**40, 3, 3), ("l", "b"): (1, 1, 1)}
 
 
-def test_totals_of_old_agents_replace_the_counters(storage):
+def test_totals_of_old_agents_replace_the_counters_unless_they_are_lower(storage):
     storage.transaction(lambda tx: tx.add_traffic([delta("l", "a", 10)]))
     storage.transaction(
         lambda tx: tx.add_traffic([delta("l", "a", 7, absolute=True), delta("m", "a", 3, absolute=True)])
     )
-    assert traffic(storage) == {("l", "a"): (7, 1, 1), ("m", "a"): (3, 1, 1)}
+    assert traffic(storage) == {("l", "a"): (10, 1, 1), ("m", "a"): (3, 1, 1)}
+    storage.transaction(lambda tx: tx.add_traffic([delta("l", "a", 17, absolute=True)]))
+    assert traffic(storage) == {("l", "a"): (17, 1, 1), ("m", "a"): (3, 1, 1)}
     storage.transaction(lambda tx: tx.add_traffic([]))
 
 

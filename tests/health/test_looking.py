@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,9 @@ from octavia_core.controller.health import look
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
+from octavia_core.db.transaction import SqlTransaction
 from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.ports.hearts import Liveness
 from tests.health.rig import Rig, until
 
 Make = Callable[..., Rig]
@@ -219,3 +221,31 @@ def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monk
         if here.clock.monotonic() > 0.9:
             here.answered(gone)
     assert here.failovers() == [gone]
+
+
+def test_a_look_costs_with_the_silent_not_with_all(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    here = rig(30, heartbeat_timeout=10.0, heartbeat_interval=1.0)
+    here.mute()
+    gone, *others = here.ids
+    here.look()
+    here.clock.advance(7.0)
+    here.heard(*others)
+    here.look()  # writes its figures, which count everybody
+    asked, read = list[str](), list[str]()
+    heard_at, liveness = here.memory.heard_at, SqlTransaction.liveness
+
+    def noted(one: str) -> float | None:
+        asked.append(one)
+        return heard_at(one)
+
+    def noting(tx: SqlTransaction, ids: Collection[str] | None = None) -> Sequence[Liveness]:
+        read.extend(here.ids if ids is None else ids)
+        return liveness(tx, ids)
+
+    monkeypatch.setattr(here.memory, "heard_at", noted)
+    monkeypatch.setattr(SqlTransaction, "liveness", noting)
+    for _ in range(3):
+        here.clock.advance(0.1)
+        here.look()
+    assert set(asked) == {gone}
+    assert set(read) == {gone}

@@ -10,7 +10,7 @@ from sqlalchemy import event, func, select
 
 from octavia_core.controller.health import memory as memory_module
 from octavia_core.controller.health.memory import Memory
-from octavia_core.controller.health.write import PORTION
+from octavia_core.controller.health.write import PORTION, Pace, Writer
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.domain.vocabulary import Kind, Operating
@@ -151,3 +151,29 @@ def test_counters_of_a_liar_stop_at_what_a_column_holds() -> None:
     memory.keep([beat("a", n, rx=2**62) for n in range(5)], 0.0)
     (delta,) = memory.take(0.0, traffic=0.0).traffic
     assert delta.bytes_in == 2**63 - 1
+
+
+def test_a_first_report_that_says_what_the_rows_say_changes_when_it_was_heard_and_nothing_else(rig: Rig) -> None:
+    rig.writer.flush(rig.clock, last=True)
+    rig.clock.advance(5.0)
+    memory = Memory(reapply=1000.0)  # of a health manager that begins
+    writer = Writer(rig.storage, memory, rig.wall, "another", Pace(timeout=60.0))
+    memory.keep([rig.beat(id) for id in rig.ids], rig.clock.monotonic())
+    sent: list[str] = []
+    listen = lambda connection, cursor, statement, *rest: sent.append(statement)  # noqa: E731
+    event.listen(rig.storage._engine, "before_cursor_execute", listen)
+    try:
+        writer.flush(rig.clock)
+    finally:
+        event.remove(rig.storage._engine, "before_cursor_execute", listen)
+    written = {
+        statement.split()[2 if statement.startswith("INSERT") else 1] for statement in sent if statement[:6] in _WRITES
+    }
+    assert written <= {"oc_liveness", "amphora_health", "listener_statistics", "oc_commit"}
+    assert len([statement for statement in sent if "FROM listener" in statement]) == 1, "all are read together"
+    found = rig.storage.read(lambda tx: tx.liveness())
+    assert {heart.observer for heart in found} == {"another"}
+    assert all(status(rig, id) is Operating.ONLINE for id in rig.ids)
+
+
+_WRITES = ("INSERT", "UPDATE", "DELETE")

@@ -18,6 +18,7 @@ from octavia_core.controller.health.figures import Figures, signatures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
+from octavia_core.controller.health.watched import Watched
 from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.policy.governor import (
@@ -42,9 +43,13 @@ __all__ = ["Evidence", "Lookout"]
 log = logging.getLogger("octavia_core.health")
 
 _MICRO = 1_000_000
-_WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING)
+_WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING, AmphoraStatus.READY)
 MANY = 200
 """Amphorae that memory does not clear, above which the database is asked who is silent instead of about each."""
+PART, PARTS = 2000, 10
+"""Rows of amphorae that one look reads at least when all are to be read anew, and looks that this takes at most: a look at a
+hundred thousand must not keep the machine for seconds.
+"""
 STEP = 2 * _MICRO
 """A difference between two clocks that a slow query may make, microseconds; half the timeout where that is longer."""
 _REMEMBERED = 3
@@ -81,10 +86,9 @@ class Lookout:
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
         self._lock = threading.RLock()
-        self._hearts: dict[str, Liveness] = {}
-        self._servers: dict[str, str] = {}
-        self._watched: Counter[tuple[str, str]] | None = None
+        self._all, self._forgotten = Watched(), 0
         self._read_at: int | None = None
+        self._unread: list[str] = []
         self._pushed: set[str] = set()
         self._proofs: dict[str, str] = {}
         self._others: dict[str, int] = {}
@@ -112,10 +116,10 @@ class Lookout:
         """The same for several, server -> evidence: one decision, and a transaction for some dozens of them."""
         with self._lock:
             now = self._wall.now()
-            if any(self._servers.get(server_id) not in self._hearts for server_id in servers):
-                self._read(now)  # some are younger than the last look
-            found = {self._servers.get(server_id): evidence for server_id, evidence in servers.items()}
-            proofs = {id: evidence for id, evidence in found.items() if id is not None and id in self._hearts}
+            if not servers.keys() <= self._all.servers.keys():
+                self._read_young(now)  # some are younger than the last look
+            found = {self._all.servers.get(server_id): evidence for server_id, evidence in servers.items()}
+            proofs = {id: evidence for id, evidence in found.items() if id is not None}
             if proofs:
                 self._proofs |= proofs
                 self._decide([], now, proofs=proofs)
@@ -125,8 +129,7 @@ class Lookout:
         with self._lock:
             now, mono = self._wall.now(), self._clock.monotonic()
             listening_since = self._after_steps(listening_since, now, mono)
-            if self._read_at is None or not 0 <= now - self._read_at < self._timeout:
-                self._read(now)
+            self._read_on(now)
             ear = Ear(now=now, timeout=self._timeout, deadline=self._deadline, listening_since=listening_since)
             early = Ear(
                 now=now,
@@ -134,7 +137,7 @@ class Lookout:
                 deadline=self._deadline - self._timeout + self._late,
                 listening_since=listening_since,
             )
-            quiet = [h for h in self._hearts.values() if not self._alive(h, early, mono)]
+            quiet = [heart for heart in self._uncleared(mono) if not self._alive(heart, early, mono)]
             if quiet:
                 quiet = self._read_again(quiet, early, mono)
             self._pushed &= {heart.amphora_id for heart in quiet}
@@ -154,7 +157,7 @@ class Lookout:
             else:
                 self._actor.tell([], {})
             self._again.tick(mono)
-            self._ask.place(self._hearts.values())
+            self._ask.place(self._all.hearts.values())
             told = self._memory.counters
             self._figures.tick(mono, observer, told, lambda: self._figure(ear, mono, len(suspects)))
 
@@ -178,25 +181,61 @@ class Lookout:
     @property
     def watched(self) -> frozenset[str] | None:
         """Amphorae that are judged, None before the first look."""
-        return None if self._read_at is None and not self._hearts else frozenset(self._hearts)
+        return None if self._read_at is None and not self._all.hearts else frozenset(self._all.hearts)
 
-    def _read(self, now: int) -> None:
-        self._hearts = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness()) if _watched(h)}
-        self._watched = None
-        self._servers = {h.compute_id: id for id, h in self._hearts.items() if h.compute_id}
+    def _read_on(self, now: int) -> None:
+        """All rows once in a timeout: at first and after a step of the clock at once, then a part of them at each look."""
+        if self._read_at is None or now < self._read_at:
+            self._read_all(now)
+            return
+        if not self._unread:
+            if now - self._read_at < self._timeout:
+                return
+            self._begin_anew(now)
+        size = max(PART, len(self._all.hearts) // PARTS)
+        part, self._unread = self._unread[:size], self._unread[size:]
+        self._refresh(part)
+
+    def _read_all(self, now: int) -> None:
+        rows = self._storage.read(lambda tx: tx.liveness())
+        self._all = Watched()
+        self._all.put(heart for heart in rows if _watched(heart))
+        self._unread = []
+        self._begin(now)
+
+    def _begin_anew(self, now: int) -> None:
+        """Who is gone is not judged any more, and all rows are to be read, those of who is new first."""
+        ids = self._storage.read(lambda tx: tx.amphora_ids())
+        self._all.drop([id for id in self._all.hearts if id not in ids])
+        self._unread = sorted(ids, key=lambda one: (one in self._all.hearts, one))
+        self._begin(now)
+
+    def _begin(self, now: int) -> None:
         self._read_at = now
-        self._memory.forget_others(self._hearts, self._clock.monotonic() - self._timeout / _MICRO)
+        wanted = self._all.hearts.keys() | set(self._unread)
+        self._memory.forget_others(wanted, self._clock.monotonic() - self._timeout / _MICRO)
+
+    def _read_young(self, now: int) -> None:
+        """Rows that are new, and those of amphorae whose servers were not known."""
+        if self._read_at is None:
+            self._read_all(now)
+            return
+        ids = set(self._storage.read(lambda tx: tx.amphora_ids()))
+        self._refresh([id for id in ids if (heart := self._all.hearts.get(id)) is None or not heart.compute_id])
+
+    def _refresh(self, ids: Collection[str]) -> list[Liveness]:
+        """Read the rows of these; those of them that are watched."""
+        rows = self._storage.read(lambda tx: tx.liveness(ids)) if ids else ()
+        fresh = {heart.amphora_id: heart for heart in rows if _watched(heart)}
+        self._all.put(fresh.values())
+        self._all.drop(id for id in ids if id not in fresh)
+        return list(fresh.values())
 
     def _read_again(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
         ids = [heart.amphora_id for heart in quiet]
         if len(ids) > MANY:
             return self._read_silent(quiet, ear, mono)
-        fresh = {h.amphora_id: h for h in self._storage.read(lambda tx: tx.liveness(ids)) if _watched(h)}
-        gone = set(ids) - set(fresh)
-        if gone:
-            self._watched = None
-        self._hearts = {id: h for id, h in ({**self._hearts, **fresh}).items() if id not in gone}
-        return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
+        return [heart for heart in self._refresh(ids) if not self._alive(heart, ear, mono)]
 
     def _read_silent(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
         """The same where memory clears few: there are many receivers, or an outage. The database finds those whose rows are
@@ -207,8 +246,17 @@ class Lookout:
         before = ear.now - ear.timeout
         rows = self._storage.read(lambda tx: [*tx.silent(before), *tx.liveness(unknown)])
         fresh = {h.amphora_id: h for h in rows if h.amphora_id in ids and _watched(h)}
-        self._hearts = {**self._hearts, **fresh}
+        self._all.put(fresh.values())
         return [heart for heart in fresh.values() if not self._alive(heart, ear, mono)]
+
+    def _uncleared(self, mono: float) -> list[Liveness]:
+        """Those of whom memory does not say that they were heard lately: it knows who was not, without asking of each."""
+        hearts, forgotten = self._all.hearts, self._memory.forgotten
+        if forgotten != self._forgotten:
+            self._forgotten, self._all.strangers = forgotten, set(hearts)
+        self._all.strangers = {id for id in self._all.strangers if not self._memory.knows(id)}
+        late = self._memory.late(mono - self._late / _MICRO)
+        return [hearts[id] for id in sorted(late | self._all.strangers) if id in hearts]
 
     def _newest(self, heart: Liveness, ear: Ear, mono: float) -> int | None:
         """The later of what the row and what memory say; memory counts only what the rows would accept."""
@@ -248,18 +296,14 @@ class Lookout:
     def _facts(self, quiet: Collection[Liveness], now: int, observer: str) -> Facts:
         """All but the suspects; who is late is not heard."""
         late = {heart.amphora_id for heart in quiet}
-        heard = [h for h in self._hearts.values() if h.last_heard is not None or self._memory.heard_at(h.amphora_id)]
-        me = Receiver(
-            name=observer,
-            before=len(heard),
-            now=sum(heart.amphora_id not in late for heart in heard),
-            mine=True,
-        )
+        unheard = {id for id in self._all.unwritten if not self._memory.heard_at(id)}
+        before = len(self._all.hearts) - len(unheard)
+        me = Receiver(name=observer, before=before, now=before - len(late - unheard), mine=True)
         return Facts(
             now=now,
             timeout=self._timeout,
             suspects=(),
-            watched=self._places(),
+            watched=self._all.places,
             late=Counter(place for h in quiet for place in domains(h).items()),
             late_total=len(late),
             receivers=(me, *self._receivers(now, observer)),
@@ -267,16 +311,10 @@ class Lookout:
             threshold=self._threshold,
         )
 
-    def _places(self) -> Mapping[tuple[str, str], int]:
-        """How many are watched in each place; counted again when somebody came or went."""
-        if self._watched is None:
-            self._watched = Counter(place for h in self._hearts.values() for place in domains(h).items())
-        return self._watched
-
     def _figure(self, ear: Ear, mono: float, silent: int) -> Mapping[str, Any]:
         """What of this look goes into the row of this health manager."""
         mine, never, oldest = 0, 0, (0, "")
-        for heart in self._hearts.values():
+        for heart in self._all.hearts.values():
             own = self._memory.heard_at(heart.amphora_id)
             mine += own is not None and (mono - own) * _MICRO <= ear.timeout
             newest = self._newest(heart, ear, mono)
@@ -288,7 +326,7 @@ class Lookout:
             "listening_since": ear.listening_since,
             "accepts": self._accepts,
             "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO), self._accepts),
-            "watched": len(self._hearts),
+            "watched": len(self._all.hearts),
             "hears": mine,
             "never_heard": never,
             "silent": silent,
@@ -301,16 +339,13 @@ class Lookout:
 
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
         """The others that worked until lately, by the rows they wrote."""
-        before, fresh = Counter[str](), Counter[str]()
-        for heart in self._hearts.values():
-            if heart.observer and heart.observer != observer:
-                before[heart.observer] += 1
-                if heart.last_heard is not None and now - heart.last_heard <= 2 * self._timeout:
-                    fresh[heart.observer] += 1
-        for name in fresh:
-            self._others[name] = now
+        heard = self._all.heard_by(now - 2 * self._timeout, but=observer)
+        for name, (_, fresh) in heard.items():
+            if fresh:
+                self._others[name] = now
         self._others = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
-        return [Receiver(name=name, before=before[name], now=fresh[name]) for name in self._others]
+        counted = [(name, *heard.get(name, (0, 0))) for name in self._others]
+        return [Receiver(name=name, before=before, now=fresh) for name, before, fresh in counted]
 
     def _decide(
         self,
@@ -323,7 +358,7 @@ class Lookout:
         known = {one.amphora_id for one in suspects}
         alone = proofs is not None  # then what is held is told by the next look, which sees everybody
         if proofs is None:
-            proofs = self._proofs = {id: proof for id, proof in self._proofs.items() if id in self._hearts}
+            proofs = self._proofs = {id: proof for id, proof in self._proofs.items() if id in self._all.hearts}
         proven = [
             Suspect(amphora_id=id, evidence=proof, proof=proof) for id, proof in proofs.items() if id not in known
         ]
@@ -334,14 +369,14 @@ class Lookout:
         facts = facts or Facts(now=now, timeout=self._timeout, suspects=())
         facts = attrs.evolve(facts, suspects=all_of_them, paused=paused)
         ruling = decide(facts, bucket_of(shared, self._rate))
-        hearts = self._hearts
+        hearts = {d.amphora_id: self._all.hearts[d.amphora_id] for d in ruling.decisions}
         decisions = self._carry_out(ruling.decisions)
         stopped = [d for d in decisions if d.act is Act.STOP]
         serving = [hearts[d.amphora_id] for d in stopped]
         serving = [heart for heart in serving if heart.status is AmphoraStatus.ALLOCATED]
         if serving:
             self._actor.stop(serving, stopped[0].evidence)
-            self._read_at = None
+            self._refresh([heart.amphora_id for heart in serving])
         if not alone and (suspects or any(d.rule in (Rule.RATE, Rule.PAUSED) for d in decisions)):
             self._actor.tell(decisions, hearts)
 
@@ -350,28 +385,23 @@ class Lookout:
         for decision in decisions:
             if decision.act is Act.PUSH:
                 self._pushed.add(decision.amphora_id)
-                self._ask.beside(self._actor.refresh, self._hearts[decision.amphora_id], decision)
-        lost = [(self._hearts[d.amphora_id], d) for d in decisions if d.act is Act.FAIL_OVER]
+                self._ask.beside(self._actor.refresh, self._all.hearts[decision.amphora_id], decision)
+        lost = [(self._all.hearts[d.amphora_id], d) for d in decisions if d.act is Act.FAIL_OVER]
         if not lost:
             return decisions
         waiting = {d.amphora_id: d for d in self._actor.fail_over(lost, self._rate)}
         done = {heart.amphora_id for heart, _ in lost} - waiting.keys()
-        self._watched = None
+        self._all.drop(done)
         for id in done:
             self._proofs.pop(id, None)
-            del self._hearts[id]
         return [waiting.get(d.amphora_id, d) for d in decisions]
 
     def _resume(self, quiet: Iterable[Liveness]) -> None:
         still = {heart.amphora_id for heart in quiet}
-        back = [
-            heart
-            for id, heart in self._hearts.items()
-            if heart.status is AmphoraStatus.FAILOVER_STOPPED and id not in still
-        ]
+        back = [self._all.hearts[id] for id in sorted(self._all.stopped - still)]
         if back:
             self._actor.resume(back)
-            self._read_at = None
+            self._refresh([heart.amphora_id for heart in back])
 
 
 def _watched(heart: Liveness) -> bool:

@@ -14,7 +14,7 @@ import attrs
 
 from octavia_core.controller.health.memory import Memory
 from octavia_core.domain.heartbeat import DELTAS_SINCE, Heartbeat, ListenerReport, PoolReport
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.outline import Outline
 from octavia_core.domain.vocabulary import Topology
 from octavia_core.lifecycle.together import Difference, differences, together
 from octavia_core.ports.hearts import LastReport
@@ -92,9 +92,9 @@ class Pairs:
 
     def said(
         self,
-        tree: LoadBalancer,
+        tree: Outline,
         beat: Heartbeat,
-        trees: Mapping[str, LoadBalancer | None],
+        trees: Mapping[str, Outline | None],
         elsewhere: Elsewhere,
         now: float,
     ) -> Said:

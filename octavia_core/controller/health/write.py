@@ -18,7 +18,7 @@ from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.statistics import InDatabase, Statistics
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.outline import Outline
 from octavia_core.domain.vocabulary import Kind, Operating, Topology
 from octavia_core.lifecycle.operating import roll_up
 from octavia_core.lifecycle.together import Difference
@@ -122,30 +122,26 @@ class Writer:
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
         self._news = []
         matches: dict[str, bool] = {}
+        heard = dict(batch.steady)
         if batch.beats:
             beats = {id: beat.heartbeat for id, beat in batch.beats.items()}
             trees = tx.reported_on([*beats, *self.pairs.others(beats)])
             statuses: dict[tuple[Kind, str], Operating] = {}
             elsewhere = _elsewhere(tx, beats, trees, wall)
+            changing = []
             for id, heartbeat in beats.items():
                 if id not in trees:
                     self._memory.counters["unknown amphora"] += 1
                 news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
                 statuses |= news
+                if matches[id] and news:
+                    changing.append(id)
+                elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
+                    heard[id] = batch.beats[id].heard_at
             if statuses:
                 tx.set_operating(statuses)
-            tx.heard(
-                [
-                    Heard(
-                        amphora_id=id,
-                        at=self._at(beat.heard_at, wall, now),
-                        sequence=beat.seq,
-                        observer=self._observer,
-                    )
-                    for id, beat in batch.beats.items()
-                    if matches[id]
-                ]
-            )
+            if changing:
+                tx.heard([self._heard(id, batch.beats[id], wall, now) for id in changing])
             if elsewhere is not None:
                 tx.keep_reports(
                     {
@@ -154,15 +150,23 @@ class Writer:
                         if _paired(trees.get(id))
                     }
                 )
+        self._write_together(tx, heard, wall, now)
+        return matches
+
+    def _write_together(self, tx: Transaction, heard: Mapping[str, float], wall: int, now: float) -> None:
+        """When each amphora was heard: those of one grain share a statement."""
         grains: dict[float, list[str]] = {}
-        for id, heard_at in batch.steady.items():
+        for id, heard_at in heard.items():
             grains.setdefault(heard_at, []).append(id)
         together: dict[int, list[str]] = {}
         for heard_at, ids in grains.items():
             together.setdefault(self._at(heard_at, wall, now), []).extend(ids)
         for at, ids in sorted(together.items()):
             tx.heard_together(at, self._observer, ids)
-        return matches
+
+    def _heard(self, id: str, beat: Beat, wall: int, now: float) -> Heard:
+        at = self._at(beat.heard_at, wall, now)
+        return Heard(amphora_id=id, at=at, sequence=beat.seq, observer=self._observer)
 
     def _at(self, heard_at: float, wall: int, now: float) -> int:
         at = wall - int((now - heard_at) * 1_000_000)
@@ -171,7 +175,7 @@ class Writer:
     def _judge(
         self,
         tx: Transaction,
-        trees: Mapping[str, LoadBalancer | None],
+        trees: Mapping[str, Outline | None],
         beat: Heartbeat,
         elsewhere: Elsewhere | None,
         now: float,
@@ -205,12 +209,12 @@ class Writer:
         return verdict.statuses, matches
 
 
-def _paired(tree: LoadBalancer | None) -> bool:
+def _paired(tree: Outline | None) -> bool:
     return tree is not None and tree.topology is Topology.ACTIVE_STANDBY
 
 
 def _elsewhere(
-    tx: Transaction, amphora_ids: Iterable[str], trees: Mapping[str, LoadBalancer | None], wall: int
+    tx: Transaction, amphora_ids: Iterable[str], trees: Mapping[str, Outline | None], wall: int
 ) -> Elsewhere | None:
     """What any host has stored of the pairs of these amphorae; None when none of them belongs to a pair."""
     pairs = {tree.id for id in amphora_ids if (tree := trees.get(id)) is not None and _paired(tree)}
@@ -222,7 +226,7 @@ def _elsewhere(
     return Elsewhere(reports, wall)
 
 
-def _dispute(tree: LoadBalancer, found: Difference) -> Event:
+def _dispute(tree: Outline, found: Difference) -> Event:
     return Event(
         name="pool.disputed",
         text=(
@@ -252,7 +256,7 @@ def _without(batch: Batch, portion: Batch) -> Batch:
     return Batch(beats, {} if portion.steady else batch.steady, tuple(traffic))
 
 
-def _name(tree: LoadBalancer, id: str) -> str:
+def _name(tree: Outline, id: str) -> str:
     for _, node in tree.nodes():
         name = getattr(node, "name", None)
         if node.id == id and name:

@@ -7,8 +7,8 @@ step, so that upstream's health manager can take over, and is looked at beside o
 from __future__ import annotations
 
 import functools
-import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from datetime import datetime
 from typing import Any
 
 import attrs
@@ -20,8 +20,8 @@ from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora, amphora_health
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.tables.own import oc_liveness
-from octavia_core.db.transaction.amphorae import naive_utc, seconds
-from octavia_core.db.transaction.session import Session, chunks, fit
+from octavia_core.db.transaction.amphorae import naive_utc
+from octavia_core.db.transaction.session import Session, chunks, fit, is_plain
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, LARGEST_GAUGE
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.hearts import Heard, LastReport, Liveness, TrafficDelta
@@ -29,12 +29,12 @@ from octavia_core.ports.hearts import Heard, LastReport, Liveness, TrafficDelta
 __all__ = ["SILENT", "Health"]
 
 _MICRO = 1_000_000
+_EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001 - as upstream's columns have it: UTC without a zone
+_STATUSES = {str(status): status for status in AmphoraStatus}
 _DELETED = str(AmphoraStatus.DELETED)
 _COUNTERS = ("bytes_in", "bytes_out", "total_connections", "request_errors")
 _SHARE = 1000
 """Amphorae that one UPDATE moves."""
-_PLAIN = re.compile(r"[0-9A-Za-z-]{1,36}(?: [0-9A-Za-z-]{1,36})*")
-"""Ids that mean nothing but themselves in any SQL, with blanks between them."""
 _WORTH_IT = 20
 """Less than that are cheaper with a parameter for each."""
 _TRAFFIC_SHARE = 1000
@@ -63,6 +63,8 @@ _HEARTS = (
     .outerjoin(amphora_health, amphora_health.c.amphora_id == amphora.c.id)
     .where(amphora.c.status != _DELETED)
 )
+_IDS = select(amphora.c.id).where(amphora.c.status != _DELETED)
+_ALL = Prepared(_HEARTS.order_by(amphora.c.id))
 _HEART = Prepared(_HEARTS.where(amphora.c.id == bindparam("one", type_=amphora.c.id.type)))
 _REPORTS = (
     select(amphora.c.id, amphora.c.load_balancer_id, oc_liveness.c.last_heard, oc_liveness.c.report)
@@ -83,7 +85,7 @@ class Health(Session):
     def liveness(self, amphora_ids: Collection[str] | None = None) -> Sequence[Liveness]:
         """What is known of the hearts of all amphorae that are not DELETED, or of the given ones that are not."""
         if amphora_ids is None:
-            return [_liveness(row) for row in self.rows(_HEARTS.order_by(amphora.c.id))]
+            return [_liveness(row) for row in self.rows(_ALL)]
         if len(amphora_ids) == 1:  # a push asks for one
             return [_liveness(row) for row in self.rows(_HEART, one=next(iter(amphora_ids)))]
         return [
@@ -91,6 +93,10 @@ class Health(Session):
             for ids in chunks(sorted(set(amphora_ids)))
             for row in self.rows(_HEARTS.where(amphora.c.id.in_(ids)).order_by(amphora.c.id))
         ]
+
+    def amphora_ids(self) -> Collection[str]:
+        """See `octavia_core.ports.hearts.Hearts.amphora_ids`."""
+        return {row[0] for row in self.rows(_IDS)}
 
     def silent(self, before: int) -> Sequence[Liveness]:
         """See `octavia_core.ports.storage.Transaction.silent`; the index on `last_heard` finds them."""
@@ -138,8 +144,8 @@ class Health(Session):
     def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
         """The same for many that were heard at one time, with a statement per table and thousand."""
         ids, rest = sorted(amphora_ids), list[str]()
-        if not _PLAIN.fullmatch(" ".join(ids)):
-            rest = [id for id in ids if " " in id or not _PLAIN.fullmatch(id)]
+        if not is_plain(ids):
+            rest = [id for id in ids if " " in id or not is_plain([id])]
             ids = sorted(set(ids).difference(rest))
         if len(ids) < _WORTH_IT:
             rest += ids
@@ -273,6 +279,9 @@ class Health(Session):
         for some in chunks(rows, _TRAFFIC_SHARE):
             if self.dialect == "postgresql":
                 self._connection.exec_driver_sql(statement, tuple(list(column) for column in zip(*some, strict=True)))
+            elif is_plain(id for row in some for id in row[:2]):  # see `_update`
+                rows_of = [f"('{id}','{of}',{a},{b},{c},{d},{e})" for id, of, a, b, c, d, e in some]
+                self._connection.exec_driver_sql(statement.replace("(?)", ",".join(rows_of)))
             else:
                 marks = ",".join(["(%s,%s,%s,%s,%s,%s,%s)"] * len(some))
                 self._connection.exec_driver_sql(
@@ -346,20 +355,28 @@ def _traffic(name: str, *, absolute: bool) -> str:
 
 
 def _liveness(row: Any) -> Liveness:
-    mirrored = seconds(row.last_update)
-    heard = [at for at in (row.last_heard, None if mirrored is None else mirrored * _MICRO) if at is not None]
-    since = row.since if row.since is not None else (seconds(row.created_at) or 0) * _MICRO
+    # as a tuple: of a hundred thousand rows, names would cost more than all the rest
+    id, lb_id, status, compute_id, created_at, heard, since, dead, observer, host, zone, address, mirrored, busy = row
+    if mirrored is not None:
+        mirrored = _micros(mirrored)
+        heard = mirrored if heard is None or heard < mirrored else heard
     return Liveness(
-        amphora_id=row.id,
-        load_balancer_id=row.load_balancer_id,
-        status=AmphoraStatus(row.status),
-        compute_id=row.compute_id,
-        last_heard=max(heard, default=None),
-        since=since,
-        declared_dead=row.declared_dead,
-        busy=bool(row.busy),
-        observer=row.observer,
-        zone=row.cached_zone,
-        address=row.lb_network_ip,
-        host=row.host,
+        amphora_id=id,
+        load_balancer_id=lb_id,
+        status=_STATUSES[status],
+        compute_id=compute_id,
+        last_heard=heard,
+        since=since if since is not None else (0 if created_at is None else _micros(created_at)),
+        declared_dead=dead,
+        busy=bool(busy),
+        observer=observer,
+        zone=zone,
+        address=address,
+        host=host,
     )
+
+
+def _micros(moment: datetime) -> int:
+    """Microseconds since the epoch of one of upstream's times, as `seconds` has it: UTC without a zone, whole seconds."""
+    passed = moment - _EPOCH
+    return (passed.days * 86_400 + passed.seconds) * _MICRO

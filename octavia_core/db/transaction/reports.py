@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import functools
+import json
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -14,50 +15,18 @@ from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.listener import listener
 from octavia_core.db.tables.pool import member, pool
 from octavia_core.db.transaction.amphorae import naive_utc
-from octavia_core.db.transaction.session import Session, chunks
-from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
-from octavia_core.domain.vocabulary import (
-    AmphoraStatus,
-    ListenerProtocol,
-    Operating,
-    PoolProtocol,
-    Provisioning,
-    Topology,
-)
+from octavia_core.db.transaction.session import Session, chunks, is_plain
+from octavia_core.domain.outline import ListenerOutline, MemberOutline, Outline, PoolOutline
+from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, Provisioning, Topology
 
 __all__ = ["Reports"]
 
-Grouped = Mapping[str, Sequence[Row[Any]]]
-
-_BALANCER = select(
-    load_balancer.c.id,
-    load_balancer.c.name,
-    load_balancer.c.enabled,
-    load_balancer.c.topology,
-    load_balancer.c.provisioning_status,
-    load_balancer.c.operating_status,
-)
-_LISTENER = select(
-    listener.c.id,
-    listener.c.load_balancer_id,
-    listener.c.name,
-    listener.c.protocol,
-    listener.c.protocol_port,
-    listener.c.default_pool_id,
-    listener.c.enabled,
-    listener.c.provisioning_status,
-    listener.c.operating_status,
-)
-_POOL = select(pool.c.id, pool.c.load_balancer_id, pool.c.name, pool.c.protocol, pool.c.operating_status)
-_MEMBER = select(
-    member.c.id,
-    member.c.pool_id,
-    member.c.name,
-    member.c.ip_address,
-    member.c.protocol_port,
-    member.c.enabled,
-    member.c.operating_status,
-).join(pool, pool.c.id == member.c.pool_id)
+_AT_ONCE = 500
+"""Amphorae of one statement; from 1000 on MariaDB would make a table of them."""
+_OPERATING = {str(each): each for each in Operating}
+_PROVISIONING = {str(each): each for each in Provisioning}
+_PROTOCOL = {str(each): each for each in ListenerProtocol}
+_read = json.JSONDecoder(strict=False).decode
 
 
 def _since(table: Table) -> ColumnElement[bool]:
@@ -86,76 +55,100 @@ class Reports(Session):
         at = naive_utc(since / 1_000_000)
         return {row.id for row in self.rows(_CHANGED, since=at)}
 
-    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, LoadBalancer | None]:
+    def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, Outline | None]:
         """See `octavia_core.ports.storage.Transaction.reported_on`."""
-        owners = {
-            row.id: row.load_balancer_id if row.status == AmphoraStatus.ALLOCATED else None
-            for ids in chunks(sorted(set(amphora_ids)))
-            for row in self.rows(
-                select(amphora.c.id, amphora.c.load_balancer_id, amphora.c.status).where(amphora.c.id.in_(ids))
-            )
-        }
-        trees: dict[str, LoadBalancer] = {}
-        for ids in chunks(sorted({owner for owner in owners.values() if owner})):
-            trees |= self._trees(ids)
-        return {id: trees.get(owner) if owner else None for id, owner in owners.items()}
+        found: dict[str, Outline | None] = {}
+        made: dict[str, Outline] = {}
+        for ids in chunks(sorted(set(amphora_ids)), _AT_ONCE):
+            for (text,) in self._outlines(ids):
+                head, *below = _read(text)
+                amphora_id, status, owner = head[:3]
+                if owner is None or status != AmphoraStatus.ALLOCATED:
+                    found[amphora_id] = None
+                    continue
+                if owner not in made:  # the two of a pair have one
+                    made[owner] = _outline(head[2:], *below)
+                found[amphora_id] = made[owner]
+        return found
 
-    def _trees(self, ids: Sequence[str]) -> dict[str, LoadBalancer]:
-        balancers = self.rows(_BALANCER.where(load_balancer.c.id.in_(ids)))
-        listeners = _by("load_balancer_id", self.rows(_LISTENER.where(listener.c.load_balancer_id.in_(ids))))
-        pools = _by("load_balancer_id", self.rows(_POOL.where(pool.c.load_balancer_id.in_(ids))))
-        members = _by("pool_id", self.rows(_MEMBER.where(pool.c.load_balancer_id.in_(ids))))
-        return {row.id: _tree(row, listeners[row.id], pools[row.id], members) for row in balancers}
-
-
-def _by(name: str, rows: Iterable[Row[Any]]) -> Grouped:
-    grouped: defaultdict[str, list[Row[Any]]] = defaultdict(list)
-    for row in rows:
-        grouped[getattr(row, name)].append(row)
-    return grouped
-
-
-def _tree(row: Row[Any], listeners: Sequence[Row[Any]], pools: Sequence[Row[Any]], members: Grouped) -> LoadBalancer:
-    return LoadBalancer(
-        id=row.id,
-        name=row.name,
-        enabled=bool(row.enabled),
-        topology=Topology(row.topology or Topology.SINGLE),
-        provisioning_status=Provisioning(row.provisioning_status),
-        operating_status=Operating(row.operating_status),
-        listeners=tuple(_listener(each) for each in listeners),
-        pools=tuple(_pool(each, members[each.id]) for each in pools),
-    )
+    def _outlines(self, ids: list[str]) -> Sequence[Row[Any]]:
+        """Ids are data: plain ones stand in MariaDB's statement, since its driver takes a microsecond to quote each."""
+        words = _words(self.dialect)
+        parameters: tuple[Any, ...] = ()
+        match self.dialect:
+            case "mysql" if is_plain(ids):
+                words = words.replace("(?)", "('" + "','".join(ids) + "')")
+            case "mysql":
+                words, parameters = words.replace("(?)", f"({','.join(['%s'] * len(ids))})"), tuple(ids)
+            case "postgresql":
+                parameters = (ids,)
+            case _:
+                parameters = (json.dumps(ids),)
+        self._wire.sent += 1
+        return self._connection.exec_driver_sql(words, parameters).all()
 
 
-def _listener(row: Row[Any]) -> Listener:
-    return Listener(
-        id=row.id,
-        name=row.name,
-        protocol=ListenerProtocol(row.protocol),
-        protocol_port=row.protocol_port,
-        default_pool_id=row.default_pool_id,
-        enabled=bool(row.enabled),
-        provisioning_status=Provisioning(row.provisioning_status),
-        operating_status=Operating(row.operating_status),
-    )
+_ARRAY = {"mysql": "JSON_ARRAY({})", "postgresql": "CAST(json_build_array({}) AS text)", "sqlite": "json_array({})"}
+_GATHERED = {"mysql": "GROUP_CONCAT({})", "postgresql": "string_agg({}, ',')", "sqlite": "group_concat({})"}
+_SOME = {
+    "mysql": "IN (?)",
+    "postgresql": "= ANY(CAST(%s AS text[]))",
+    "sqlite": "IN (SELECT value FROM json_each(?))",
+}
 
 
-def _pool(row: Row[Any], members: Sequence[Row[Any]]) -> Pool:
-    return Pool(
-        id=row.id,
-        name=row.name,
-        protocol=PoolProtocol(row.protocol),
-        operating_status=Operating(row.operating_status),
-        members=tuple(
-            Member(
-                id=each.id,
-                name=each.name,
-                address=each.ip_address,
-                protocol_port=each.protocol_port,
-                enabled=bool(each.enabled),
-                operating_status=Operating(each.operating_status),
-            )
-            for each in members
+@functools.cache
+def _words(dialect: str) -> str:
+    """One row for each amphora with one text, `[[amphora, load balancer], [listeners], [pools], [members]]`, each of them an
+    array: a driver takes longer over nine rows of seven columns than all the rest does.
+    """
+    array, gathered = _ARRAY[dialect].format, _GATHERED[dialect].format
+
+    def below(columns: str, tables: str) -> str:
+        return f"COALESCE((SELECT {gathered(array(columns))} FROM {tables}.load_balancer_id = b.id), '')"  # noqa: S608 - our own words
+
+    head = "a.id, a.status, b.id, b.name, b.enabled, b.topology, b.provisioning_status, b.operating_status"
+    of_listener = "l.id, l.name, l.enabled, l.protocol, l.default_pool_id, l.provisioning_status, l.operating_status"
+    parts = (
+        "'['",
+        array(head),
+        "',['",
+        below(of_listener, "listener l WHERE l"),
+        "'],['",
+        below("p.id, p.name, p.operating_status", "pool p WHERE p"),
+        "'],['",
+        below(
+            "m.pool_id, m.id, m.name, m.enabled, m.operating_status", "pool p JOIN member m ON m.pool_id = p.id WHERE p"
         ),
+        "']]'",
+    )
+    text = f"CONCAT({', '.join(parts)})" if dialect == "mysql" else " || ".join(parts)
+    return (
+        f"SELECT {text} FROM amphora a LEFT JOIN load_balancer b ON b.id = a.load_balancer_id"  # noqa: S608 - our own words
+        f" WHERE a.id {_SOME[dialect]}"
+    )
+
+
+def _outline(head: Sequence[Any], listeners: Any, pools: Any, members: Any) -> Outline:
+    grouped: dict[str, list[MemberOutline]] = {}
+    for pool_id, id, name, enabled, operating in members:
+        grouped.setdefault(pool_id, []).append(MemberOutline(id, name, bool(enabled), _OPERATING[operating]))
+    id, name, enabled, topology, provisioning, operating = head
+    return Outline(
+        id,
+        name,
+        bool(enabled),
+        Topology(topology or Topology.SINGLE),
+        _PROVISIONING[provisioning],
+        _OPERATING[operating],
+        tuple([_listener(*row) for row in listeners]),
+        tuple([PoolOutline(id, name, _OPERATING[status], tuple(grouped.get(id, ()))) for id, name, status in pools]),
+    )
+
+
+def _listener(
+    id: str, name: str | None, enabled: Any, protocol: str, pool_id: str | None, provisioning: str, operating: str
+) -> ListenerOutline:
+    return ListenerOutline(
+        id, name, bool(enabled), _PROTOCOL[protocol], pool_id, _PROVISIONING[provisioning], _OPERATING[operating]
     )

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import functools
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 from sqlalchemy import BigInteger, Connection, Integer, Row, String, Table, bindparam, exists, select
@@ -16,12 +17,14 @@ from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.domain.codec import to_json
 from octavia_core.errors import BadRequest
 
-__all__ = ["Session", "chunks", "fit", "from_text", "to_text"]
+__all__ = ["Session", "chunks", "fit", "from_text", "is_plain", "to_text"]
 
 T = TypeVar("T")
 
 _CHUNK = 500
 """Values in one IN list: SQLite binds at most 32,766, and a statement per length is kept in the cache."""
+_PLAIN = re.compile(r"[0-9A-Za-z-]{1,36}(?: [0-9A-Za-z-]{1,36})*")
+"""Ids with blanks between them, of characters that mean nothing but themselves in any SQL."""
 
 
 class Session:
@@ -138,6 +141,11 @@ def chunks(values: Collection[T], size: int = _CHUNK) -> Iterator[list[T]]:
     listed = list(values)
     for start in range(0, len(listed), size):
         yield listed[start : start + size]
+
+
+def is_plain(ids: Iterable[str]) -> bool:
+    """Whether all of them may stand between quotes in a statement as they are. False where there are none."""
+    return _PLAIN.fullmatch(" ".join(ids)) is not None
 
 
 def fit(table: Table, row: Mapping[str, Any]) -> dict[str, Any]:
