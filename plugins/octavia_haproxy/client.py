@@ -71,10 +71,15 @@ class Details:
 
 @attrs.frozen(kw_only=True)
 class About:
-    """Who an agent is, and which calls beyond upstream's it offers."""
+    """Who an agent is, and which calls beyond upstream's it offers.
+
+    Attributes:
+        datagram_listeners: how many UDP and SCTP listeners it has; None when it does not say so here, as upstream's.
+    """
 
     info: AgentInfo
     offers: frozenset[str] = frozenset()
+    datagram_listeners: int | None = None
 
 
 @attrs.frozen(kw_only=True)
@@ -148,8 +153,12 @@ class AgentClient:
             hostname=str(found.get("hostname", "")),
             haproxy_version=str(found.get("haproxy_version", "")),
         )
-        offers = found.get("offers")
-        return About(info=info, offers=frozenset(map(str, offers)) if isinstance(offers, list) else frozenset())
+        offers, count = found.get("offers"), found.get("datagram_listeners")
+        return About(
+            info=info,
+            offers=frozenset(map(str, offers)) if isinstance(offers, list) else frozenset(),
+            datagram_listeners=count if isinstance(count, int) else None,
+        )
 
     def details(self) -> Details:
         """Processors, tuning profile and memory. An agent that fails here (500 before its network namespace exists) has none."""

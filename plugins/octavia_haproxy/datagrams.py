@@ -56,8 +56,14 @@ def note_of(listener_id: str) -> str:
     return f"octavia-udp-{listener_id}.pem"
 
 
-def deliver(agent: AgentClient, delivery: Delivery, settings: Settings) -> Delivered:
+def deliver(agent: AgentClient, delivery: Delivery, settings: Settings, *, there: int | None = None) -> Delivered:
     """Make the amphora serve these listeners and no others of their kind.
+
+    Args:
+        agent: of the amphora.
+        delivery: what is wanted.
+        settings: for rendering.
+        there: how many it has now; None is asked for. Where there is none and none is wanted, nothing is done.
 
     Raises:
         AmphoraRefused: it refuses the change of a listener that it serves.
@@ -66,6 +72,8 @@ def deliver(agent: AgentClient, delivery: Delivery, settings: Settings) -> Deliv
     """
     lb = delivery.load_balancer
     wanted = {each.id: (each, configure_lvs(lb, each, settings)) for each in lvs_listeners(lb)}
+    if there == 0 and not wanted:
+        return Delivered()
     held = held_listeners(agent, needed=bool(wanted))
     changed = False
     for id in sorted(set(held) - set(wanted)):

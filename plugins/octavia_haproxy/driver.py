@@ -142,10 +142,10 @@ class HaproxyDriver:
             udp = datagrams.deliver(agent, delivery, self._settings)
             changed = udp.changed or stored is not None
             return _pushed(Pushed(etag="", changed=changed), udp)
-        udp = datagrams.deliver(agent, delivery, self._settings)
+        about = self._about(agent)
+        udp = datagrams.deliver(agent, delivery, self._settings, there=about.datagram_listeners)
         text, etag = stored or ("", "")
         held = read_back(text, cert_directory(self._settings.haproxy_amphora.base_cert_dir, id))
-        about = self._about(agent)
         version, ours = about.info.haproxy_version, APPLY in about.offers
         wanted = self._configure(agent, delivery, held if stored else None, version)
         new = wanted.text or ""

@@ -65,7 +65,7 @@ def names(agent):
 
 def test_the_first_push_uploads_reloads_reads_back_and_marks(agent, driver):
     pushed = driver.push(agent.at, delivery(simple()))
-    assert agent.requests() == [READ, LISTED, INFO, DETAILS, UPLOAD, RELOAD, READ, MARK]
+    assert agent.requests() == [READ, INFO, LISTED, DETAILS, UPLOAD, RELOAD, READ, MARK]
     assert pushed.changed
     assert pushed.skipped_listeners == ()
     assert pushed.etag == md5(agent.loaded[ID].encode())
@@ -77,7 +77,7 @@ def test_the_same_again_sends_nothing(agent, driver):
     first = driver.push(agent.at, delivery(lb))
     agent.requests()
     again = driver.push(agent.at, delivery(lb))
-    assert agent.requests() == [READ, LISTED, INFO, MARKED]
+    assert agent.requests() == [READ, INFO, LISTED, MARKED]
     assert again == attrs.evolve(first, changed=False)
 
 
@@ -87,7 +87,7 @@ def test_a_change_is_uploaded_and_reloaded_without_asking_for_details_again(agen
     agent.requests()
     changed = attrs.evolve(lb, listeners=(attrs.evolve(lb.listeners[0], connection_limit=9),))
     assert driver.push(agent.at, delivery(changed)).changed
-    assert agent.requests() == [READ, LISTED, INFO, MARKED, UNMARK, UPLOAD, RELOAD, READ, MARK]
+    assert agent.requests() == [READ, INFO, LISTED, MARKED, UNMARK, UPLOAD, RELOAD, READ, MARK]
     assert "maxconn 9\n" in agent.loaded[ID]
 
 
@@ -168,7 +168,7 @@ def test_certificates_are_sent_before_the_configuration_and_only_once(agent, dri
     assert agent.files[ID, "lis-tls.pem"].decode().count(f"/var/lib/octavia/certs/{ID}/") == 2
     assert max(asked.index(certificate("PUT", name)) for name in names(agent)) < asked.index(UPLOAD)
     driver.push(agent.at, delivery(lb, material=material))
-    assert agent.requests() == [READ, LISTED, INFO, MARKED]
+    assert agent.requests() == [READ, INFO, LISTED, MARKED]
     changed = attrs.evolve(lb, listeners=(attrs.evolve(lb.listeners[0], connection_limit=9),))
     driver.push(agent.at, delivery(changed, material=material))
     assert not [one for one in agent.requests() if "certificates" in one and APPLIED not in one]

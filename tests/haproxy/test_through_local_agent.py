@@ -119,7 +119,7 @@ def test_a_change_is_one_request_as_long_as_the_agent_holds_what_it_was_sent(sid
     monkeypatch.setattr(
         side.driver._transport,
         "send",
-        lambda at, request, **o: (asked.append(request.method), send(at, request, **o))[1],
+        lambda at, request, **o: (asked.append(f"{request.method} {request.path}"), send(at, request, **o))[1],
     )
     other = HaproxyDriver(side.driver._settings)
     with Echo("one") as one, Echo("two") as two:
@@ -136,6 +136,9 @@ def test_a_change_is_one_request_as_long_as_the_agent_holds_what_it_was_sent(sid
             return driver.push(side.at, delivery), len(asked)
 
         assert push(1)[0].changed
+        assert not [
+            request for request in asked if "listeners" in request
+        ]  # `info` has said that there is no other kind
         pushed, requests = push(0)
         assert (pushed.changed, requests) == (True, 1)
         assert {ask(side.rig.vip, PORT).member for _ in range(4)} == {"one"}

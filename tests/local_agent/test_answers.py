@@ -25,6 +25,7 @@ def test_discovery_and_info(rig: Rig) -> None:
         "keepalived_version": "",
         "ipvsadm_version": "",
         "offers": ["apply"],
+        "datagram_listeners": 0,
     }
 
 

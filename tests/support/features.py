@@ -56,7 +56,7 @@ VALUES: dict[str, type[StrEnum]] = {
 _REFUSED = "refused in a sentence by this release: `main_job/test_under_load.py`"
 
 ELSEWHERE = {
-    "load_balancer.provider": "which controller has it: `peers/octavia_api/test_messages.py`",
+    "load_balancer.provider": "which controller has it: `engine/test_sweep.py`",
     "load_balancer.flavor_id": _REFUSED,
     "load_balancer.availability_zone": _REFUSED,
     "load_balancer.server_group_id": "not a wish: where compute keeps the two of a pair apart, `engine/test_pairs.py`",

@@ -206,7 +206,9 @@ class Api:
         }
 
     def _info(self, _: Request) -> Response:
-        return answer(200, {**self._versions(), "offers": OFFERS})
+        return answer(200, {
+            **self._versions(), "offers": OFFERS, "datagram_listeners": len(self._udp.statuses()),
+        })  # fmt: skip
 
     def _details(self, _: Request) -> Response:
         listeners = sorted(name for balancer in self.balancers.values() for name, _ in self._listeners_of(balancer))
