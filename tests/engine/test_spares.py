@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import attrs
@@ -19,7 +20,7 @@ from octavia_core.flows.spares import wanted
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.testing.outside import FaultKind
 from octavia_core.testing.simulator import SimulatedAmphorae, SimulatedCompute
-from tests.engine.outside import WISH, Engine, create_spare, declared_dead
+from tests.engine.outside import DATABASE, WISH, Engine, create_spare, declared_dead
 
 PAIR = attrs.evolve(WISH, topology=Topology.ACTIVE_STANDBY)
 
@@ -311,3 +312,25 @@ def test_without_spares_nobody_asks_for_them(engine: Engine) -> None:
     engine.settle()
     spares(engine, 1)
     assert sent(1) == 1
+
+
+def test_several_workers_never_take_the_same(database_url: str, tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_text(database_url, encoding="utf-8")
+    engine = Engine.open(tmp_path, apart=False)
+    try:
+        pool = spares(engine, 3)
+        wanted = [engine.acceptor.create_load_balancer(WISH, Asked()).load_balancer_id for _ in range(5)]
+
+        def work(holder: str) -> None:
+            engine.settle(holder)
+
+        with ThreadPoolExecutor(3) as workers:
+            list(workers.map(work, ("one", "two", "three")))
+        rows = engine.storage.read(lambda tx: tx.amphorae())
+        assert sorted(str(row.load_balancer_id) for row in rows) == sorted(map(str, wanted))
+        assert set(pool) < {row.id for row in rows}
+        assert booted(engine) == 5
+        taken = named(engine, "amphora.taken")
+        assert sorted(map(str, taken)) == sorted(pool)
+    finally:
+        engine.close()
