@@ -22,3 +22,10 @@ def test_a_spare_is_made_shown_explained_and_removed(admin: Admin) -> None:
             assert gone["amphora"]["status"] == "DELETED"
         assert "no amphora" in admin.inside("amphora", "delete", id, code=3).err
         assert admin.inside("amphora", "list", "--json").data == []
+
+
+def test_down_with_purge_leaves_no_spare(admin: Admin) -> None:
+    with admin.up():
+        id = admin("amphora", "create-spare", "--json").data["amphora"]["id"]
+        admin.inside("down", "--purge")
+    assert admin.inside("amphora", "show", id, "--json").data["status"] == "DELETED"

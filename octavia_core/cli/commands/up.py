@@ -72,7 +72,10 @@ def up(
 def down(
     session: Session,
     purge: Annotated[
-        bool, typer.Option("--purge", help="Delete all load balancers first; otherwise `up` brings everything back.")
+        bool,
+        typer.Option(
+            "--purge", help="Delete all load balancers and spares first; otherwise `up` brings everything back."
+        ),
     ] = False,
     timeout: Annotated[float, typer.Option("--timeout", min=1, metavar="SECONDS", help="Longest wait.")] = 60.0,
 ) -> None:
@@ -170,6 +173,8 @@ def _purge(session: Session, timeout: float) -> list[str]:
                 lambda c, one=summary.id: c.delete_load_balancer(one, actor=session.actor, wait=timeout)  # type: ignore[misc]
             )
             deleted.append(summary.id)
+        for spare in hand.controller.storage.read(lambda tx: tx.spares()):
+            hand.carry_out(lambda c, one=spare.id: c.delete_amphora(one, actor=session.actor))  # type: ignore[misc]
     return deleted
 
 
