@@ -17,6 +17,7 @@ import pytest
 
 from octavia_core.controller import governing
 from octavia_core.controller.fleet_health import fleet
+from octavia_core.controller.health import memory
 from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.vocabulary import AmphoraStatus
@@ -28,6 +29,7 @@ from octavia_core.settings import Settings
 from octavia_core.testing.outages import Shape, generated
 from octavia_core.testing.rehearsal import rehearse
 from tests.cli.conftest import Admin
+from tests.db.values import new_id
 from tests.health.managing import settings_of
 from tests.health.rig import Rig, until
 from tests.health.test_managers import Managed, amphorae
@@ -232,6 +234,24 @@ def _delete(tx: Any, amphora_id: str) -> None:
 
     tx.settle_amphora(amphora_id, AmphoraEvent.DELETE)
     tx.settle_amphora(amphora_id, AmphoraEvent.DELETED)
+
+
+def test_amphorae_that_somebody_invents_are_counted_where_operators_look_and_hide_nobody(
+    rig: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "STRANGERS", 5)
+    here = rig(2)
+    here.look()
+    for _ in range(10):
+        here.heard(*here.ids)
+        here.memory.keep([here.beat(new_id(), listeners=[]) for _ in range(10)], here.clock.monotonic())
+        here.writer.flush(here.clock)
+        here.pass_(0.4, *here.ids)
+    (shown,) = fleet(here.storage).managers
+    assert shown.dropped["too many unknown amphorae"] >= 50, "of a hundred, when it was written last"
+    assert (shown.watched, shown.hears) == (2, 2)
+    assert len(here.storage.read(lambda tx: tx.liveness())) == 2
+    assert here.failovers() == []
 
 
 def test_two_that_claim_one_name_count_as_one_that_lives(rig: Make) -> None:

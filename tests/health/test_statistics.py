@@ -339,6 +339,39 @@ def test_prometheus_reads_figures_and_traffic_and_a_replay_counts_once(tmp_path:
         here.close()
 
 
+@pytest.mark.parametrize("processes", [0, 1], ids=["here", "a process"])
+def test_a_recorded_row_that_is_sent_again_in_order_adds_nothing_to_the_table(tmp_path: Path, processes: int) -> None:
+    here = Managed(tmp_path, processes=processes)
+    try:
+        recorded = [here.datagrams() for _ in range(30)]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+            sender.connect(("127.0.0.1", here.port))
+
+            def played(turns: Sequence[Sequence[bytes]]) -> None:
+                for datagrams in turns:
+                    for datagram in datagrams:
+                        sender.send(datagram)
+
+            def told() -> int:
+                counters = here.health.counters
+                return sum(counters[name] for name in ("accepted", "repeated", "replayed", "recorded"))
+
+            for turn in recorded:  # as agents send them; what comes in one moment is put together
+                before = told()
+                played([turn])
+                until(lambda before=before: told() == before + 6)  # type: ignore[misc]
+            for _ in range(3):
+                before = told()
+                played(recorded)
+                until(lambda before=before: told() >= before + 6)  # type: ignore[misc]
+            played([here.datagrams()])
+            until(lambda: here.health.counters["accepted"] >= 6 * 31)
+        here.health.stop()
+        assert {row["bytes_in"] for row in rows(here.storage)} == {31}
+    finally:
+        here.close()
+
+
 def test_without_an_address_nothing_is_served(tmp_path: Path) -> None:
     here = Managed(tmp_path)
     try:
