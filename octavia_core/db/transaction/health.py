@@ -261,12 +261,16 @@ class Health(Session):
 
     def counted(self, amphora_ids: Collection[str]) -> Mapping[tuple[str, str], tuple[int, int, int, int]]:
         """See `octavia_core.ports.storage.Transaction.counted`."""
-        of = listener_statistics.c
-        query = select(of.listener_id, of.amphora_id, *(of[name] for name in _COUNTERS))
+        query = select(listener_statistics)
         return {
-            (row[0], row[1]): (int(row[2]), int(row[3]), int(row[4]), int(row[5]))
+            (row.listener_id, row.amphora_id): (
+                int(row.bytes_in),
+                int(row.bytes_out),
+                int(row.total_connections),
+                int(row.request_errors),
+            )
             for ids in chunks(sorted(set(amphora_ids)))
-            for row in self.rows(query.where(of.amphora_id.in_(ids)))
+            for row in self.rows(query.where(listener_statistics.c.amphora_id.in_(ids)))
         }
 
     def _store_traffic(self, rows: Sequence[list[Any]], *, absolute: bool) -> None:
