@@ -285,13 +285,16 @@ def _digest(parts: Sequence[bytes], rest: bytes) -> bytes:
 
 def _layout(data: bytes, heartbeat: Heartbeat) -> _Layout | None:
     """Where the numbers of a heartbeat stand; None unless each number before the pools is one of its counters or its
-    sequence number, which is tried: decoded with other numbers there, it must have these, and nothing else may change.
+    sequence number. Where it is not written as agents write, that is tried: decoded with other numbers there, it must have
+    these, and nothing else may change.
     """
     cut = data.find(_POOLS)
     parts = _NUMBERS.split(data[:cut]) if cut > 0 else []
     places = len(parts) // 2
     if not places:
         return None
+    if _as_agents_write(data, cut, parts, heartbeat):
+        return _Layout(_digest(parts, data[cut:]), places, 0, _picker(_usual_order(places // FIELDS)))
     probe = list(parts)
     probe[1::2] = [b": %d" % (_PROBE + number) for number in range(places)]
     try:
@@ -309,6 +312,30 @@ def _layout(data: bytes, heartbeat: Heartbeat) -> _Layout | None:
     if sorted([sequence, *order]) != list(range(places)):
         return None
     return _Layout(_digest(parts, data[cut:]), places, sequence, _picker(tuple(order)))
+
+
+def _as_agents_write(data: bytes, cut: int, parts: Sequence[bytes], heartbeat: Heartbeat) -> bool:
+    """Whether what stands before the pools is, byte for byte, what this heartbeat makes when it is written as agents do, with
+    no other number in it, and nothing behind can mean one of these numbers: so with other numbers it means those.
+    """
+    rest = data[cut:]
+    if b"\\" in rest or b'"listeners"' in rest or b'"seq"' in rest:
+        return False
+    listeners, numbers = [], [heartbeat.seq]
+    for id, one in heartbeat.listeners.items():
+        listeners.append(
+            f'"{id}": {{"status": "{one.status}", "stats": {{"tx": {one.tx}, "rx": {one.rx}, "conns": {one.conns},'
+            f' "totconns": {one.totconns}, "ereq": {one.ereq}}}}}'
+        )
+        numbers += (one.tx, one.rx, one.conns, one.totconns, one.ereq)
+    head = f'{{"id": "{heartbeat.amphora_id}", "seq": {heartbeat.seq}, "listeners": {{{", ".join(listeners)}}}'
+    return list(map(int, parts[1::2])) == numbers and data[:cut] == head.encode("utf-8", "surrogatepass")
+
+
+@functools.lru_cache(maxsize=1000)
+def _usual_order(listeners: int) -> tuple[int, ...]:
+    """The places of the counters, in the order of `Skimmed.counters`, where agents write tx first and rx then."""
+    return tuple(1 + FIELDS * each + place for each in range(listeners) for place in (1, 0, 2, 3, 4))
 
 
 @functools.lru_cache(maxsize=1000)

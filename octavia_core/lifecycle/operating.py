@@ -12,7 +12,8 @@ and a listener that had to be left out would cost its load balancer a failover e
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import functools
+from collections.abc import Mapping
 
 import attrs
 
@@ -134,6 +135,17 @@ class Verdict:
     warnings: tuple[str, ...] = ()
 
 
+_WORDS = {Kind.LISTENER: LISTENER_WORDS, Kind.POOL: POOL_WORDS, Kind.MEMBER: MEMBER_WORDS}
+_LONGEST = 40
+"""Characters of what is said that tell which rule it is: no word is as long."""
+
+
+@functools.lru_cache(maxsize=1000)
+def _meaning(kind: Kind, said: str) -> Word | None:
+    """The rule for it; agents say a handful of words."""
+    return next((word for word in _WORDS[kind] if word.fits(said)), None)
+
+
 _Thing = LoadBalancer | Listener | Pool | Member | Outline | ListenerOutline | PoolOutline | MemberOutline
 
 
@@ -147,6 +159,8 @@ def roll_up(load_balancer: LoadBalancer | Outline, heartbeat: Heartbeat) -> Verd
         load_balancer: as the rows say now; neither it nor the amphora is DELETED (the caller sees to that).
         heartbeat: verified, of an amphora of this load balancer.
     """
+    if isinstance(load_balancer, Outline) and _all_is_well(load_balancer, heartbeat):
+        return _WELL
     round_ = _Round(load_balancer, heartbeat)
     for listener in load_balancer.listeners:
         round_.listener(listener)
@@ -154,6 +168,36 @@ def roll_up(load_balancer: LoadBalancer | Outline, heartbeat: Heartbeat) -> Verd
     for pool in load_balancer.pools:
         round_.pool(pool, reports.get(pool.id))
     return round_.verdict()
+
+
+_WELL = Verdict(True, {})
+
+
+def _all_is_well(outline: Outline, heartbeat: Heartbeat) -> bool:
+    """Whether the rows say of everything that it works, and the heartbeat too: what the tables say of nearly all that a health
+    manager hears when it begins, for a tenth of their price. False where they have to be asked.
+    """
+    reported = heartbeat.listeners
+    if not outline.enabled or outline.operating_status is not ONLINE or len(reported) != len(outline.listeners):
+        return False
+    for id, _, enabled, _, _, provisioning, operating in outline.listeners:
+        report = reported.get(id)
+        if report is None or report.status != "OPEN" or operating is not ONLINE:
+            return False
+        if not enabled or provisioning is Provisioning.ERROR:
+            return False  # then other counts match, too
+    if not outline.pools:
+        return heartbeat.version >= FLAT_POOLS_SINCE
+    pools = heartbeat.reports_by_pool()
+    for id, _, operating, members in outline.pools:
+        pool = pools.get(id)
+        if pool is None or pool.status != "UP" or operating is not ONLINE:
+            return False
+        said = pool.members.get
+        for member, _, _, status in members:
+            if status is not ONLINE or said(member) != "UP":
+                return False
+    return heartbeat.version >= FLAT_POOLS_SINCE
 
 
 class _Round:
@@ -170,7 +214,7 @@ class _Round:
         if report is None:
             missed = listener.enabled and self._load_balancer.provisioning_status is Provisioning.ACTIVE
             self._set(Kind.LISTENER, listener, (_LISTENER_MISSED if missed else _LISTENER_OFF).becomes)
-        elif rule := self._rule(LISTENER_WORDS, report.status, Kind.LISTENER, listener.id):
+        elif rule := self._rule(Kind.LISTENER, report.status, listener.id):
             self._set(Kind.LISTENER, listener, rule.becomes)
             self._worst = _worse(self._worst, rule.load_balancer)
 
@@ -178,8 +222,8 @@ class _Round:
         if report is None:
             self._set(Kind.POOL, pool, _POOL_OFF.becomes)
             return
-        rule = self._rule(POOL_WORDS, report.status, Kind.POOL, pool.id)
-        rules = [found for member in pool.members if (found := self._member(member, report))]
+        rule = self._rule(Kind.POOL, report.status, pool.id)
+        rules = {found.word: found for member in pool.members if (found := self._member(member, report))}.values()
         if rule is None or rule.becomes is None:
             return  # unchanged, and so its members cannot make anything above them worse
         self._worst = _worse(self._worst, rule.load_balancer, *(found.load_balancer for found in rules))
@@ -191,15 +235,15 @@ class _Round:
             unchecked = member.operating_status is NO_MONITOR
             self._set(Kind.MEMBER, member, (_MEMBER_UNCHECKED if unchecked else _MEMBER_OFF).becomes)
             return None
-        rule = self._rule(MEMBER_WORDS, said, Kind.MEMBER, member.id)
+        rule = self._rule(Kind.MEMBER, said, member.id)
         if rule:
             self._set(Kind.MEMBER, member, rule.becomes)
         return rule
 
-    def _rule(self, words: Iterable[Word], said: str, kind: Kind, id: str) -> Word | None:
-        for word in words:
-            if word.fits(said):
-                return word
+    def _rule(self, kind: Kind, said: str, id: str) -> Word | None:
+        word = _meaning(kind, said[:_LONGEST])
+        if word is not None:
+            return word
         self._warnings.append(f"{kind.words} {id} reports {said[:40]!r}, which says nothing about its status")
         return None
 
@@ -226,7 +270,10 @@ class _Round:
 
 
 def _worse(status: Operating, *others: Operating | None) -> Operating:
-    return max((status, *(other for other in others if other)), key=_SEVERITY.__getitem__)
+    for other in others:
+        if other and _SEVERITY[other] > _SEVERITY[status]:
+            status = other
+    return status
 
 
 def _expected(load_balancer: LoadBalancer | Outline, version: int) -> tuple[int, int]:

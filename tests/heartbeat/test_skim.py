@@ -205,3 +205,35 @@ def test_layouts_are_remembered_up_to_a_number(monkeypatch: pytest.MonkeyPatch) 
     assert len(set(skimmer.forgotten)) == 20, "who is told of handles learns which mean nobody any more"
     assert agree(skimmer, packet(document(id="amphora 29", seq=2)))
     assert not agree(skimmer, packet(document(id="amphora 3", seq=2))), "read whole, and remembered again"
+
+
+AS_AGENTS_WRITE = (
+    '{"id": "a", "seq": %N, "listeners": {"l": {"status": "OPEN", "stats":'
+    ' {"tx": %N, "rx": 2, "conns": 3, "totconns": 4, "ereq": 5}}}, "pools": {}, "ver": 3}'
+)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "at_a_glance"),
+    [
+        ("", "", True),
+        ('"ver": 3', '"ver": 3, "listeners": {}', False),
+        ('"ver": 3', '"ver": 3, "\\u006cisteners": {}', False),
+        ('"ver": 3', '"ver": 3, "seq": 7', False),
+        ('"ver": 3', '"ver": 3, "s\\u0065q": 7', False),
+        ('"ver": 3', '"ver": 3, "id": "b"', True),
+        ('"l"', '"l: 6"', False),
+        ('"OPEN"', '"OPEN: 6"', False),
+        ('"OPEN"', '"O\\"PEN"', True),
+        ('"ereq": 5', '"ereq": 1234567890123456789', False),
+        ('"tx": %N, "rx": 2', '"rx": 2, "tx": %N', True),
+        ('"seq": %N', '"seq": %N, "tx": 9', False),
+    ],
+)
+def test_what_nearly_is_as_agents_write_is_read_as_decoding_reads_it(
+    before: str, after: str, at_a_glance: bool
+) -> None:
+    skimmer, text = Skimmer([KEY]), AS_AGENTS_WRITE.replace(before, after) if before else AS_AGENTS_WRITE
+    assert not agree(skimmer, sealed(text.replace("%N", "1")))
+    assert agree(skimmer, sealed(text.replace("%N", "7"))) is at_a_glance
+    agree(skimmer, sealed(text.replace("%N", "1000000000000000")))

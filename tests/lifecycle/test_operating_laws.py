@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import attrs
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +14,7 @@ from octavia_core.domain.heartbeat import Heartbeat, ListenerReport, PoolReport
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol, Operating, PoolProtocol, Provisioning
 from octavia_core.lifecycle.operating import roll_up
+from tests.support.outlines import outline
 
 SEVERITY = {Operating.OFFLINE: 0, Operating.ONLINE: 0, Operating.DEGRADED: 1, Operating.ERROR: 2}
 operating = st.sampled_from(list(Operating))
@@ -167,3 +169,37 @@ def test_the_load_balancer_tells_of_its_worst_reported_part(tree: LoadBalancer, 
         assert now.operating_status is Operating.OFFLINE
     else:
         assert now.operating_status is (Operating.DEGRADED if some else Operating.ONLINE)
+
+
+@given(load_balancers(), heartbeats(), st.booleans())
+def test_an_outline_is_judged_as_its_tree_is(tree: LoadBalancer, heartbeat: Heartbeat, settled: bool) -> None:
+    if settled:  # so that all may be well already
+        tree = applied(tree, roll_up(tree, heartbeat).statuses)
+    judged, whole = roll_up(outline(tree), heartbeat), roll_up(tree, heartbeat)
+    assert (judged.statuses, judged.counts_match) == (whole.statuses, whole.counts_match)
+    assert sorted(judged.warnings) == sorted(whole.warnings)
+
+
+@pytest.mark.parametrize("version", [0, 1, 2, 3])
+@pytest.mark.parametrize("worse", ["nothing", "listener", "count", "pool", "member", "row", "disabled", "error"])
+def test_what_is_well_is_told_from_what_nearly_is(worse: str, version: int) -> None:
+    listener = Listener(id="l", protocol=ListenerProtocol.HTTP, protocol_port=80, operating_status=Operating.ONLINE)
+    member = Member(id="m", address="192.0.2.1", protocol_port=80, operating_status=Operating.ONLINE)
+    pool = Pool(id="p", protocol=PoolProtocol.HTTP, members=(member,), operating_status=Operating.ONLINE)
+    tree = LoadBalancer(id="lb", listeners=(listener,), pools=(pool,), operating_status=Operating.ONLINE)
+    if worse == "row":
+        tree = attrs.evolve(tree, operating_status=Operating.DEGRADED)
+    if worse == "disabled":
+        tree = attrs.evolve(tree, listeners=(attrs.evolve(listener, enabled=False),))
+    if worse == "error":
+        tree = attrs.evolve(tree, listeners=(attrs.evolve(listener, provisioning_status=Provisioning.ERROR),))
+    listeners = {"l": ListenerReport("FULL" if worse == "listener" else "OPEN")}
+    if worse == "count":
+        listeners["other"] = ListenerReport("OPEN")
+    said = {"m": "DOWN" if worse == "member" else "UP"}
+    pools = {"p:l": PoolReport("DOWN" if worse == "pool" else "UP", said)}
+    heartbeat = Heartbeat("a", 1, version, listeners, pools)
+    judged, whole = roll_up(outline(tree), heartbeat), roll_up(tree, heartbeat)
+    assert (judged.statuses, judged.counts_match) == (whole.statuses, whole.counts_match)
+    if worse == "nothing":
+        assert (judged.statuses, judged.counts_match) == ({}, True)

@@ -294,12 +294,12 @@ class Health(Session):
 
 
 def _gather(rows: dict[tuple[str, str], list[Any]], delta: TrafficDelta) -> None:
-    new = (delta.bytes_in, delta.bytes_out, delta.total_connections, delta.request_errors)
+    sums = [delta.bytes_in, delta.bytes_out, delta.total_connections, delta.request_errors]
     row = rows.get((delta.listener_id, delta.amphora_id))
-    if row is None or delta.absolute:
-        sums = [min(number, LARGEST_COUNTER - 1) for number in new]
-    else:
-        sums = [min(number + more, LARGEST_COUNTER - 1) for number, more in zip(row[2:6], new, strict=True)]
+    if row is not None and not delta.absolute:
+        sums = [number + more for number, more in zip(row[2:6], sums, strict=True)]
+    if max(sums) >= LARGEST_COUNTER:
+        sums = [min(number, LARGEST_COUNTER - 1) for number in sums]
     rows[delta.listener_id, delta.amphora_id] = [
         delta.listener_id, delta.amphora_id, *sums, min(delta.active_connections, LARGEST_GAUGE - 1)
     ]  # fmt: skip
