@@ -60,6 +60,17 @@ def test_who_comes_between_two_amphorae_waits_for_the_second(pair: tuple[Rig, Ri
             get(new.vip)
 
 
+def test_what_the_second_does_not_serve_is_refused(pair: tuple[Rig, Rig]) -> None:
+    old, new = pair
+    assert old.push(config(old, [])).status == 202
+    follow(old, new)
+    with socket.create_connection((old.vip, 8080)):
+        pass  # it might be served still
+    assert new.push(config(new, [], port=8081)).status == 202
+    with pytest.raises(ConnectionRefusedError):
+        get(old.vip)
+
+
 def test_a_request_that_was_begun_is_finished(pair: tuple[Rig, Rig]) -> None:
     """The member answers only when the agent has been told to go, and before it has gone."""
     old, new = pair

@@ -119,6 +119,7 @@ class _Agent:
             before_handover=beats.ledger.absorb,
             changed=beats.nudge,
             inherit=heirlooms.take,
+            let_go=heirlooms.let_go,
         )
         plugs: Plugs = Plugs(self._root, conf.base_path)
         vrrp = NoVrrp()

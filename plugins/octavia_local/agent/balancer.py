@@ -50,6 +50,7 @@ class Surroundings(NamedTuple):
         before_handover: told what a process counted just before another takes over from it.
         changed: told that a process was started, replaced or ended.
         inherit: finds sockets that an amphora before this one has left.
+        let_go: told that no others of these are wanted.
     """
 
     root: Root
@@ -61,6 +62,7 @@ class Surroundings(NamedTuple):
     before_handover: Callable[[Observation], None]
     changed: Callable[[], None]
     inherit: Inherit
+    let_go: Callable[[], None]
 
 
 class Observation(NamedTuple):
@@ -393,6 +395,7 @@ class Balancer:
         generation = self._haproxy.generation
         used = set(generation.descriptors) if generation is not None else set()
         self._sockets.keep_only(set(uploaded.binds) | self._sockets.with_descriptors(used))
+        self._around.let_go()
 
     def _respawned(self) -> None:
         self._leaving.clear()

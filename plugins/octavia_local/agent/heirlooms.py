@@ -3,7 +3,8 @@
 An agent on loopback has a datagram socket ROOT/heirlooms from its start on. The agent of the same load balancer that is
 destroyed on purpose sends its VIP's sockets there (SIGUSR1, with ROOT/heir.json; unix(7), SCM_RIGHTS), lets what it serves
 finish, and ends. From then on the kernel keeps who connects in the sockets' queues, until the heir takes them out: it
-finds a socket here instead of binding it. What nobody wants within a while is closed.
+finds a socket here instead of binding it. With its first configuration for HAProxy the rest is closed; without any, after a
+while.
 """
 
 from __future__ import annotations
@@ -24,8 +25,7 @@ HEIR = "heir.json"
 """In an amphora's folder: {"folder"} of the one that gets its sockets. The compute driver writes it."""
 _NAME = "heirlooms"
 _KEPT = 10.0
-"""Seconds from the death of the one to the first configuration of the other, on a busy machine. Who connects to what the
-heir does not serve waits so long, and is refused then."""
+"""Seconds from the death of the one to the first configuration of the other, on a busy machine."""
 _AT_A_TIME = 100  # the kernel passes 253 with one datagram (SCM_MAX_FD)
 _LARGEST = 64 * 1024
 _SENT_WITHIN = 0.2
@@ -57,6 +57,12 @@ class Heirlooms:
         with self._lock:
             self._receive()
             return self._found.pop((kind, host, port), None)
+
+    def let_go(self) -> None:
+        """Close what was not taken: this amphora has its configuration, and who connects there is to be refused."""
+        with self._lock:
+            self._receive()
+            self._close_all()
 
     def tidy(self) -> None:
         """Close what nobody has wanted for a while."""
