@@ -239,6 +239,37 @@ def test_no_order_of_what_was_sent_once_counts_more_than_was_sent(numbers: list[
     assert again <= len(sent)
 
 
+documents = st.builds(
+    lambda seq, version, status, rx, listeners: {
+        "id": "a",
+        "listeners": {each: {"status": status, "stats": {"rx": rx}} for each in listeners},
+        **({} if version is None else {"seq": seq, "ver": version}),
+    },
+    seq=st.integers(0, 20) | st.integers(0, 2**40),
+    version=st.sampled_from([None, 2, 3, 3, 3]),
+    status=st.sampled_from(["OPEN", "FULL"]),
+    rx=st.integers(0, 3) | st.just(2**62),
+    listeners=st.lists(st.sampled_from("lmn"), unique=True, max_size=3),
+)
+
+
+@given(st.lists(st.tuples(documents, st.integers(0, 50), st.booleans()), max_size=40))
+def test_whatever_comes_in_whatever_order_nothing_is_taken_away_and_one_entry_is_kept(
+    sent: list[tuple[dict[str, object], int, bool]],
+) -> None:
+    memory, now = Memory(reapply=10.0), 0.0
+    for document, passed, written in sent:
+        now += passed
+        memory.keep([decode(encode(document, "k"), ["k"])], now)
+        batch = memory.take(now, traffic=0.0 if written else 30.0)
+        assert all(min(each.bytes_in, each.active_connections) >= 0 for each in batch.traffic)
+        assert len({(each.listener_id, each.amphora_id) for each in batch.traffic}) == len(batch.traffic)
+        memory.written(batch, dict.fromkeys(batch.beats, True), now)
+    memory.take(now + 1000, traffic=0.0)
+    assert len(memory._known) <= 1
+    assert all(known.doubt is None for known in memory._known.values())
+
+
 # -- amphorae that somebody invents ------------------------------------------------------------------------------------
 def of_amphora(id: str, seq: int = 1) -> Heartbeat:
     return decode(encode({"id": id, "seq": seq, "ver": 3, "listeners": {}, "pools": {}}, "k"), ["k"])

@@ -84,7 +84,6 @@ class Order:
             now: when it came, monotonic.
         """
         if seq is None:
-            self.seq = None
             return None
         entry = mark[-3:] + _LOW[seq & 255]
         found: Turn | None = None
