@@ -395,12 +395,13 @@ def _push_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalan
     wanted = tx.revision(lb, key.revision)
     if wanted is None:
         raise NotFound("revision", f"{lb}/{key.revision}")
-    return alive(tx, key.amphora_id), wanted.tree, _peers(tx, lb, key.amphora_id)
+    return alive(tx, key.amphora_id), wanted.tree, _peers(tx, wanted.tree, key.amphora_id)
 
 
 def _put_back_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer | None, tuple[Amphora, ...]]:
     good = tx.last_good(lb)
-    return alive(tx, key.amphora_id), good.tree if good else None, _peers(tx, lb, key.amphora_id)
+    peers = _peers(tx, good.tree, key.amphora_id) if good else ()
+    return alive(tx, key.amphora_id), good.tree if good else None, peers
 
 
 def alive(tx: Transaction, amphora_id: str) -> bool:
@@ -416,9 +417,11 @@ def declared_dead(tx: Transaction, amphora_id: str) -> bool:
     return any(heart.declared_dead for heart in tx.liveness([amphora_id]))
 
 
-def _peers(tx: Transaction, lb: str, amphora_id: str) -> tuple[Amphora, ...]:
-    serving = (AmphoraStatus.ALLOCATED,)
-    return tuple(a for a in tx.amphorae(lb) if a.id != amphora_id and a.status in serving)
+def _peers(tx: Transaction, tree: LoadBalancer, amphora_id: str) -> tuple[Amphora, ...]:
+    """The other one of a pair. A single amphora has none, though its successor may be there already."""
+    if tree.topology is not Topology.ACTIVE_STANDBY:
+        return ()
+    return tuple(a for a in tx.amphorae(tree.id) if a.id != amphora_id and a.status is AmphoraStatus.ALLOCATED)
 
 
 def _deliver(

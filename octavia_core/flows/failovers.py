@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import attrs
 
 from octavia_core.domain.amphora import Amphora
@@ -79,17 +81,18 @@ def _failover(run: Run, world: World) -> None:
 def prepare(
     tx: Transaction, operation: Operation, tree: LoadBalancer, old: tuple[Amphora, ...], revision: int
 ) -> Rebuild:
-    """Decide who replaces whom; rows of amphorae that are built come first, the old ones are marked to go."""
+    """Decide who replaces whom; rows of amphorae that are built come first, those of the dead are marked to go."""
     wanted = tuple(a.role or Role.STANDALONE for a in old) or roles(tree)
     sites = tuple(spares.planned(tx, amphorae.site(operation, tree, role)) for role in dict.fromkeys(wanted))
-    for amphora in old:
-        tx.settle_amphora(amphora.id, AmphoraEvent.DELETE)
+    dead = tuple(amphora.id for amphora in old if amphorae.declared_dead(tx, amphora.id))
+    for id in dead:
+        tx.settle_amphora(id, AmphoraEvent.DELETE)
     leaving = {amphora.id for amphora in old}
     peers = tuple(a for a in tx.amphorae(tree.id) if a.status is AmphoraStatus.ALLOCATED and a.id not in leaving)
     text = f"replacing amphora {', '.join(sorted(leaving))}" if leaving else "building an amphora; there was none"
     emit(tx, operation, "failover.started", text, amphora_id=operation.amphora_id)
     bare = attrs.evolve(tree, listeners=(), pools=())
-    return Rebuild(tree=bare, old=old, sites=sites, peers=peers, revision=revision)
+    return Rebuild(tree=bare, old=old, dead=dead, sites=sites, peers=peers, revision=revision)
 
 
 def _prepare_pair(
@@ -172,13 +175,35 @@ def _replace_one(run: Run, world: World, rebuild: Rebuild, index: int) -> tuple[
     where, revision = rebuild.sites[index], rebuild.revision
     assert revision is not None
     begun = spares.begin(run, world, where)
-    # The old one holds the VIP, frozen or half dead as it may be: it goes while the new one starts.
-    for old in _leaving(rebuild, index):
-        amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
+    leaving = _leaving(rebuild, index)
+    # What is dead may hold the VIP all the same, and serve nobody on it: it goes while the new one starts. What may serve
+    # yet goes when the new one can follow it: where only one can hold the VIP, at the last moment before; elsewhere after
+    # the new one has its configuration, so that it is still there if that is refused.
+    _remove(run, world, rebuild, [old for old in leaving if old.id in rebuild.dead])
     amphora = spares.ready(run, world, begun)
     subnet = amphorae.plug(run, world, rebuild.tree, amphora)
+    going = [old for old in leaving if old.id not in rebuild.dead]
+    if world.network.one_holder:
+        _let_go(run, world, rebuild, going)
     sent = amphorae.first_push(run, world, attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip), revision)
+    if not world.network.one_holder:
+        _let_go(run, world, rebuild, going)
     return amphora.id, sent.unserved
+
+
+def _let_go(run: Run, world: World, rebuild: Rebuild, going: Sequence[Amphora]) -> None:
+    def leave(tx: Transaction) -> None:
+        for old in going:
+            tx.settle_amphora(old.id, AmphoraEvent.DELETE)
+
+    if going:
+        run.record("leave", leave)
+    _remove(run, world, rebuild, going)
+
+
+def _remove(run: Run, world: World, rebuild: Rebuild, leaving: Sequence[Amphora]) -> None:
+    for old in leaving:
+        amphorae.remove(run.scope(f"old-{old.id}"), world, rebuild.tree, old)
 
 
 def retire(tx: Transaction, rebuild: Rebuild, replaced: Replaced) -> None:
@@ -204,10 +229,11 @@ def _settle_nothing(tx: Transaction, tree: LoadBalancer) -> None:
 
 @attrs.frozen(kw_only=True)
 class Rebuild:
-    """What a failover replaces; `revision` None means there is nothing to do."""
+    """What a failover replaces; `dead` are those of the old that serve nobody, `revision` None means there is nothing to do."""
 
     tree: LoadBalancer
     old: tuple[Amphora, ...] = ()
+    dead: tuple[str, ...] = ()
     sites: tuple[amphorae.Site, ...] = ()
     peers: tuple[Amphora, ...] = ()
     revision: int | None = None

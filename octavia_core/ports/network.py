@@ -82,6 +82,11 @@ class NetworkPort(Protocol):
     plugs_members: bool
     """False: amphorae reach every member without a port on its subnet; nothing is compared and nothing plugged."""
 
+    one_holder: bool
+    """True: an amphora can serve a VIP only when the one before it has let go (a port of loopback is bound once). False: both
+    may have it for a moment, and neighbours believe the younger one.
+    """
+
     def objection(self, topology: Topology) -> str | None:
         """Why this network cannot carry a load balancer of that topology: a sentence that names what is needed; None when
         it can. No request is made.

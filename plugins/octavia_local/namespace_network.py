@@ -52,6 +52,7 @@ class NamespaceNetwork:
 
     time_limit = 10.0
     plugs_members = False
+    one_holder = False
 
     def __init__(self, settings: Settings) -> None:
         state = state_of(settings)

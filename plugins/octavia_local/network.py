@@ -50,6 +50,7 @@ class LocalNetwork:
 
     time_limit = 5.0
     plugs_members = False
+    one_holder = True
 
     def __init__(self, settings: Settings) -> None:
         self._kept = Reservations(state_of(settings) / "network", self.time_limit)

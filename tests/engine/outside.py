@@ -322,7 +322,7 @@ SCENARIOS = (
     Scenario("create-refused", (), _both(_create, _refuse_pushes), "ERROR", 0),
     Scenario("configure-refused", (_create,), _both(_add_member, _refuse_pushes), "ACTIVE", 1),
     Scenario("configure-amphora-dead", (_create,), _both(_add_member, _amphora_dies), "ACTIVE", 1),
-    Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 0),
+    Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 1),
     Scenario("delete-amphora", (_create,), _about_its_amphora("delete-amphora"), "ACTIVE", 0),
     Scenario("configure-agent", (_create,), _about_its_amphora("configure-agent"), "ACTIVE", 1),
     Scenario("spare", (_create,), create_spare, "ACTIVE", 1, spares=1),

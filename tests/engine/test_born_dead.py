@@ -18,13 +18,14 @@ def test_it_gets_a_failover_of_its_own(name: str, tmp_path: Path) -> None:
     folder.mkdir()
     prepared(BY_NAME[name], folder)
     engine = Engine.open(folder)
+    before = {amphora.id for amphora in engine.storage.read(lambda tx: tx.amphorae())}
     declared: list[str] = []
 
     def declare(point: str, path: str) -> None:
         """Health notices the death when the amphora has the VIP, and nothing to serve on it yet."""
         if declared or point != "before" or not path.endswith("/push"):
             return
-        (newest,) = [a for a in engine.storage.read(lambda tx: tx.amphorae()) if a.status is AmphoraStatus.ALLOCATED]
+        (newest,) = [a for a in engine.storage.read(lambda tx: tx.amphorae()) if a.id not in before]
         declared.append(newest.id)
         assert engine.storage.transaction(lambda tx: tx.declare_dead(newest.id))
 

@@ -22,6 +22,7 @@ class SimulatedNetwork:
 
     time_limit = 5.0
     plugs_members = True
+    one_holder = False
 
     def __init__(self, cloud: SimulatedCloud) -> None:
         self._cloud = cloud

@@ -120,6 +120,7 @@ class Cables:
 
     time_limit = 10.0
     plugs_members = True
+    one_holder = False
 
     def __init__(self, machine):
         self.machine = machine
