@@ -10,15 +10,15 @@ import threading
 from array import array
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from operator import add
 from typing import Any
 
 import attrs
 
 from octavia_core.controller.health.grown import Grown
+from octavia_core.controller.health.known import NEVER, Known, added, deltas_of, emptied
 from octavia_core.controller.health.merge import merged
-from octavia_core.controller.health.order import Order, Turn
-from octavia_core.domain.heartbeat import LARGEST_COUNTER, Heartbeat
+from octavia_core.controller.health.order import Turn
+from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.skim import FIELDS, Skimmed, skimmed
 from octavia_core.ports.hearts import TrafficDelta
 
@@ -39,38 +39,6 @@ STRANGERS = 10_000
 EVERYBODY = 250_000
 """The same before it is known which amphorae there are."""
 TOO_MANY = "too many unknown amphorae"
-
-_NEVER = -1
-"""The gauge of a listener that has no row yet."""
-
-
-@attrs.define(eq=False)
-class _Known(Order):
-    """One amphora. Times are monotonic seconds.
-
-    Attributes:
-        said: the first of its reports that had the words of its newest one; its counters are spent.
-        key: of its newest report.
-        applied: the words that the rows got, None when they got none or may have changed since.
-        sums: traffic that is not written, laid out as `Skimmed.counters`, but for gauges: `open` are the newest, `gauges`
-            those that the rows have.
-        counted_at: since when `sums` are sums.
-        totals: of an agent that sends no deltas.
-    """
-
-    said: Skimmed
-    heard_at: float
-    listeners: tuple[str, ...] = ()
-    deltas: bool = True
-    sums: array[int] = attrs.field(factory=lambda: array("q"))
-    gauges: array[int] = attrs.field(factory=lambda: array("q"))
-    open: Sequence[int] = ()
-    counted_at: float = float("-inf")
-    key: int = 0
-    applied: bytes | None = None
-    applied_at: float = 0.0
-    matches: bool = True
-    totals: Grown | None = None
 
 
 @attrs.frozen
@@ -120,7 +88,7 @@ class Memory:
     def __init__(self, reapply: float, trial: float = TRIAL) -> None:
         self._reapply, self._trial = reapply, trial
         self._lock = threading.Lock()
-        self._known: OrderedDict[str, _Known] = OrderedDict()  # who was heard longest ago comes first
+        self._known: OrderedDict[str, Known] = OrderedDict()  # who was heard longest ago comes first
         self._miscounted: set[str] = set()
         self._fresh: set[str] = set()
         self._left: list[TrafficDelta] = []
@@ -173,7 +141,7 @@ class Memory:
                     continue
                 if known.doubt is not None:
                     self._lay_apart(known)
-                _add(known, counters)
+                added(known, counters)
                 known.key = key
                 if at >= known.heard_at:
                     known.heard_at = at
@@ -183,7 +151,7 @@ class Memory:
             self.counters["accepted"] += accepted
         return changed
 
-    def _counts(self, known: _Known, seq: int | None, mark: bytes, counters: Sequence[int], now: float) -> bool:
+    def _counts(self, known: Known, seq: int | None, mark: bytes, counters: Sequence[int], now: float) -> bool:
         """Whether it says something of now; what it is else is counted."""
         turn = known.turn(seq, mark, counters, now)
         if turn is None:
@@ -208,7 +176,7 @@ class Memory:
         self._fresh.add(known.said.amphora_id)
         return False
 
-    def _take_in(self, known: _Known | None, said: Skimmed, now: float) -> bool:
+    def _take_in(self, known: Known | None, said: Skimmed, now: float) -> bool:
         """One that counts; whether its words are not in the rows."""
         if known is None or said.words != known.said.words:
             said = said.complete()
@@ -220,43 +188,43 @@ class Memory:
         self._fresh.add(said.amphora_id)
         return known.applied != said.words
 
-    def _meet(self, known: _Known | None, said: Skimmed, now: float) -> _Known:
+    def _meet(self, known: Known | None, said: Skimmed, now: float) -> Known:
         """It says something else than before, or for the first time."""
         listeners = said.listeners or ()
         if known is None:
-            known = self._known[said.amphora_id] = _Known(said, now)
+            known = self._known[said.amphora_id] = Known(said, now)
             known.turn(said.seq, said.mark, said.counters, now)
             self._strange(said.amphora_id)
         elif known.listeners == listeners and known.deltas == said.deltas:
             return known
         elif known.doubt is not None and known.doubt.apart:
-            known.doubt.left = merged([*known.doubt.left, *_deltas(said.amphora_id, known)])
+            known.doubt.left = merged([*known.doubt.left, *deltas_of(said.amphora_id, known)])
         else:  # those of listeners that it has no more, and the others'
-            self._left += _deltas(said.amphora_id, known)
+            self._left += deltas_of(said.amphora_id, known)
         gauges = dict(zip(known.listeners, known.gauges, strict=True))
         known.listeners, known.deltas = listeners, said.deltas
         known.sums = array("q", bytes(8 * FIELDS * len(listeners)))
-        known.open = known.gauges = array("q", [gauges.get(listener, _NEVER) for listener in listeners])
+        known.open = known.gauges = array("q", [gauges.get(listener, NEVER) for listener in listeners])
         known.totals = None if said.deltas else known.totals or Grown()
         return known
 
-    def _count_in(self, known: _Known, said: Skimmed, now: float) -> None:
+    def _count_in(self, known: Known, said: Skimmed, now: float) -> None:
         if known.totals is None:
             if known.doubt is not None:
                 self._lay_apart(known)
-            _add(known, said.counters)
+            added(known, said.counters)
         elif known.doubt is None:  # totals tell all some time later as well
             certain = said.seq is not None
             grown = known.totals.taken(known.listeners, said.counters, now, 0.0 if certain else self._trial)
             if grown is not None:
                 known.sums, known.open = array("q", grown), said.counters[2::FIELDS]
 
-    def _lay_apart(self, known: _Known) -> None:
+    def _lay_apart(self, known: Known) -> None:
         """What it counts from now on may have been counted before."""
         if known.doubt is not None and not known.doubt.apart:
             known.doubt.apart = True
-            self._left += _deltas(known.said.amphora_id, known)
-            _emptied(known)
+            self._left += deltas_of(known.said.amphora_id, known)
+            emptied(known)
 
     def _strange(self, amphora_id: str) -> None:
         """One more of which no row is known, perhaps: somebody who has the key may invent as many as he likes."""
@@ -314,7 +282,7 @@ class Memory:
                 deltas = self._leftovers(deltas, now, traffic)
         return Batch(beats, steady, tuple(deltas))
 
-    def _count(self, deltas: list[TrafficDelta], id: str, known: _Known, now: float, traffic: float) -> None:
+    def _count(self, deltas: list[TrafficDelta], id: str, known: Known, now: float, traffic: float) -> None:
         if (doubt := known.doubt) is not None:
             if now - doubt.since >= self._trial:
                 self._left += doubt.left
@@ -330,8 +298,8 @@ class Memory:
             known.counted_at = now - hash(id) % 1000 / 1000 * traffic
         else:
             known.counted_at = now
-        deltas += _deltas(id, known)
-        _emptied(known)
+        deltas += deltas_of(id, known)
+        emptied(known)
 
     def _leftovers(self, deltas: list[TrafficDelta], now: float, traffic: float) -> list[TrafficDelta]:
         """With what was given back or left over, and with sums of those that are not heard any more."""
@@ -427,45 +395,5 @@ class Memory:
                 self._miscounted.discard(id)
                 self.forgotten += 1
                 if known.doubt is None or not known.doubt.apart:
-                    self._left += _deltas(id, known)
+                    self._left += deltas_of(id, known)
             self._trim()
-
-
-def _add(known: _Known, counters: Sequence[int]) -> None:
-    """Add what is to be added, and set the gauges."""
-    known.open = counters[2::FIELDS]
-    if not any(counters):
-        return
-    try:
-        known.sums = array("q", map(add, known.sums, counters))
-    except OverflowError:  # only a liar counts that far
-        known.sums = array(
-            "q", [min(sum(pair), LARGEST_COUNTER - 1) for pair in zip(known.sums, counters, strict=True)]
-        )
-
-
-def _emptied(known: _Known) -> None:
-    known.gauges = array("q", known.open)
-    known.sums = array("q", bytes(8 * len(known.sums)))
-
-
-def _deltas(amphora_id: str, known: _Known) -> list[TrafficDelta]:
-    """What happened since the last time that was written; nothing for listeners where nothing has."""
-    found = []
-    for place, listener in enumerate(known.listeners):
-        rx, tx, _, totconns, ereq = known.sums[place * FIELDS : (place + 1) * FIELDS]
-        conns = known.open[place]
-        if rx or tx or totconns or ereq or conns != known.gauges[place]:
-            found.append(
-                TrafficDelta(
-                    listener_id=listener,
-                    amphora_id=amphora_id,
-                    bytes_in=rx,
-                    bytes_out=tx,
-                    active_connections=conns,
-                    total_connections=totconns,
-                    request_errors=ereq,
-                    absolute=not known.deltas,
-                )
-            )
-    return found
