@@ -6,7 +6,6 @@ from collections.abc import Iterator
 
 import pytest
 
-from octavia_core import Controller
 from tests.haproxy.certificates import Authority
 from tests.support.running import SERVE
 
@@ -43,11 +42,10 @@ def served_by(request: pytest.FixtureRequest) -> Iterator[str]:
 @pytest.fixture(scope="session")
 def library(tmp_path_factory: pytest.TempPathFactory) -> Iterator[object]:
     """A controller that all of these tests wish of."""
-    from tests.support.through_library import Library
+    from tests.support.through_library import open_library
 
-    state = tmp_path_factory.mktemp("library") / "state"
-    with Controller.open(state) as controller:
-        yield Library(controller, state)
+    with open_library(tmp_path_factory.mktemp("library") / "state") as found:
+        yield found
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,8 @@ All of a test run share one controller; each load balancer has an amphora of its
 
 from __future__ import annotations
 
+import contextlib
+import json
 import uuid
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -26,9 +28,10 @@ from octavia_core import (
 from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Pool
 from octavia_core.domain.vocabulary import Operating
 from octavia_core.ports.amphora import Material
+from tests.support.haproxies import chosen
 from tests.support.running import Running, no_log
 
-__all__ = ["Library", "ServedByLibrary", "wish_of"]
+__all__ = ["Library", "ServedByLibrary", "open_library", "wish_of"]
 
 PATIENCE = 60.0
 
@@ -66,9 +69,18 @@ class ServedByLibrary(Running):
         return self.controller.load_balancer(self.id)
 
 
+@contextlib.contextmanager
+def open_library(state: Path) -> Iterator[Library]:
+    """Open a controller; its amphorae run the HAProxy of these tests."""
+    state.mkdir(mode=0o700)
+    _write(state / "octavia.toml", f"[local]\nhaproxy = {json.dumps(chosen().path)}\n")
+    with Controller.open(state) as controller:
+        yield Library(controller, state)
+
+
 @attrs.frozen
 class Library:
-    """A controller on a state directory of its own. A context manager."""
+    """A controller on a state directory of its own."""
 
     controller: Controller
     state: Path
