@@ -200,9 +200,13 @@ def statuses(data: bytes) -> Heartbeat:
         document["id"],
         document.get("seq"),
         version,
-        {id: ListenerReport(each["status"]) for id, each in raw.items()},
+        {id: _SILENT_REPORTS.get(word := each["status"]) or ListenerReport(word) for id, each in raw.items()},
         {key: PoolReport(pool["status"], pool.get("members", {})) for key, pool in pools.items()},
     )
+
+
+_SILENT_REPORTS = {word: ListenerReport(word) for word in ("OPEN", "FULL")}
+"""Of the words that HAProxy has, without counters; made once, since they never change."""
 
 
 def _bytes(key: str | bytes) -> bytes:
