@@ -74,7 +74,7 @@ class _Measured:
             self.statements += 1
             return execute(*arguments)
 
-        self.storage.wire._execute = counted  # type: ignore[method-assign]
+        self.storage.wire._execute = counted  # type: ignore[assignment]
         bound = bind_receiver(self.settings)
         self.port = int(bound.getsockname()[1])
         self.health = HealthManager(self.storage, self.settings, world, bound, lambda: None, processes=processes)
