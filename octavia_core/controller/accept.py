@@ -153,7 +153,10 @@ class Acceptor(AcceptingBelow):
             if amphora is None or amphora.status is AmphoraStatus.DELETED:
                 raise NotFound("amphora", amphora_id)
             if amphora.load_balancer_id is None:
-                raise Refused(f"amphora {amphora_id} serves no load balancer; delete it instead of replacing it")
+                raise Refused(
+                    f"amphora {amphora_id} serves no load balancer; delete it instead of replacing it: "
+                    f"octavia-admin amphora delete {amphora_id}"
+                )
             lb_id = amphora.load_balancer_id
             operation = attrs.evolve(
                 self._operation(FAILOVER, lb_id, (Subject(Kind.LOAD_BALANCER, lb_id),), asked),
