@@ -34,6 +34,10 @@ def _table() -> frozenset[tuple[str, str]]:
     return frozenset((line.group, line.name) for line in lines())
 
 
+INSTEAD = {("health_manager", "failover_threads"): "[engine] failovers_per_minute bounds failovers"}
+"""What upstream's option is meant for and something else does here."""
+
+
 def open_conf(files: Sequence[str]) -> cfg.ConfigOpts:
     """An oslo.config object with everything that these files say, later ones winning.
 
@@ -116,6 +120,8 @@ def remarks(path: str) -> list[tuple[str, str, str]]:
         for name in options:
             if (group, name) in REMOVED:
                 found.append((group, name, "is of an older release of upstream and has no effect"))
+            elif (group, name) in INSTEAD:
+                found.append((group, name, f"has no effect here; {INSTEAD[group, name]}"))
             elif (group, name) in _table() and (group, name) not in _OURS and (group, name) not in READ_HERE:
                 found.append((group, name, "has no effect here"))
     return found + [(group, name, words) for group, name, words in _unknown(path)]

@@ -152,13 +152,15 @@ def test_what_has_no_effect_here_is_said(tmp_path: Path) -> None:
     file = written(
         tmp_path,
         "[DEFAULT]\nhost = here\n[task_flow]\nengine = serial\n[house_keeping]\nspare_check_interval = 1\n[controller_worker]\n"
-        "workers = 1\nwokers = 2\n",
+        "workers = 1\nwokers = 2\n[health_manager]\nfailover_threads = 4\n",
     )
     said = {(group, name): words for _, group, name, words in remarks(load_settings([file]))}
     assert said[("task_flow", "engine")] == "has no effect here"
     assert "older release" in said[("house_keeping", "spare_check_interval")]
     assert "did you mean workers?" in said[("controller_worker", "wokers")]
-    assert len(said) == 3
+    instead = "has no effect here; [engine] failovers_per_minute bounds failovers"
+    assert said[("health_manager", "failover_threads")] == instead
+    assert len(said) == 4
 
 
 def test_a_value_that_refers_to_nothing_is_one_sentence(tmp_path: Path) -> None:
