@@ -66,6 +66,19 @@ def test_a_boot_that_was_killed_is_finished_with_one_agent(rig, seed):
 
 
 @pytest.mark.parametrize("seed", range(4))
+def test_a_handover_that_was_killed_is_finished_and_the_next_amphora_stays(rig, seed):
+    chance = random.Random(seed)
+    old, new = rig.boot("lb"), rig.boot("lb")
+    home = rig.home(old)
+    for _ in range(2):
+        killed_while(rig, "destroy", old.id, chance.uniform(0, 0.03))
+    rig.compute.destroy(old.id)
+    assert _processes_of(home) == []
+    assert os.listdir(rig.homes) == [new.id]
+    assert rig.active(new.name) is not None
+
+
+@pytest.mark.parametrize("seed", range(4))
 def test_a_destroy_that_was_killed_is_finished_and_leaves_nothing(rig, seed):
     chance = random.Random(seed)
     server = rig.boot()
