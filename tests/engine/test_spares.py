@@ -242,6 +242,22 @@ def test_what_a_failed_creation_took_is_removed_and_never_a_spare_again(engine: 
     assert list(engine.world.compute.list()) == []
 
 
+def test_a_creation_that_is_cancelled_as_it_took_a_spare_leaves_nothing(engine: Engine) -> None:
+    (spare,) = spares(engine, 1)
+    operation = engine.acceptor.create_load_balancer(WISH, Asked())
+
+    def cancel(point: str, path: str) -> None:
+        if (point, path) == ("entry", "standalone/place"):
+            engine.storage.transaction(lambda tx: tx.cancel_operation(operation.id, "changed my mind"))
+
+    engine.settle(probe=cancel)
+    row = engine.storage.read(lambda tx: tx.operation(operation.id))
+    assert row is not None
+    assert row.state is OperationState.CANCELLED
+    assert row_of(engine, spare).status is AmphoraStatus.DELETED
+    assert list(engine.world.compute.list()) == []
+
+
 def test_a_creation_that_fails_before_it_needs_an_amphora_leaves_the_spare_alone(engine: Engine) -> None:
     (spare,) = spares(engine, 1)
     engine.cloud.fail("network.reserve_vip", kind=FaultKind.REFUSED, message="no address is left")
