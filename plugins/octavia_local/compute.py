@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import site
 import socket
 import subprocess
@@ -29,9 +28,11 @@ from octavia_local import processes
 from octavia_local.agent.heirlooms import HEIR
 from octavia_local.binary import check_haproxy, find_haproxy
 from octavia_local.form import form_of
+from octavia_local.handover import heir_of, let_finish
 from octavia_local.home import PREFIX, Home, amphora_id_of, as_port_error, private_directory, write_private
 from octavia_local.places import Inside, Loopback
 from octavia_local.processes import Process
+from octavia_local.reservations import Reservations
 from octavia_local.watch import DeathWatch
 
 __all__ = ["LocalCompute"]
@@ -56,10 +57,6 @@ _KEPT_ENVIRONMENT = (
     "TMPDIR",
 )
 """What an agent gets of the controller's environment; everything else may hold something secret."""
-
-_HEIR_WITHIN, _HANDED_OVER_WITHIN = 2.0, 1.0
-"""Seconds that a destroyed amphora's successor may need until its agent answers, and then the old agent to end."""
-_LOOK_AGAIN = 0.005
 
 _REMOVED = ".removed-"
 """A directory that is being deleted is first renamed to this and its name."""
@@ -96,6 +93,7 @@ class LocalCompute:
         state = Path(settings.state_directory).resolve()
         self._homes = state / "amphorae"
         self._place = Inside(settings, self._homes) if form.namespaces else Loopback(settings, self._homes)
+        self._plugs = Reservations(state / "network", self.time_limit)
         self._watches: weakref.WeakSet[DeathWatch] = weakref.WeakSet()
 
     def boot(self, spec: ServerSpec, files: Callable[[], BootFiles]) -> Server:
@@ -108,7 +106,7 @@ class LocalCompute:
                 if not exists:
                     raise TransientError(f"{home.path} was removed while it was being made; try again")
                 if home.process() is None:
-                    self._make(home, spec, files)
+                    self._make(home, files)
             return self._observe(home)
         except OSError as error:
             raise as_port_error(error, f"boot {spec.name} in {home.path}") from error
@@ -136,8 +134,11 @@ class LocalCompute:
         try:
             with home.locked(self.time_limit / 2) as exists:
                 if exists:
+                    heir = heir_of(home, self._plugs) if self._place.sockets_move else None
                     write_private(home.path / "removing", b"")
-                    self._hand_over(home)
+                    if heir is not None:
+                        home.write(HEIR, {"folder": str(heir.path)})
+                        let_finish(home)
                     _end_everything(home, deadline)
                     self._place.clear(home.amphora_id)
                     removed = home.path.with_name(_REMOVED + home.amphora_id)
@@ -203,7 +204,7 @@ class LocalCompute:
             fault=reason,
         )
 
-    def _make(self, home: Home, spec: ServerSpec, files: Callable[[], BootFiles]) -> None:
+    def _make(self, home: Home, files: Callable[[], BootFiles]) -> None:
         """Fill the directory and start the agent; continues what another process began and did not finish."""
         begun = any(home.path.iterdir())
         if begun:
@@ -222,44 +223,10 @@ class LocalCompute:
             "haproxy": self._haproxy,
             "orphan_after": self._settings.local.orphan_after,
             "controller_names": list(self._controller_names),
-            "load_balancer_id": spec.load_balancer_id or "",
             "privileged_port_offset": self._settings.local.privileged_port_offset,
         }
         process = self._place.start(home, facts, lambda: _launch(home))
         home.write("process.json", {"boot_id": process.boot_id, "pid": process.pid, "start_time": process.start_time})
-
-    def _hand_over(self, home: Home) -> None:
-        """Where another amphora is being built for its load balancer, let the agent end by itself: its sockets go to that one,
-        whose clients wait instead of being refused. An agent that cannot is killed like any other, a moment later.
-        """
-        process = home.process()
-        if not self._place.sockets_move or process is None or not process.alive() or home.answers_at(process) is None:
-            return
-        heir = self._heir(home)
-        if heir is None:
-            return
-        home.write(HEIR, {"folder": str(heir.path)})
-        processes.tell(process, signal.SIGUSR1, _HANDED_OVER_WITHIN)
-
-    def _heir(self, home: Home) -> Home | None:
-        """The youngest other amphora of the same load balancer, as soon as its agent answers."""
-        mine = (home.read("local.json") or {}).get("load_balancer_id")
-        if not mine:
-            return None
-        found: list[tuple[int, Home, Process]] = []
-        for other in self._every_home():
-            process = None if other.path == home.path or other.removing else other.process()
-            if process is not None and (other.read("local.json") or {}).get("load_balancer_id") == mine:
-                found.append((process.start_time, other, process))
-        if not found:
-            return None
-        _, heir, process = max(found, key=lambda each: each[0])
-        deadline = time.monotonic() + _HEIR_WITHIN
-        while process.alive() and time.monotonic() < deadline:
-            if heir.answers_at(process) is not None:
-                return heir
-            time.sleep(_LOOK_AGAIN)
-        return None
 
     @cached_property
     def _controller_names(self) -> Sequence[str]:

@@ -8,7 +8,8 @@
 | `process.json` | compute    | which process the agent is |
 | `agent.json`   | agent      | it answers: where, and which process says so |
 | `heirlooms`    | agent      | a socket: by it come the VIP's sockets of the amphora before |
-| `heir.json`    | compute    | it is being replaced on purpose: which amphora gets its sockets |
+| `heir.json`    | drivers    | it is being replaced: which amphora gets its sockets |
+| `shared.json`  | agent      | which amphora has them |
 | `removing`     | compute    | it is being destroyed on purpose: its end is no news |
 | `agent.log`    | agent      | what it says |
 

@@ -19,6 +19,8 @@ from octavia_core.domain.vocabulary import Topology
 from octavia_core.errors import PermanentError
 from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, VipRequest
 from octavia_core.settings import Settings
+from octavia_local.handover import share
+from octavia_local.home import Home, as_port_error
 from octavia_local.ranges import LOOPBACK, Ranges
 from octavia_local.reach import reachable_port
 from octavia_local.reservations import (
@@ -50,10 +52,11 @@ class LocalNetwork:
 
     time_limit = 5.0
     plugs_members = False
-    one_holder = True
+    one_holder = False
 
     def __init__(self, settings: Settings) -> None:
         self._kept = Reservations(state_of(settings) / "network", self.time_limit)
+        self._homes = state_of(settings) / "amphorae"
         self._ranges = Ranges.of(settings)
         self._offset = settings.local.privileged_port_offset
         vips = str(self._ranges.vips)
@@ -94,6 +97,9 @@ class LocalNetwork:
             address = self._kept.reserved_for(load_balancer)
             plug = {"load_balancer_id": load_balancer.id, "vip": address}
             self._kept.remember_plug(amphora.id, plug)
+        for other, known in self._kept.plugs():
+            if other != amphora.id and known["load_balancer_id"] == load_balancer.id:
+                self._share(other, amphora.id)
         return VipPlug(
             port_id=made_up("port", amphora.id, address),
             mac_address=made_up_mac(amphora.id, address),
@@ -102,6 +108,12 @@ class LocalNetwork:
             vrrp_ip=amphora.lb_network_ip,
             mtu=_LOOPBACK_MTU,
         )
+
+    def _share(self, old: str, new: str) -> None:
+        try:
+            share(Home(self._homes / old), Home(self._homes / new))
+        except OSError as error:
+            raise as_port_error(error, f"share the VIP of amphora {old} with amphora {new}") from error
 
     def unplug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> None:
         with self._kept.alone(f"unplug the VIP from amphora {amphora.id}"):

@@ -78,12 +78,12 @@ class LocalRig:
             "/etc/octavia/certs/client_ca.pem": Secret(self.authority.controller_ca()),
         }
 
-    def spec(self, load_balancer_id: str | None = None) -> ServerSpec:
+    def spec(self) -> ServerSpec:
         id = str(uuid.uuid4())
-        return ServerSpec(name=f"amphora-{id}", amphora_id=id, load_balancer_id=load_balancer_id)
+        return ServerSpec(name=f"amphora-{id}", amphora_id=id)
 
-    def boot(self, load_balancer_id: str | None = None) -> Server:
-        spec = self.spec(load_balancer_id)
+    def boot(self) -> Server:
+        spec = self.spec()
         self.compute.boot(spec, lambda: self.files(spec.amphora_id))
         return eventually(lambda: self.active(spec.name), "an active server")
 

@@ -11,8 +11,10 @@ import warnings
 import pytest
 
 from octavia_local.compute import _processes_of
+from octavia_local.handover import heir_of
 from octavia_local.home import amphora_id_of
 from octavia_local.processes import every_process
+from octavia_local.reservations import Reservations
 from tests.local.rig import eventually
 
 
@@ -68,8 +70,13 @@ def test_a_boot_that_was_killed_is_finished_with_one_agent(rig, seed):
 @pytest.mark.parametrize("seed", range(4))
 def test_a_handover_that_was_killed_is_finished_and_the_next_amphora_stays(rig, seed):
     chance = random.Random(seed)
-    old, new = rig.boot("lb"), rig.boot("lb")
+    old, new = rig.boot(), rig.boot()
     home = rig.home(old)
+    kept = Reservations(home.path.parents[1] / "network", 5.0)
+    with kept.alone("plug both"):
+        for one in (old, new):
+            kept.remember_plug(one.id, {"load_balancer_id": "lb", "vip": "127.0.0.1"})
+    assert heir_of(home, kept) == rig.home(new)
     for _ in range(2):
         killed_while(rig, "destroy", old.id, chance.uniform(0, 0.03))
     rig.compute.destroy(old.id)

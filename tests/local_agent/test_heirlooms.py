@@ -14,7 +14,7 @@ import pytest
 
 from octavia_local.agent.heirlooms import Heirlooms, bequeath, heir_of
 from octavia_local.forwarders import find_nginx
-from tests.local_agent.rig import PATIENCE, Member, Rig, Server, config, get, is_alive
+from tests.local_agent.rig import PATIENCE, Load, Member, Rig, Server, config, get, is_alive, until
 from tests.local_agent.udp_rig import Real, UdpEcho, lvs
 
 ASKED = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
@@ -55,6 +55,30 @@ def test_who_comes_between_two_amphorae_waits_for_the_second(pair: tuple[Rig, Ri
             waiting.settimeout(PATIENCE)
             assert waiting.recv(12) == b"HTTP/1.1 200"
         assert get(new.vip) == "one"
+        assert new.ask("DELETE", f"/1.0/listeners/{new.lb}").status == 200
+        with pytest.raises(ConnectionRefusedError):
+            get(new.vip)
+
+
+def test_both_serve_until_the_first_is_told_to_end_and_nobody_waits(pair: tuple[Rig, Rig]) -> None:
+    old, new = pair
+    with Member("one") as one, Member("two") as two:
+        assert old.push(config(old, [Server("one", one.port)])).status == 202
+        with Load(old.vip) as load:
+            (old.root / "heir.json").write_text(json.dumps({"folder": str(new.root)}))
+            assert old.process is not None
+            old.process.send_signal(signal.SIGUSR2)
+            until((old.root / "shared.json").exists, "sockets that are shared")
+            load.wait_for(5)
+            assert two.served == 0
+            assert new.push(config(new, [Server("two", two.port)])).status == 202
+            until(lambda: two.served > 0, "an answer by the second")
+            follow(old, new)
+            load.wait_for(5)
+            known = one.served
+            load.wait_for(5)
+            assert one.served == known
+        assert (load.count.refused, load.count.failed) == (0, 0), load.failures
         assert new.ask("DELETE", f"/1.0/listeners/{new.lb}").status == 200
         with pytest.raises(ConnectionRefusedError):
             get(new.vip)

@@ -1,8 +1,9 @@
 """`python -m octavia_local.agent ROOT`: the life of one agent, from its files to its last signal.
 
 It is ready when ROOT/agent.json is there: {"pid", "start_time", "host", "port", "haproxy_version", "started_at"}.
-SIGTERM ends HAProxy and the agent, exit code 0. SIGUSR1 does so after the VIP's sockets went to the amphora that
-ROOT/heir.json names, and what was begun was finished. Exit code 1 comes with one sentence on standard error.
+SIGTERM ends HAProxy and the agent, exit code 0. SIGUSR2 shares the VIP's sockets with the amphora that ROOT/heir.json
+names; SIGUSR1 ends as SIGTERM does when they are shared and what was begun was finished (`octavia_local.agent.heirlooms`).
+Exit code 1 comes with one sentence on standard error.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavia_local.agent.root import AGENT_CONF, BadBoot, Local, Root, log, read_conf, read_local, write_atomically
@@ -75,6 +76,7 @@ class _Agent:
         self._document: dict[str, Any] = {}
         self._writing = threading.Lock()
         self._followed = False
+        self._shared = ""
 
     def run(self) -> None:
         from octavia_local.agent.api import Api, Wires
@@ -96,7 +98,11 @@ class _Agent:
             log(fact.problem)
         supervisor = Supervisor(_ENVIRONMENT)
         heirlooms = Heirlooms(self._root.path)
-        self._obey_signals(supervisor)
+
+        def held() -> list[socket.socket]:
+            return [one for balancer in list(api.balancers.values()) for one in balancer.sockets] + udp.sockets
+
+        self._obey_signals(supervisor, held)
 
         def look() -> list[Any]:
             found = [balancer.observe() for balancer in list(api.balancers.values()) if balancer.running]
@@ -156,21 +162,34 @@ class _Agent:
         threading.Thread(target=begin, name="begin", daemon=True).start()
         supervisor.run()
         self._listening.close()
-        self._end(supervisor, [one for b in list(api.balancers.values()) for one in b.sockets] + udp.sockets)
+        self._end(supervisor, held)
 
-    def _obey_signals(self, supervisor: Supervisor) -> None:
+    def _obey_signals(self, supervisor: Supervisor, held: Callable[[], Sequence[socket.socket]]) -> None:
         def end(number: int, _: object) -> None:
             self._followed = self._followed or number == signal.SIGUSR1
             supervisor.stop()
 
+        def share() -> None:
+            self._share(held())
+
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1):
             signal.signal(number, end)
+        signal.signal(signal.SIGUSR2, lambda *_: supervisor.after(0.0, share))
 
-    def _end(self, supervisor: Supervisor, left: Sequence[socket.socket]) -> NoReturn:
+    def _share(self, left: Sequence[socket.socket]) -> bool:
+        """Send the sockets to the amphora that follows; False when they do not get there. Once for each."""
+        from octavia_local.agent.heirlooms import SHARED, bequeath, heir_of
+
+        heir = heir_of(self._root.path)
+        if self._shared != heir and not bequeath(heir, left):
+            return False
+        self._shared = heir
+        write_atomically(f"{self._root.path}/{SHARED}", json.dumps({"folder": heir}).encode())
+        return True
+
+    def _end(self, supervisor: Supervisor, held: Callable[[], Sequence[socket.socket]]) -> NoReturn:
         """End what runs, and this process. Where another amphora follows, its sockets are for that one."""
-        from octavia_local.agent.heirlooms import bequeath, heir_of
-
-        if self._followed and left and bequeath(heir_of(self._root.path), left):
+        if self._followed and (left := held()) and self._share(left):
             supervisor.finish_all(_FINISH_WITHIN)
         supervisor.end_all(_END_WITHIN)
         with contextlib.suppress(FileNotFoundError):  # it ended before it was ready

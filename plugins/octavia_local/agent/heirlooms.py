@@ -1,10 +1,11 @@
 """Listening sockets that go from an amphora to the one that follows it, so that nobody is refused in between.
 
-An agent on loopback has a datagram socket ROOT/heirlooms from its start on. The agent of the same load balancer that is
-destroyed on purpose sends its VIP's sockets there (SIGUSR1, with ROOT/heir.json; unix(7), SCM_RIGHTS), lets what it serves
-finish, and ends. From then on the kernel keeps who connects in the sockets' queues, until the heir takes them out: it
-finds a socket here instead of binding it. With its first configuration for HAProxy the rest is closed; without any, after a
-while.
+An agent on loopback has a datagram socket ROOT/heirlooms from its start on. Where another one of its load balancer is to
+take its place, the first sends its VIP's sockets there (SIGUSR2, with ROOT/heir.json; unix(7), SCM_RIGHTS), says so in
+ROOT/shared.json, and goes on. The heir finds a socket here instead of binding it; then the HAProxies of both accept from
+the same queues, until the first is told to end (SIGUSR1): it lets what it serves finish. One that is told to end and has not
+shared yet does so then; who connects in between waits in the queues. With the heir's first configuration for HAProxy what
+it has not taken is closed; without any, after a while.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from collections.abc import Collection, Iterator
 
 from octavia_local.agent.root import log
 
-__all__ = ["HEIR", "Heirlooms", "bequeath", "heir_of"]
+__all__ = ["HEIR", "SHARED", "Heirlooms", "bequeath", "heir_of"]
 
-HEIR = "heir.json"
-"""In an amphora's folder: {"folder"} of the one that gets its sockets. The compute driver writes it."""
+HEIR, SHARED = "heir.json", "shared.json"
+"""In an amphora's folder: {"folder"} of the one that gets its sockets, which drivers write, and of the one that has them."""
 _NAME = "heirlooms"
 _KEPT = 10.0
 """Seconds from the death of the one to the first configuration of the other, on a busy machine."""
