@@ -11,7 +11,7 @@ the top rate on MariaDB and one elsewhere, two minutes of overload, and all thre
 
 Other words choose: databases (`sqlite`, `mariadb`, `postgresql`; default all), `amphorae=1000,10000`, `seconds=10` (of one step),
 `rates=1000,2500,5000,10000` (datagrams per second), `held=300` (seconds at the top rate, once it is known), `overload=120`
-(seconds), `processes=1` (that receive; 0: a thread), `upstream=20` (seconds; 0: not at all).
+(seconds), `processes=1` (that receive; 0: a thread), `first=10000` (first reports a second), `upstream=20` (seconds; 0: not at all).
 
 Lag is from the arrival of the oldest datagram of a frame until all of it is in the state that decisions are made from. The
 sender's CPU is printed and not counted. Sizes and rates are those of a machine that does all of it at once.
@@ -69,8 +69,8 @@ LONG: Plan = tuple(
 )
 PATIENCE = 600.0
 """Seconds that the first report of everybody may take to be in the rows."""
-FIRST = 10_000
-"""First reports that are sent a second."""
+FIRST = "10000"
+"""First reports that are sent a second, unless the words say otherwise: a busy machine would miss most of them."""
 
 
 @attrs.frozen(kw_only=True)
@@ -143,12 +143,14 @@ class First:
     """A health manager that began, until the first report of everybody was held against its rows.
 
     Attributes:
-        seconds: that it took; everybody had sent after `amphorae` / `FIRST` of them.
+        rate: datagrams per second.
+        seconds: that it took; everybody had sent after `amphorae` / `rate` of them.
         sent: datagrams; more than `amphorae` when it took so long that all sent again.
         cpu, database, statements: as in `Step`.
     """
 
     amphorae: int
+    rate: int
     seconds: float
     sent: int
     cpu: dict[str, float]
@@ -202,7 +204,7 @@ class Measured:
             yield Figure("  first contact, CPU per amphora", first.each * 1e6, "us", _parts(first.cpu, first.amphorae))
             yield Figure("  first contact, database's CPU", first.database / first.amphorae * 1e6, "us")
             yield Figure("  first contact, statements", first.statements / first.amphorae, "")
-            note = f"{first.sent:,} datagrams, {FIRST:,} a second"
+            note = f"{first.sent:,} datagrams, {first.rate:,} a second"
             yield Figure("  first contact, all in the rows after", first.seconds, "s", note)
         if self.stale:
             yield Figure("  query with 10 silent, median", statistics.median(self.stale["query"]), "s")
@@ -360,14 +362,14 @@ class _Bench:
 
     def _settle(self, pipe: Any, sender: _Sender, size: int) -> First:
         """Everybody sends, once unless it takes long, until every report is in the rows."""
-        sent, left = 0, size
+        sent, left, rate = 0, size, int(self.words.get("first", FIRST))
         pipe.send("begin")
         pipe.recv()
         database, began = self._database_cpu(), time.monotonic()
         while left and time.monotonic() - began < PATIENCE:
-            sent += sender.send(FIRST, 2 * size / FIRST, size)
+            sent += sender.send(rate, 2 * size / rate, size)
             ended = time.monotonic()
-            while left and time.monotonic() - ended < max(5.0, size / FIRST):
+            while left and time.monotonic() - ended < max(5.0, size / rate):
                 time.sleep(0.1)
                 pipe.send("settle")
                 left = size - pipe.recv()
@@ -376,6 +378,7 @@ class _Bench:
         found = pipe.recv()
         first = First(
             amphorae=size,
+            rate=rate,
             seconds=seconds,
             sent=sent,
             cpu=found["cpu"],

@@ -321,6 +321,7 @@ class Memory:
             self._fresh |= batch.beats.keys()
             self._fresh |= batch.steady.keys()
             self._left = [*batch.traffic, *self._left]
+            self.more = False  # whatever stands in the way, let it have its time
 
     def written(self, batch: Batch, matches: Mapping[str, bool], now: float) -> None:
         """It is written. `matches` says of each report that was held against its rows whether its listeners were as many."""
