@@ -210,6 +210,16 @@ def test_a_row_that_is_played_back_is_never_summed_with_what_is_new(stuck: Front
     assert sum(delta.bytes_in for delta in memory.take(1e6, traffic=0.0).traffic) == 0
 
 
+def test_an_agent_that_is_restarted_and_says_all_again_lives_though_it_counts_nothing(stuck: Front) -> None:
+    memory, known = Memory(reapply=1000.0), dict[int, Skimmed]()
+    for start in range(3):
+        for seq in range(5):
+            stuck._take([datagram("a", seq, rx=1)])
+            told(stuck, memory, known)
+        assert memory.counters["accepted"] + memory.counters["recorded"] >= 5 + 4 * start
+    assert sum(delta.bytes_in for delta in memory.take(1e6, traffic=0.0).traffic) == 5
+
+
 def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_said_the_last(stuck: Front) -> None:
     memory = Memory(reapply=1000.0)
     for seq, status in enumerate(["OPEN", "FULL", "OPEN", "FULL", "FULL", "OPEN", "OPEN"]):

@@ -20,7 +20,7 @@ from itertools import islice
 from operator import add
 
 from octavia_core.controller.health.frames import Again, frame
-from octavia_core.controller.health.order import ENTRY, LATE, has_traffic
+from octavia_core.controller.health.order import ENTRY, GAUGE, LATE, has_traffic
 from octavia_core.controller.health.receive import Receiver
 from octavia_core.domain.heartbeat import BadPacket
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
@@ -102,8 +102,7 @@ class Front:
                 continue
             sheet, seq, counters, mark, key, _ = said
             above = seq > sheet.top
-            if self._recorded(sheet, seq, mark, counters):
-                continue
+            counters = self._new(sheet, seq, mark, counters)
             record = Again(sheet.handle, now, seq, key, mark, counters)
             waiting = self._again if above else self._back
             if (news or old_news) and self._join_news(sheet, record, above):
@@ -113,25 +112,24 @@ class Front:
             else:
                 waiting[record.handle] = record
 
-    def _recorded(self, sheet: Sheet, seq: int, mark: bytes, counters: Sequence[int]) -> bool:
-        """Whether it was heard lately, with this traffic: once joined to others it could not be told from them. Noted else."""
+    def _new(self, sheet: Sheet, seq: int, mark: bytes, counters: tuple[int, ...]) -> tuple[int, ...]:
+        """Its counters; only the gauges where it was heard lately: what it is joined to has its traffic. It is noted."""
         entry = mark[-ENTRY:]
         if seq > sheet.top:
             sheet.top = seq
             if self._back.pop(sheet.handle, None) or self._old_news.pop((sheet.amphora_id, sheet.words), None):
                 self._refused["replayed"] += 1  # what waits stepped back, and the process before it goes on
         elif entry in sheet.marks and has_traffic(counters):
-            self._refused["repeated"] += 1
-            return True
+            return tuple(number if place % FIELDS == GAUGE else 0 for place, number in enumerate(counters))
         sheet.marks = (sheet.marks + entry)[-ENTRY * LATE :]
-        return False
+        return counters
 
     def _tell(self, said: Skimmed, now: float) -> None:
         """It has other words than the one before, or its words cannot be remembered."""
         sheet = self._skimmer.sheet(said.amphora_id)
         above = sheet is None or said.seq is None or said.seq > sheet.top
-        if sheet is not None and said.seq is not None and self._recorded(sheet, said.seq, said.mark, said.counters):
-            return
+        if sheet is not None and said.seq is not None:
+            said = said._replace(counters=self._new(sheet, said.seq, said.mark, said.counters))
         news, key = self._news if above else self._old_news, (said.amphora_id, said.words)
         found = news.pop(key, None)
         if found is not None:

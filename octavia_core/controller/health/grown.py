@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import attrs
 
+from octavia_core.controller.health.order import GAUGE
 from octavia_core.domain.heartbeat import LARGEST_COUNTER
 from octavia_core.domain.skim import FIELDS
 
 __all__ = ["Grown"]
 
-_CONNS = 2
 _MANY = 1000
 """Listeners of one amphora that are remembered though it does not report them any more."""
 
@@ -61,12 +61,12 @@ def _less(numbers: Sequence[int], before: Sequence[int] | None) -> bool:
     """HAProxy counts all anew, so one that is less says it of all; connections that are open may be fewer."""
     if before is None:
         return False
-    return any(new < old for place, (new, old) in enumerate(zip(numbers, before, strict=True)) if place != _CONNS)
+    return any(new < old for place, (new, old) in enumerate(zip(numbers, before, strict=True)) if place != GAUGE)
 
 
 def _sum(base: Sequence[int] | None, numbers: tuple[int, ...]) -> tuple[int, ...]:
     if base is None:
         return numbers
     both = [min(sum(pair), LARGEST_COUNTER - 1) for pair in zip(base, numbers, strict=True)]
-    both[_CONNS] = numbers[_CONNS]
+    both[GAUGE] = numbers[GAUGE]
     return tuple(both)

@@ -17,12 +17,14 @@ import attrs
 from octavia_core.domain.skim import FIELDS
 from octavia_core.ports.hearts import TrafficDelta
 
-__all__ = ["ENTRY", "KEPT", "LATE", "Doubt", "Order", "Turn", "has_traffic"]
+__all__ = ["ENTRY", "GAUGE", "KEPT", "LATE", "Doubt", "Order", "Turn", "has_traffic"]
 
 LATE = 8
 """Numbers that a heartbeat may be behind another and still be late; an agent's first so many are its beginning."""
 KEPT = 64
 """Heartbeats of each amphora that are recognised when they come again."""
+GAUGE = 2
+"""Which of the `FIELDS` numbers of a listener says how many connections are open."""
 ENTRY = 4
 """Bytes of each: three of its mark, one of its number. They matter only for numbers that step back."""
 _LOW = [bytes((number,)) for number in range(256)]
@@ -146,4 +148,4 @@ class Order:
 
 def has_traffic(counters: Sequence[int]) -> bool:
     """Whether any of them but the gauges is more than 0."""
-    return any(number for place, number in enumerate(counters) if place % FIELDS != 2)
+    return any(number for place, number in enumerate(counters) if place % FIELDS != GAUGE)
