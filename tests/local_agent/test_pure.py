@@ -193,6 +193,20 @@ def test_anything_else_is_a_reload() -> None:
     assert compare(rendered(text), rendered(text + " server n 127.0.0.1:2\n"), ()) is None
 
 
+def test_a_member_that_is_pinged_comes_with_a_reload_and_changes_at_run_time() -> None:
+    limits = Limits(1000, "127.0.0.1", namespace=True, icmp=True)
+
+    def pinged(*lines: str) -> Rendered:
+        text = "backend b\n option external-check\n external-check command /ping\n"
+        document = Document(text + "".join(f" server {x}\n" for x in lines), limits)
+        return document.render(lambda bind: 7, lambda bind: ("127.0.0.1", 5), content, "/a place/ping.sh")
+
+    old = pinged("m 192.0.2.1:1 weight 1 check", "n 192.0.2.2:1 check")
+    assert [word.text for word in words(old.text.splitlines()[2])][2] == "/a place/ping.sh"
+    assert compare(old, pinged("m 192.0.2.1:1 weight 2 check"), ()) == (SetWeight("b/m", 2), RemoveServer("b/n"))
+    assert compare(pinged("m 192.0.2.1:1 weight 1 check"), old, ()) is None
+
+
 def certain(old: Rendered, new: Rendered) -> bool:
     steps = compare(old, new, ())
     return steps is not None and needs_no_check(old, new, steps)

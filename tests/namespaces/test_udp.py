@@ -128,6 +128,30 @@ def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
         assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(4)} == {"one"}
 
 
+def test_a_member_and_a_weight_more_leave_the_members_of_a_ping_monitor_online(stage: Stage) -> None:
+    """HAProxy starts the check's program again and again, whatever was changed at run time; later members have it too."""
+    ping = NewHealthMonitor(type=MonitorType.PING, delay=1, timeout=1, max_retries=1, max_retries_down=1)
+    with member_at("one") as one, member_at("two") as two:
+        lb = stage.build(http(one, port=80, pool={"health_monitor": ping}))
+        stage.operating(lb.id, "one", Operating.ONLINE)
+        pid = stage.agent_pid(stage.controller.amphorae(lb.id)[0].id)
+        stage.update(Kind.MEMBER, stage.find(lb.id, "one").id, weight=2)
+        sent = echoes(pid)
+        until(lambda: echoes(pid) > sent + 1, "more pings after a change at run time")
+        log = next((stage.state / "amphorae").glob("*/var/log/octavia/haproxy-*.log"))
+        stage.controller.create_member(only_pool(lb).id, two).wait(PATIENCE)
+        stage.operating(lb.id, "two", Operating.ONLINE)
+        assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(6)} == {"one", "two"}
+        assert "DOWN" not in log.read_text()
+
+
+def echoes(pid: int) -> int:
+    """ICMP echo requests that were sent in the network namespace of a process (proc(5), net/snmp)."""
+    with open(f"/proc/{pid}/net/snmp", encoding="ascii") as file:
+        names, values = (line.split() for line in file if line.startswith("Icmp:"))
+    return int(values[names.index("OutEchos")])
+
+
 @pytest.mark.external
 def test_a_pair_serves_datagrams_and_the_other_takes_over(stage: Stage) -> None:
     """Keepalived's check knows that an amphora without HAProxy serves, too."""

@@ -1,7 +1,8 @@
 """What must be done so that a running HAProxy does what a new configuration says: Runtime API commands, or a reload. Pure.
 
 Rule 1: only weights, members' states, members that come or go, and the contents of certificates are changed at run
-time; any other difference is a reload. Rule 2: a keyword that is not known to work in `add server` is a reload.
+time; any other difference is a reload. Rule 2: a keyword that is not known to work in `add server` is a reload, and so is a
+member with an external check (PING): HAProxy prepares those at its start only, and calls every later one down (2.6 to 3.2).
 Order of steps: certificates, then members that come, then changes, then members that go, so no backend is ever empty
 in between.
 """
@@ -46,7 +47,7 @@ class ServerLine(NamedTuple):
         weight: 0 to 256.
         disabled: administratively out.
         checked: has a health monitor.
-        rest: all other words of the line; None when one of them is not known to work in `add server`.
+        rest: all other words of the line; None when one of them, or its check, is not known to work in `add server`.
         words: the words that make it the same member: all but weight and state.
     """
 
@@ -96,14 +97,16 @@ Step = AddServer | RemoveServer | SetWeight | SetState | SetCertificate
 
 def servers(rendered: Rendered) -> dict[str, ServerLine]:
     """All members of all backends, by path, without the Prometheus internals."""
-    found = (_server(section.name, line) for section, line in _server_lines(rendered))
+    found = (_server(section.name, line, external=external) for section, line, external in _server_lines(rendered))
     return {server.path: server for server in found}
 
 
-def _server_lines(rendered: Rendered) -> Iterator[tuple[Section, Line]]:
+def _server_lines(rendered: Rendered) -> Iterator[tuple[Section, Line, bool]]:
+    """(backend, line of a member, whether an external program checks it)."""
     for section in read(rendered.text):
         if section.kind in ("backend", "listen") and "prometheus" not in section.name:
-            yield from ((section, line) for line in section.lines if line.word(0) == "server")
+            external = any(line.word(0) == "option" and line.word(1) == "external-check" for line in section.lines)
+            yield from ((section, line, external) for line in section.lines if line.word(0) == "server")
 
 
 def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str]) -> tuple[Step, ...] | None:
@@ -199,7 +202,7 @@ def _skeleton(section: Section) -> tuple[object, ...]:
     return (section.kind, section.name, tuple(lines))
 
 
-def _server(backend: str, line: Line) -> ServerLine:
+def _server(backend: str, line: Line, *, external: bool) -> ServerLine:
     texts = [word.text for word in line.words]
     weight, disabled, known = _DEFAULT_WEIGHT, False, True
     rest: list[str] = []
@@ -221,6 +224,7 @@ def _server(backend: str, line: Line) -> ServerLine:
             known = known and keyword in _FLAGS
             rest.append(keyword)
             position += 1
+    known = known and not (external and "check" in rest)
     return ServerLine(
         path=f"{backend}/{texts[1] if len(texts) > 1 else ''}",
         address=texts[2] if len(texts) > 2 else "",

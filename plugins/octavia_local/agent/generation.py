@@ -1,7 +1,8 @@
 """One configuration made ready to run: a folder with the translated text and copies of all files that it names.
 
 HAProxy runs with this folder as its working directory, and every name in the configuration is relative to it. So two
-generations of the same configuration are equal texts, whatever their folders are called.
+generations of the same configuration are equal texts, whatever their folders are called. Only the external check stands
+beside it under its whole path: HAProxy starts it again and again, also when a change at run time has replaced the folder.
 """
 
 from __future__ import annotations
@@ -84,7 +85,8 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
     """
     os.makedirs(folder, mode=0o700)
     try:
-        rendered = document.render(sockets.descriptor, sockets.address, root.read)
+        script = f"{os.path.dirname(os.path.abspath(folder))}/{PING_SCRIPT}"
+        rendered = document.render(sockets.descriptor, sockets.address, root.read, script)
         digests: dict[str, bytes] = {}
         for copy in (*rendered.files, *(copy for listed in rendered.crt_lists for copy in listed.certificates)):
             data = root.read(copy.source)
@@ -95,9 +97,7 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
         _write(folder, CONFIG, rendered.text.encode())
         _write(folder, STATE_FILE, b"")
         if rendered.pings:
-            command = shlex.join([sys.executable, "-I", "-S", str(ping.__file__)])
-            _write(folder, PING_SCRIPT, f'#!/bin/sh\nexec {command} "$3"\n'.encode())  # $3: the member's address
-            os.chmod(f"{folder}/{PING_SCRIPT}", 0o700)
+            _write_script(script)
     except BaseException:  # no folder with keys in it is left behind
         remove_tree(folder)
         raise
@@ -117,6 +117,17 @@ def remove_tree(path: str) -> None:
         os.rmdir(path)
     except FileNotFoundError:
         return
+
+
+def _write_script(path: str) -> None:
+    """The external check. One that is there is left alone: it may be about to be started."""
+    if os.path.exists(path):
+        return
+    command = shlex.join([sys.executable, "-I", "-S", str(ping.__file__)])
+    folder, name = os.path.split(path)
+    _write(folder, f"{name}.new", f'#!/bin/sh\nexec {command} "$3"\n'.encode())  # $3: the member's address
+    os.chmod(f"{path}.new", 0o700)
+    os.rename(f"{path}.new", path)
 
 
 def _write(folder: str, name: str, data: bytes) -> None:

@@ -49,7 +49,7 @@ _NO_ICMP = (
     "line {}: PING health monitors do not work here: this amphora may not send ICMP; choose a TCP or HTTP monitor"
 )
 PING_SCRIPT = "ping.sh"
-"""The external check, in HAProxy's working directory. No other program is ever run."""
+"""The external check, beside HAProxy's working directory, which a change at run time replaces. No other program is ever run."""
 
 _OWN_LOOPBACK = (
     "line {}: {} would be the amphora itself, which has a network namespace of its own; give the member an address of this "
@@ -161,6 +161,7 @@ class Document:
         descriptor: Callable[[Bind], int],
         address: Callable[[Bind], tuple[str, int]],
         content: Callable[[str], bytes],
+        ping: str = f"/{PING_SCRIPT}",
     ) -> Rendered:
         """The copy to be run.
 
@@ -168,11 +169,12 @@ class Document:
             descriptor: number of the held socket of a bind.
             address: where that socket really listens.
             content: the bytes of a file of the image.
+            ping: absolute path of the external check.
 
         Raises:
             Refusal: 400, a file that it names is not there or has the wrong form.
         """
-        return _Rendering(self._binds, descriptor, address, content).document(self.sections, self._limits)
+        return _Rendering(self._binds, descriptor, address, content, ping).document(self.sections, self._limits)
 
     def _judge(self, section: Section, line: Line) -> None:
         first = line.word(0)
@@ -252,8 +254,10 @@ class _Rendering:
         descriptor: Callable[[Bind], int],
         address: Callable[[Bind], tuple[str, int]],
         content: Callable[[str], bytes],
+        ping: str,
     ) -> None:
         self._binds, self._descriptor, self._address, self._content = binds, descriptor, address, content
+        self._ping = ping
         self._files: dict[str, Copy] = {}
         self._crt_lists: dict[str, CrtList] = {}
         self._pings = False
@@ -290,7 +294,7 @@ class _Rendering:
         if first == "log" and line.word(1) != "global":
             return ""
         if first == "external-check":
-            changes[2], self._pings = f"/proc/self/cwd/{PING_SCRIPT}", True  # HAProxy wants it to begin with a slash
+            changes[2], self._pings = quoted(self._ping), True
         if line.number in self._binds:
             changes[1] = f"fd@{self._descriptor(self._binds[line.number])}"
         if first == "server" and line.word(1) == _PROMETHEUS_SERVER:
