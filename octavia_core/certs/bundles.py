@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from cryptography.x509.oid import NameOID
 
-from octavia_core.domain.secret import CertificateBundle, Secret
+from octavia_core.domain.secret import CertificateBundle, PublicSecret, Secret, SecretKind
 from octavia_core.errors import SecretMissing
 
 __all__ = ["read_bundle", "read_payload"]
@@ -68,21 +68,22 @@ def read_bundle(ref: str, payloads: Mapping[str, Secret]) -> CertificateBundle:
         intermediates=tuple(_pem(certificate) for certificate in _in_sending_order(leaf, certificates)),
         names=names,
         not_after=int(leaf.not_valid_after_utc.timestamp()),
+        not_before=int(leaf.not_valid_before_utc.timestamp()),
     )
 
 
-def read_payload(ref: str, payloads: Mapping[str, Secret]) -> str:
-    """The PEM text of client authorities or of revocation lists, all that the secret holds.
+def read_payload(ref: str, payloads: Mapping[str, Secret]) -> PublicSecret:
+    """The PEM text of client authorities or of revocation lists, all that the secret holds, and which of both it is.
 
     Raises:
         SecretMissing: it holds neither certificates nor revocation lists.
     """
     content = _needed(ref, payloads, "payload" if "payload" in payloads else "certificate")
     blocks = [match[0] for match in _PEM_BLOCK.finditer(content) if match[1] in (b"CERTIFICATE", b"X509 CRL")]
-    for load in (_as_certificate, _as_revocations):
-        with contextlib.suppress(ValueError):
-            made = [load(block) for block in (blocks or [content])]
-            return "".join(made)
+    with contextlib.suppress(ValueError):
+        return _authorities([_as_certificate(block) for block in (blocks or [content])])
+    with contextlib.suppress(ValueError):
+        return _revocations([_as_revocations(block) for block in (blocks or [content])])
     if blocks:
         raise SecretMissing(
             f"secret {ref!r}: certificates or revocation lists in it are damaged, or both kinds are mixed"
@@ -162,14 +163,42 @@ def _pem(certificate: x509.Certificate) -> str:
     return certificate.public_bytes(serialization.Encoding.PEM).decode("ascii").strip()
 
 
-def _as_certificate(content: bytes) -> str:
+def _as_certificate(content: bytes) -> x509.Certificate:
     load = x509.load_pem_x509_certificate if _PEM in content else x509.load_der_x509_certificate
-    return load(content).public_bytes(serialization.Encoding.PEM).decode("ascii")
+    return load(content)
 
 
-def _as_revocations(content: bytes) -> str:
+def _as_revocations(content: bytes) -> x509.CertificateRevocationList:
     load = x509.load_pem_x509_crl if _PEM in content else x509.load_der_x509_crl
-    return load(content).public_bytes(serialization.Encoding.PEM).decode("ascii")
+    return load(content)
+
+
+def _authorities(certificates: Sequence[x509.Certificate]) -> PublicSecret:
+    can_be = any(_can_be_authority(certificate) for certificate in certificates)
+    return PublicSecret(
+        text="".join(c.public_bytes(serialization.Encoding.PEM).decode("ascii") for c in certificates),
+        kind=SecretKind.AUTHORITIES if can_be else SecretKind.CERTIFICATES,
+        not_after=min(int(certificate.not_valid_after_utc.timestamp()) for certificate in certificates),
+    )
+
+
+def _can_be_authority(certificate: x509.Certificate) -> bool:
+    """It says so (RFC 5280 section 4.2.1.9); or it is signed by itself, and so trusted for itself at least."""
+    if certificate.subject == certificate.issuer:
+        return True
+    try:
+        return certificate.extensions.get_extension_for_class(x509.BasicConstraints).value.ca
+    except x509.ExtensionNotFound:
+        return False
+
+
+def _revocations(lists: Sequence[x509.CertificateRevocationList]) -> PublicSecret:
+    ends = [int(found.next_update_utc.timestamp()) for found in lists if found.next_update_utc is not None]
+    return PublicSecret(
+        text="".join(found.public_bytes(serialization.Encoding.PEM).decode("ascii") for found in lists),
+        kind=SecretKind.REVOCATIONS,
+        not_after=min(ends, default=None),
+    )
 
 
 def _names(certificate: x509.Certificate) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 Rules: 1. A value is given out for `[certificates] cache_seconds` after its fetch. 2. Older, it is given out only when the
 store has just failed to answer, for at most `longest_stale` seconds after its fetch, and it is named in `stale` and in
 the log. 3. That the store has no such secret is never overridden by an old value. 4. Who misses while another thread
-fetches the same gets what that thread gets.
+fetches the same gets what that thread gets. 5. Who says how young a value has to be gets none that is older, by rule 1, 2
+or 4: a wish about a certificate is carried out with what the store has held since it was asked for.
 """
 
 from __future__ import annotations
@@ -13,12 +14,13 @@ import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures import wait as wait_for
 from typing import Generic, TypeVar
 
 import attrs
 
 from octavia_core.certs.bundles import read_bundle, read_payload
-from octavia_core.domain.secret import CertificateBundle, Secret
+from octavia_core.domain.secret import CertificateBundle, PublicSecret, Secret
 from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.ports.clock import Clock, SystemClock
 from octavia_core.ports.secrets import SecretStorePort
@@ -58,11 +60,11 @@ class Certificates:
         self._bundles = _Cache(store, read_bundle, seconds, clock, longest_stale)
         self._payloads = _Cache(store, read_payload, seconds, clock, longest_stale)
 
-    def bundle(self, ref: str) -> CertificateBundle:
-        return self._bundles.get(ref)
+    def bundle(self, ref: str, *, younger_than: float | None = None) -> CertificateBundle:
+        return self._bundles.get(ref, younger_than)
 
-    def payload(self, ref: str) -> str:
-        return self._payloads.get(ref)
+    def payload(self, ref: str, *, younger_than: float | None = None) -> PublicSecret:
+        return self._payloads.get(ref, younger_than)
 
     def stale(self) -> Mapping[str, float]:
         """References that are served from an old value because the store is away, and the value's age in seconds."""
@@ -102,23 +104,29 @@ class _Cache(Generic[T]):
         self._longest_stale = max(longest_stale, seconds)
         self._lock = threading.Lock()
         self._entries: dict[str, _Entry[T]] = {}
-        self._fetching: dict[str, Future[T]] = {}
+        self._fetching: dict[str, tuple[Future[T], float]] = {}
+        """Who fetches now, and since when."""
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def get(self, ref: str) -> T:
-        with self._lock:
-            now = self._clock.monotonic()
-            self._forget(now)
-            entry = self._entries.get(ref)
-            if entry is not None and (now - entry.fetched < self._seconds or now < entry.ask_again):
-                return entry.value
-            shared = self._fetching.get(ref)
-            leading = shared is None
-            if shared is None:
-                shared = self._fetching[ref] = Future()
-        return self._lead(ref, shared, now) if leading else self._join(ref, shared)
+    def get(self, ref: str, younger_than: float | None = None) -> T:
+        since = None if younger_than is None else self._clock.monotonic() - younger_than
+        while True:
+            with self._lock:
+                now = self._clock.monotonic()
+                self._forget(now)
+                entry = self._entries.get(ref)
+                usable = entry is not None and (now - entry.fetched < self._seconds or now < entry.ask_again)
+                if entry is not None and usable and (since is None or entry.fetched >= since):
+                    return entry.value
+                mine: Future[T] = Future()
+                shared, begun = self._fetching.setdefault(ref, (mine, now))
+            if shared is mine:
+                return self._lead(ref, mine, now, stale_too=since is None)
+            if since is None or begun >= since:
+                return self._join(ref, shared)
+            self._let_end(ref, shared)  # it may bring what was there before
 
     def stale(self) -> dict[str, float]:
         now = self._clock.monotonic()
@@ -134,10 +142,10 @@ class _Cache(Generic[T]):
         for ref in [ref for ref, entry in self._entries.items() if now - entry.fetched >= self._longest_stale]:
             del self._entries[ref]
 
-    def _lead(self, ref: str, mine: Future[T], now: float) -> T:
+    def _lead(self, ref: str, mine: Future[T], now: float, *, stale_too: bool) -> T:
         """Fetch for all that want this reference now."""
         try:
-            value = self._fetch(ref, now)
+            value = self._fetch(ref, now, stale_too=stale_too)
         except OctaviaError as error:
             self._settle(ref)
             mine.set_exception(error)
@@ -154,11 +162,11 @@ class _Cache(Generic[T]):
         with self._lock:
             del self._fetching[ref]
 
-    def _fetch(self, ref: str, now: float) -> T:
+    def _fetch(self, ref: str, now: float, *, stale_too: bool) -> T:
         try:
             value = self._read(ref, self._store.fetch(ref))
         except TransientError as error:
-            old = self._stale_entry(ref)
+            old = self._stale_entry(ref) if stale_too else None
             if old is None:
                 raise
             _log.warning("%s; secret %r, %.0f s old, goes on being used", error, ref, now - old.fetched)
@@ -182,6 +190,11 @@ class _Cache(Generic[T]):
             ask_again = min(now + _PAUSE, old.fetched + self._longest_stale)
             self._entries[ref] = attrs.evolve(old, ask_again=ask_again)
             return old
+
+    def _let_end(self, ref: str, shared: Future[T]) -> None:
+        """Wait until a fetch that began too early is over, however it ends."""
+        if not wait_for([shared], self._store.time_limit + 1.0).done:
+            raise TransientError(f"secret {ref!r} is being fetched for too long; try again")
 
     def _join(self, ref: str, shared: Future[T]) -> T:
         """Wait for the thread that fetches. Each waiting thread raises an error of its own."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hmac
+from enum import StrEnum
 from typing import NoReturn
 
 import attrs
 
-__all__ = ["CertificateBundle", "Secret"]
+__all__ = ["CertificateBundle", "PublicSecret", "Secret", "SecretKind"]
 
 
 class Secret:
@@ -51,6 +52,7 @@ class CertificateBundle:
         intermediates: further certificates, PEM texts, in sending order.
         names: host names from CN and subjectAltName, lower case.
         not_after: expiry, seconds since the epoch (UTC).
+        not_before: from when it holds, likewise; 0 when that is not known.
     """
 
     certificate: str
@@ -58,3 +60,28 @@ class CertificateBundle:
     intermediates: tuple[str, ...] = ()
     names: tuple[str, ...] = ()
     not_after: int = 0
+    not_before: int = 0
+
+
+class SecretKind(StrEnum):
+    """What a secret without private key holds, in the words of messages."""
+
+    AUTHORITIES = "certificates of authorities"
+    CERTIFICATES = "certificates, and none of them is one of an authority"
+    REVOCATIONS = "revocation lists"
+
+
+@attrs.frozen(kw_only=True)
+class PublicSecret:
+    """Client authorities or revocation lists: nothing in it is to be hidden.
+
+    Attributes:
+        text: PEM, all that the secret holds.
+        kind: what that is.
+        not_after: when the first of it ends to hold (of a revocation list: its `nextUpdate`), seconds since the epoch
+            (UTC); None when nothing of it ends.
+    """
+
+    text: str
+    kind: SecretKind
+    not_after: int | None = None

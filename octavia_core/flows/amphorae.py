@@ -11,10 +11,11 @@ from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphor
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
-from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError, SecretMissing
+from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError
 from octavia_core.flows import networks
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
+from octavia_core.flows.secrets import material
 from octavia_core.flows.unserved import Unserved, asked_for, unserved
 from octavia_core.flows.waits import AgentAnswers, ServerActive
 from octavia_core.flows.world import World
@@ -270,36 +271,6 @@ def draft(tx: Transaction, operation: Operation, tree: LoadBalancer | None = Non
     return tx.store_revision(tree.id, wanted, operation.id)
 
 
-def material(world: World, tree: LoadBalancer) -> Material:
-    """Fetch every secret the tree refers to; one that is missing is said so, and does not stop the others."""
-    certificates, payloads = _refs(tree)
-    bundles, texts, missing = {}, {}, {}
-    for ref in sorted(certificates):
-        try:
-            bundles[ref] = world.certificates.bundle(ref)
-        except SecretMissing as error:
-            missing[ref] = str(error)
-    for ref in sorted(payloads):
-        try:
-            texts[ref] = world.certificates.payload(ref)
-        except SecretMissing as error:
-            missing[ref] = str(error)
-    return Material(bundles=bundles, payloads=texts, missing=missing)
-
-
-def _refs(tree: LoadBalancer) -> tuple[set[str], set[str]]:
-    certificates: set[str | None] = set()
-    payloads: set[str | None] = set()
-    for listener in tree.listeners:
-        certificates |= {listener.tls_certificate_id, *listener.sni_container_ids}
-        payloads |= {listener.client_ca_tls_certificate_id, listener.client_crl_container_id}
-    for pool in tree.pools:
-        if pool.tls_enabled:
-            certificates.add(pool.tls_certificate_id)
-            payloads |= {pool.ca_tls_certificate_id, pool.crl_container_id}
-    return {ref for ref in certificates if ref}, {ref for ref in payloads if ref}
-
-
 @attrs.frozen(kw_only=True)
 class Sent:
     """How a push ended: with what the amphora holds, or with the amphora gone (health has declared it dead).
@@ -350,7 +321,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
             return Sent(amphora_id=key.amphora_id, pushed=None)
         try:
             prepared = networks.prepare(run.outlive, world, amphora, wanted, first=key.revision == 1)
-            pushed, secrets = _deliver(run, world, amphora, wanted, peers)
+            pushed, secrets = _deliver(run, world, amphora, wanted, peers, run.operation.subjects)
         except AmphoraUnreachable:
             if how.spare and run.last_try("push"):
                 return Sent(amphora_id=key.amphora_id, pushed=None, silent=True)
@@ -425,12 +396,17 @@ def _peers(tx: Transaction, tree: LoadBalancer, amphora_id: str) -> tuple[Amphor
 
 
 def _deliver(
-    run: Run, world: World, amphora: Amphora, tree: LoadBalancer, peers: tuple[Amphora, ...]
+    run: Run,
+    world: World,
+    amphora: Amphora,
+    tree: LoadBalancer,
+    peers: tuple[Amphora, ...],
+    asked: tuple[Subject, ...] = (),
 ) -> tuple[Pushed, Material]:
     at = amphora.agent
     if at is None:
         raise PermanentError(f"amphora {amphora.id} has no management address")
-    secrets = material(world, tree)
+    secrets = material(world, tree, asked, run.age)
     delivery = Delivery(load_balancer=tree, amphora=amphora, peers=peers, material=secrets, fence=run.fence)
     return world.amphora.push(at, delivery), secrets
 

@@ -10,7 +10,7 @@ import attrs
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role
 from octavia_core.errors import PermanentError
 from octavia_core.flows import amphorae, failovers, pairs, spares
 from octavia_core.flows.common import PAIR, RESERVE, kept, paired, reserve, roles, tree_of, vip_request
@@ -143,7 +143,8 @@ def _configure(run: Run, world: World) -> None:
         return
 
     def plan(tx: Transaction) -> _Target:
-        revision = amphorae.draft(tx, operation)
+        tree = tree_of(tx, operation)
+        revision = amphorae.draft(tx, operation, tree)
         serving = tuple(a for a in tx.amphorae(operation.load_balancer_id) if a.status in amphorae.SERVING)
         if not serving:
             raise PermanentError(
@@ -152,8 +153,9 @@ def _configure(run: Run, world: World) -> None:
             )
         root: LoadBalancer | None = None
         if any(amphora.role in PAIR for amphora in serving):
-            root = attrs.evolve(tree_of(tx, operation), listeners=(), pools=())
-        return _Target(revision=revision, amphorae=serving, pair=root)
+            root = attrs.evolve(tree, listeners=(), pools=())
+        errors = any(listener.provisioning_status is Provisioning.ERROR for listener in tree.listeners)
+        return _Target(revision=revision, amphorae=serving, pair=root, errors=errors)
 
     def pushes(target: _Target) -> dict[str, amphorae.PushKey]:
         return {f"{a.id}/push": amphorae.PushKey(a.id, target.revision) for a in target.amphorae}
@@ -199,7 +201,7 @@ def _configure(run: Run, world: World) -> None:
         for amphora in silent:
             failovers.replace_next(tx, operation, amphora)
         tx.mark_good(operation.load_balancer_id, target.revision)
-        failed = settle(tx, operation, troubles)
+        failed = settle(tx, operation, troubles, errors=target.errors)
         tx.settle_tree(operation.load_balancer_id, failed=failed, succeeded=True)
         what = ", ".join(f"{s.kind.words} {s.id}" for s in operation.subjects)
         more = _told(tx, operation, target.revision)
@@ -224,11 +226,14 @@ def _told(tx: Transaction, operation: Operation, revision: int) -> dict[str, Any
 
 @attrs.frozen(kw_only=True)
 class _Target:
-    """A revision, and who shall serve it. `pair`: the load balancer itself, when a pair is to serve it."""
+    """A revision, and who shall serve it. `pair`: the load balancer itself, when a pair is to serve it. `errors`: some
+    listener was in ERROR, and may be served again by this.
+    """
 
     revision: int
     amphorae: tuple[Amphora, ...]
     pair: LoadBalancer | None = None
+    errors: bool = True
 
 
 @attrs.frozen(kw_only=True)

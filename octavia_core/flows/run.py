@@ -80,6 +80,10 @@ class Run(Waiting, Undoing):
         """(operation id, fence), for receivers that refuse an older holder."""
         return self._shared.claim.operation_id, self._shared.claim.fence
 
+    def age(self) -> float:
+        """Inside a step: seconds since the operation was asked for, by the database's clock."""
+        return (self._shared.storage.now() - self.operation.created_at) / 1_000_000
+
     def outlive(self, seconds: float) -> None:
         """Inside a step, before something that may take so long beyond the step's limit: make the lease last."""
         self._outlive(seconds)

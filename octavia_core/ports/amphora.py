@@ -45,12 +45,15 @@ class Material:
     Attributes:
         bundles: certificate reference -> certificate with key.
         payloads: reference of a client CA or CRL -> PEM text.
-        missing: reference -> why it could not be had. A listener that needs one keeps the files it has on the amphora.
+        missing: reference -> why it could not be had, or is of the wrong kind for one who refers to it. A listener that
+            needs one keeps the files it has on the amphora.
+        doubts: reference -> what is doubtful about it, though it is served: it is expired, or holds only later.
     """
 
     bundles: Mapping[str, CertificateBundle] = attrs.field(factory=dict)
     payloads: Mapping[str, str] = attrs.field(factory=dict)
     missing: Mapping[str, str] = attrs.field(factory=dict)
+    doubts: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -80,6 +83,8 @@ class Pushed:
     """Listeners left out, or kept with old files, because a secret is missing; and those it cannot serve at all."""
     kept_listeners: tuple[str, ...] = ()
     """Those of them that go on with the files the amphora has."""
+    partial_listeners: tuple[str, ...] = ()
+    """Those of them that are served with their default certificate, without the SNI certificates that are missing."""
     reasons: Mapping[str, str] = attrs.field(factory=dict)
     """Listener -> why it was left out, where the amphora itself says it; for a missing secret, `Material` does."""
 

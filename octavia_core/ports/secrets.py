@@ -7,7 +7,7 @@ from typing import Protocol
 
 import attrs
 
-from octavia_core.domain.secret import CertificateBundle, Secret
+from octavia_core.domain.secret import CertificateBundle, PublicSecret, Secret
 
 __all__ = ["CertificatesPort", "IssuedCertificate", "IssuerPort", "SecretStorePort"]
 
@@ -32,16 +32,21 @@ class SecretStorePort(Protocol):
 class CertificatesPort(Protocol):
     """Certificate bundles by reference, cached for one minute, concurrent misses shared."""
 
-    def bundle(self, ref: str) -> CertificateBundle:
+    def bundle(self, ref: str, *, younger_than: float | None = None) -> CertificateBundle:
         """A certificate with its key, checked to belong together.
+
+        Args:
+            ref: the reference.
+            younger_than: seconds; a value whose fetch began longer ago does not do, not even while the store is away.
+                None takes what the cache has.
 
         Raises:
             SecretMissing: absent, unreadable, or certificate and key do not match.
             TransientError: the store is away and nothing usable is cached.
         """
 
-    def payload(self, ref: str) -> str:
-        """A CA or CRL as PEM text; errors as `bundle`."""
+    def payload(self, ref: str, *, younger_than: float | None = None) -> PublicSecret:
+        """A CA or CRL as PEM text, and which of both it is; arguments and errors as `bundle`."""
 
 
 @attrs.frozen(kw_only=True)

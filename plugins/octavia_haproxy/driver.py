@@ -149,7 +149,7 @@ class HaproxyDriver:
         version, ours = about.info.haproxy_version, APPLY in about.offers
         wanted = self._configure(agent, delivery, held if stored else None, version)
         new = wanted.text or ""
-        skipped = (*wanted.missing, *wanted.kept)
+        skipped = (*wanted.missing, *wanted.kept, *wanted.partial)
         marker = agent.certificate_md5(id, APPLIED) if stored else None
         applied = marker is not None and marker == _md5(etag)
         changed = not applied or text != new
@@ -167,7 +167,13 @@ class HaproxyDriver:
                 agent.upload_certificate(id, APPLIED, Secret(etag))
         if ours:
             self._remember(agent, id, new, version)
-        done = Pushed(etag=_md5(new), changed=changed, skipped_listeners=skipped, kept_listeners=wanted.kept)
+        done = Pushed(
+            etag=_md5(new),
+            changed=changed,
+            skipped_listeners=skipped,
+            kept_listeners=wanted.kept,
+            partial_listeners=wanted.partial,
+        )
         return _pushed(done, udp)
 
     def _apply(self, agent: AgentClient, id: str, text: str) -> bool:
@@ -210,7 +216,7 @@ class HaproxyDriver:
 
     def render(self, delivery: Delivery) -> Sequence[tuple[str, str]]:
         """See `AmphoraPort.render`. Without an agent to ask, a present-day HAProxy is assumed."""
-        wanted = configure(delivery, self._settings, Facts())
+        wanted = configure(delivery, self._settings, Facts(), Held())
         files = [("haproxy.cfg", wanted.text)] if wanted.text is not None else []
         for listener in lvs_listeners(delivery.load_balancer):
             text = configure_lvs(delivery.load_balancer, listener, self._settings)
@@ -242,8 +248,9 @@ class HaproxyDriver:
             threads = details.cpu_count - 1 if tuned else None
             facts = attrs.evolve(facts, threads=threads, memory_kb=details.free_memory_kb)
             wanted = configure(delivery, self._settings, facts)
-        if wanted.missing and held is not None:
-            old = self._still_there(agent, delivery.load_balancer.id, held, wanted.missing)
+        if wanted.missing:
+            id = delivery.load_balancer.id
+            old = self._still_there(agent, id, held, wanted.missing) if held is not None else Held()
             wanted = configure(delivery, self._settings, facts, old)
         return wanted
 

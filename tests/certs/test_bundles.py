@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
+
 import pytest
 import trustme
 from cryptography import x509
-from cryptography.hazmat.primitives import serialization
-from cryptography.hazmat.primitives.asymmetric import dsa, ed25519
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519
 from cryptography.hazmat.primitives.serialization import pkcs7, pkcs12
 from hypothesis import given
 from hypothesis import strategies as st
 
 from octavia_core.certs.bundles import read_bundle, read_payload
-from octavia_core.domain.secret import CertificateBundle, Secret
+from octavia_core.domain.secret import CertificateBundle, PublicSecret, Secret, SecretKind
 from octavia_core.errors import SecretMissing
 
 PEM, DER = serialization.Encoding.PEM, serialization.Encoding.DER
@@ -205,7 +207,7 @@ def test_a_key_that_tls_does_not_use_is_refused(chain):
     )
 )
 def test_no_bytes_get_past_as_anything_but_a_bundle_or_a_sentence(values):
-    for read, kind in ((read_bundle, CertificateBundle), (read_payload, str)):
+    for read, kind in ((read_bundle, CertificateBundle), (read_payload, PublicSecret)):
         try:
             assert isinstance(read("ref", payloads(**values)), kind)
         except SecretMissing as error:
@@ -213,11 +215,9 @@ def test_no_bytes_get_past_as_anything_but_a_bundle_or_a_sentence(values):
 
 
 def test_authorities_and_revocations_as_payload(chain):
-    assert (
-        read_payload("ca", payloads(payload=many([chain.root, chain.middle])))
-        == many([chain.root, chain.middle]).decode()
-    )
-    assert read_payload("ca", payloads(payload=many([chain.root], DER))) == many([chain.root]).decode()
+    both = read_payload("ca", payloads(payload=many([chain.root, chain.middle])))
+    assert both.text == many([chain.root, chain.middle]).decode()
+    assert read_payload("ca", payloads(payload=many([chain.root], DER))).text == many([chain.root]).decode()
     for sentence, content in (
         ("neither", b"junk"),
         ("damaged", b"-----BEGIN CERTIFICATE-----\nAA\n-----END CERTIFICATE-----"),
@@ -228,4 +228,25 @@ def test_authorities_and_revocations_as_payload(chain):
 
 def test_comments_round_a_payload_are_left_out(chain):
     content = b"# our authority\n" + many([chain.root]) + b"\n# the end\n"
-    assert read_payload("ca", payloads(payload=content)) == many([chain.root]).decode()
+    assert read_payload("ca", payloads(payload=content)).text == many([chain.root]).decode()
+
+
+def revocations(ca_key, name, *, days):
+    day = datetime.timedelta(days=1)
+    now = datetime.datetime.now(datetime.UTC)
+    made = x509.CertificateRevocationListBuilder().issuer_name(name).last_update(now - 9 * day)
+    return made.next_update(now + days * day).sign(ca_key, hashes.SHA256()).public_bytes(PEM)
+
+
+def test_a_payload_says_what_it_holds_and_until_when(chain):
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.oid.NameOID.COMMON_NAME, "authority")])
+    both = revocations(key, name, days=5) + revocations(key, name, days=-1)
+    found = read_payload("crl", payloads(payload=both))
+    assert (found.kind, found.text) == (SecretKind.REVOCATIONS, both.decode())
+    assert found.not_after is not None
+    assert found.not_after < datetime.datetime.now(datetime.UTC).timestamp()
+    assert read_payload("ca", payloads(payload=many([chain.leaf, chain.middle]))).kind is SecretKind.AUTHORITIES
+    assert read_payload("ca", payloads(payload=many([chain.leaf]))).kind is SecretKind.CERTIFICATES
+    own = self_signed(ed25519.Ed25519PrivateKey.generate(), "only-me")
+    assert read_payload("ca", payloads(payload=own)).kind is SecretKind.AUTHORITIES, "trusted for itself"

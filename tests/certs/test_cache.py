@@ -206,10 +206,53 @@ def test_old_values_leave_the_memory_when_nobody_asks(bench):
     assert "0 bundles" in repr(bench.certificates)
 
 
+def test_who_wants_a_young_value_gets_a_fetch_of_its_own_and_all_others_share_it(bench):
+    bench.certificates.bundle("web")
+    bench.clock.advance(30)
+    renewed = trustme.CA().issue_cert("renewed.example.org")
+    pems = {"certificate": renewed.cert_chain_pems[0].bytes(), "private_key": renewed.private_key_pem.bytes()}
+    bench.store.put("web", pems)
+    assert bench.certificates.bundle("web").names == ("www.example.org",)
+    asked = bench.clock.monotonic()
+    bench.clock.advance(2)
+    for _ in range(1000):  # listeners, amphorae of a pair, attempts
+        younger_than = bench.clock.monotonic() - asked
+        assert bench.certificates.bundle("web", younger_than=younger_than).names == ("renewed.example.org",)
+    assert bench.certificates.bundle("web").names == ("renewed.example.org",)
+    assert bench.fetches() == 2
+
+
+def test_who_wants_a_young_value_gets_no_old_one_while_the_store_is_away(bench):
+    bench.certificates.bundle("web")
+    bench.clock.advance(30)
+    bench.cloud.fail("secrets.fetch", times=1000)
+    with pytest.raises(TransientError):
+        bench.certificates.bundle("web", younger_than=10)
+    assert bench.certificates.bundle("web", younger_than=40)
+    assert bench.certificates.bundle("web"), "the copy stays for those who take it"
+
+
+def test_a_fetch_that_began_too_early_is_waited_for_and_not_taken():
+    clock = VirtualClock()
+    store = SlowStore(PAYLOADS)
+    certificates = Certificates(store, clock=clock)
+    leader = threading.Thread(target=lambda: certificates.bundle("web"), daemon=True)
+    leader.start()
+    assert store.entered.wait(20)
+    clock.advance(5)
+    got = []
+    late = threading.Thread(target=lambda: got.append(certificates.bundle("web", younger_than=1)), daemon=True)
+    late.start()
+    store.go.set()
+    leader.join(20)
+    late.join(20)
+    assert (len(got), store.fetches) == (1, 2)
+
+
 def test_nothing_is_in_the_repr(bench):
     bundle = bench.certificates.bundle("web")
     bench.store.put("ca", {"payload": PAYLOADS["certificate"]})
-    assert "BEGIN CERTIFICATE" in bench.certificates.payload("ca")
+    assert "BEGIN CERTIFICATE" in bench.certificates.payload("ca").text
     shown = repr(bench.certificates) + repr(vars(bench.certificates))
     assert "BEGIN" not in shown
     assert "PRIVATE" not in repr(bundle)

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 import attrs
 
+from octavia_core.domain.tree import Listener
 from octavia_core.domain.vocabulary import ListenerProtocol
 from octavia_core.errors import SecretMissing
 from octavia_core.ports.amphora import Delivery, Material
@@ -37,6 +38,7 @@ class Configuration:
         not_haproxy: UDP and SCTP listeners, which HAProxy cannot serve.
         missing: listeners left out because a secret is missing and the amphora holds nothing to go on with.
         kept: listeners that go on with what they have on the amphora because a secret is missing.
+        partial: listeners without the SNI certificates that are missing.
     """
 
     text: str | None
@@ -46,6 +48,7 @@ class Configuration:
     not_haproxy: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     kept: tuple[str, ...] = ()
+    partial: tuple[str, ...] = ()
 
 
 def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held | None = None) -> Configuration:
@@ -55,7 +58,8 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
         delivery: tree, amphora, secrets.
         settings: `haproxy_amphora` and `amphora_agent` shape the file.
         facts: about this amphora; the two of a pair may differ.
-        held: what the amphora has, used where a secret is missing.
+        held: what the amphora has, used where a secret is missing; where the secret is one of SNI and the amphora has
+            nothing better, the listener goes without it. None: whoever misses a secret is only named.
 
     Raises:
         PermanentError: something cannot be written; the message names the object and field.
@@ -70,15 +74,18 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
     if not haproxy_listeners(load_balancer):
         return Configuration(text=None, not_haproxy=lvs)
     directory = cert_directory(settings.haproxy_amphora.base_cert_dir, load_balancer.id)
-    entries, missing, kept = [], [], []
+    entries, missing, kept, partial = [], [], [], []
     for entry in served(load_balancer):
-        tls = _ListenerTls(material=delivery.material, directory=directory, facts=facts, held=held or Held())
+        tls = _ListenerTls(material=delivery.material, directory=directory, facts=facts, held=held)
         try:
             entries.append(tls.of(entry))
         except SecretMissing:
             missing.append(entry.listener.id)
+            continue
         if tls.kept:
             kept.append(entry.listener.id)
+        elif tls.partial:
+            partial.append(entry.listener.id)
     files = {file.name: file for entry in entries for file in entry.files()}
     text = "\n".join(_lines(delivery, entries, settings, facts)) + "\n"
     return Configuration(
@@ -89,6 +96,7 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
         not_haproxy=lvs,
         missing=tuple(missing),
         kept=tuple(kept),
+        partial=tuple(partial),
     )
 
 
@@ -99,16 +107,18 @@ class _ListenerTls:
     material: Material
     directory: str
     facts: Facts
-    held: Held
+    held: Held | None
     kept: bool = False
+    partial: bool = False
 
     def of(self, entry: Served) -> Served:
-        """The listener with its TLS; `kept` tells whether some of it is old."""
+        """The listener with its TLS; `kept` tells whether some of it is old, `partial` whether it is not whole."""
         bind, listener_id = Tls(), entry.listener.id
+        held = self.held or Held()
         if entry.terminates:
-            bind = self._or_held(self.held.binds.get(listener_id), listener_tls, entry.listener)
+            bind = self._bind(entry.listener, held.binds.get(listener_id))
         pools = {
-            pool.id: self._or_held(self.held.servers.get(backend_name(pool.id, listener_id)), pool_tls, pool)
+            pool.id: self._or_held(held.servers.get(backend_name(pool.id, listener_id)), pool_tls, pool)
             for pool in entry.pools
             if pool.tls_enabled
         }
@@ -119,10 +129,26 @@ class _ListenerTls:
             return fresh(owner, self.material, self.directory, self.facts)
         except SecretMissing:
             if old is None:
-                self.kept = False
                 raise
             self.kept = True
             return old
+
+    def _bind(self, listener: Listener, old: Tls | None) -> Tls:
+        """Whole; or else as the amphora holds it, unless what can be had now is as much."""
+        part = self._part(listener) if self.held is not None else None
+        if part is None or (old is not None and len(old.files) > len(part.files)):
+            return self._or_held(old, listener_tls, listener)
+        try:
+            return listener_tls(listener, self.material, self.directory, self.facts)
+        except SecretMissing:
+            self.partial = True
+            return part
+
+    def _part(self, listener: Listener) -> Tls | None:
+        try:
+            return listener_tls(listener, self.material, self.directory, self.facts, partly=True)
+        except SecretMissing:
+            return None
 
 
 def _lines(delivery: Delivery, entries: list[Served], settings: Settings, facts: Facts) -> Iterator[str]:

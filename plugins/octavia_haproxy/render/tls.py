@@ -39,6 +39,7 @@ _CIPHERS = re.compile(r"[A-Za-z0-9\-+!:@=_.]+")
 _VERSIONS = ("SSLv3", "TLSv1", "TLSv1.1", "TLSv1.2", "TLSv1.3")
 _SWITCHES = ("no-sslv3", "no-tlsv10", "no-tlsv11", "no-tlsv12", "no-tlsv13")
 _BOUNDS = ("SSLv3", "TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3")  # HAProxy's spelling
+_AUTHORITY, _REVOCATIONS = "CERTIFICATE", "X509 CRL"  # labels of PEM, RFC 7468
 _VERIFY = {
     ClientAuthentication.NONE: "none",
     ClientAuthentication.OPTIONAL: "optional",
@@ -46,28 +47,36 @@ _VERIFY = {
 }
 
 
-def listener_tls(listener: Listener, material: Material, directory: str, facts: Facts) -> Tls:
+def listener_tls(listener: Listener, material: Material, directory: str, facts: Facts, *, partly: bool = False) -> Tls:
     """The TLS of a bind line: `ssl crt-list FILE` first, where the agent looks for it.
 
+    Args:
+        listener: whose it is.
+        material: the secrets.
+        directory: where the PEM files are in the amphora.
+        facts: about the amphora.
+        partly: leave out SNI certificates that could not be had. What checks clients is never left out.
+
     Raises:
-        SecretMissing: a certificate, client CA or CRL could not be had.
+        SecretMissing: a certificate (`partly`: the first, which is the default one), client CA or CRL could not be had.
         PermanentError: the listener names no certificate, or a field cannot be written.
     """
     owner = f"listener {listener.id}"
     refs = [ref for ref in (listener.tls_certificate_id, *listener.sni_container_ids) if ref]
     if not refs:
         raise check.refuse(owner, "tls_certificate_id", "is missing, and so are SNI certificates: it cannot end TLS")
+    refs = [ref for ref in refs if ref == refs[0] or ref in material.bundles] if partly else refs
     certificates = _unique(_certificate(_bundle(material, ref)) for ref in refs)
     paths = "".join(f"{directory}/{file.name}\n" for file in certificates)
     crt_list = PemFile.of(f"{listener.id}.pem", paths, public=True)
     words = ["ssl", "crt-list", f"{directory}/{crt_list.name}"]
     files = [crt_list, *certificates]
     if listener.client_ca_tls_certificate_id:
-        authority = _payload(material, listener.client_ca_tls_certificate_id)
+        authority = _payload(material, listener.client_ca_tls_certificate_id, _AUTHORITY)
         files.append(authority)
         words += ["ca-file", f"{directory}/{authority.name}", "verify", _VERIFY[listener.client_authentication]]
         if listener.client_crl_container_id:
-            revoked = _payload(material, listener.client_crl_container_id)
+            revoked = _payload(material, listener.client_crl_container_id, _REVOCATIONS)
             files.append(revoked)
             words += ["crl-file", f"{directory}/{revoked.name}"]
     words += _parameters(owner, listener.tls_ciphers, listener.tls_versions, facts)
@@ -90,11 +99,11 @@ def pool_tls(pool: Pool, material: Material, directory: str, facts: Facts) -> Tl
         files.append(certificate)
         words += ["crt", f"{directory}/{certificate.name}"]
     if pool.ca_tls_certificate_id:
-        authority = _payload(material, pool.ca_tls_certificate_id)
+        authority = _payload(material, pool.ca_tls_certificate_id, _AUTHORITY)
         files.append(authority)
         words += ["ca-file", f"{directory}/{authority.name}"]
         if pool.crl_container_id:
-            revoked = _payload(material, pool.crl_container_id)
+            revoked = _payload(material, pool.crl_container_id, _REVOCATIONS)
             files.append(revoked)
             words += ["crl-file", f"{directory}/{revoked.name}"]
         words += ["verify", "required"]
@@ -151,9 +160,10 @@ def _bundle(material: Material, ref: str) -> CertificateBundle:
     return found
 
 
-def _payload(material: Material, ref: str) -> PemFile:
+def _payload(material: Material, ref: str, label: str) -> PemFile:
+    """A secret may be there for one who refers to it, and of the wrong kind for another: HAProxy would take either."""
     found = material.payloads.get(ref)
-    if found is None:
+    if found is None or f"-----BEGIN {label}-----" not in found:
         raise SecretMissing(f"secret {ref}: {material.missing.get(ref, 'it was not fetched')}")
     return PemFile.of(pem_name(found), found, public=True)
 
