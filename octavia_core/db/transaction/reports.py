@@ -91,9 +91,10 @@ class Reports(Session):
 _ARRAY = {"mysql": "JSON_ARRAY({})", "postgresql": "CAST(json_build_array({}) AS text)", "sqlite": "json_array({})"}
 _GATHERED = {"mysql": "GROUP_CONCAT({})", "postgresql": "string_agg({}, ',')", "sqlite": "group_concat({})"}
 _SOME = {
-    "mysql": "IN (?)",
-    "postgresql": "= ANY(CAST(%s AS text[]))",
-    "sqlite": "IN (SELECT value FROM json_each(?))",
+    "mysql": "amphora a {} WHERE a.id IN (?)",
+    # joined, since a plan that PostgreSQL keeps for any array would compare each row with each of it
+    "postgresql": "unnest(CAST(%s AS text[])) AS wanted(id) JOIN amphora a ON a.id = wanted.id {}",
+    "sqlite": "amphora a {} WHERE a.id IN (SELECT value FROM json_each(?))",
 }
 
 
@@ -123,10 +124,8 @@ def _words(dialect: str) -> str:
         "']]'",
     )
     text = f"CONCAT({', '.join(parts)})" if dialect == "mysql" else " || ".join(parts)
-    return (
-        f"SELECT {text} FROM amphora a LEFT JOIN load_balancer b ON b.id = a.load_balancer_id"  # noqa: S608 - our own words
-        f" WHERE a.id {_SOME[dialect]}"
-    )
+    tables = _SOME[dialect].format("LEFT JOIN load_balancer b ON b.id = a.load_balancer_id")
+    return f"SELECT {text} FROM {tables}"  # noqa: S608 - our own words
 
 
 def _outline(head: Sequence[Any], listeners: Any, pools: Any, members: Any) -> Outline:
