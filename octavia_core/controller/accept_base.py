@@ -87,12 +87,13 @@ class Accepting:
                 known = tx.requested(CONFIGURE, asked.request_id)
                 if known is not None:
                     return known
-            edit = planner(tx, existing(tx, lb_id))
+            before = existing(tx, lb_id)
+            edit = planner(tx, before)
             stored = tx.add_operation(self._operation(CONFIGURE, lb_id, edit.subjects, asked))
             lock(tx, lb_id, by)
             edit.work(tx)
             after = existing(tx, lb_id)
-            validity.check(without_leaving(after), edit.subjects)
+            validity.check(without_leaving(after), edit.subjects, before=before)
             lock_parents(tx, after, edit.subjects)
             what = ", ".join(f"{s.kind.words} {s.id}" for s in edit.subjects)
             announce(tx, stored, f"a change was asked for: {what}")

@@ -59,7 +59,7 @@ def in_error_with(tree: LoadBalancer, id: str) -> tuple[Subject, ...]:
 
 def check(tree: LoadBalancer, subjects: Sequence[Subject], *edits: Edit) -> None:
     """Refuse what makes no sense before the rows are touched: the database's keys would say the same in fewer words."""
-    validity.check(without_leaving(applied(tree, Plan(edits))), subjects)
+    validity.check(without_leaving(applied(tree, Plan(edits))), subjects, before=tree)
 
 
 def without_leaving(tree: LoadBalancer) -> LoadBalancer:

@@ -22,7 +22,7 @@ from octavia_core.errors import AmphoraRefused, TransientError
 from octavia_core.ports.amphora import Delivery
 from octavia_core.settings import Settings
 from octavia_haproxy.client import APPLY, AgentClient
-from octavia_haproxy.render.lvs import configure_lvs, lvs_listeners
+from octavia_haproxy.render.lvs import configure_lvs, lvs_listeners, out_of_reach
 from octavia_haproxy.render.model import alive
 
 __all__ = ["Delivered", "deliver", "held_listeners", "note_of"]
@@ -71,7 +71,10 @@ def deliver(agent: AgentClient, delivery: Delivery, settings: Settings, *, there
         TransientError: somebody else wrote another file meanwhile.
     """
     lb = delivery.load_balancer
-    wanted = {each.id: (each, configure_lvs(lb, each, settings)) for each in lvs_listeners(lb)}
+    listeners = lvs_listeners(lb)
+    # upstream's agent takes it for any other comment, and would restart keepalived for it
+    filters = any(each.allowed_cidrs for each in listeners) and APPLY in agent.about().offers
+    wanted = {each.id: (each, configure_lvs(lb, each, settings, filters=filters)) for each in listeners}
     if there == 0 and not wanted:
         return Delivered()
     held = held_listeners(agent, needed=bool(wanted))
@@ -84,6 +87,7 @@ def deliver(agent: AgentClient, delivery: Delivery, settings: Settings, *, there
         one = _One(agent, lb, listener, text)
         before = held.get(id, _ABSENT)
         try:
+            _require_reach(lb, listener)
             changed |= one.bring(before)
             digests.append(_md5(text))
         except AmphoraRefused as error:
@@ -167,6 +171,22 @@ class _One:
             status=500,
             details=_NO_IP_VS.format(seen),
         )
+
+
+def _require_reach(lb: LoadBalancer, listener: Listener) -> None:
+    """Refuse a listener that none of its members can serve; one that some of them serve is served by these.
+
+    Raises:
+        AmphoraRefused: all its members are of an address family that no VIP has.
+    """
+    lost = out_of_reach(lb, listener)
+    pool = lb.pool(listener.default_pool_id)
+    if lost and pool is not None and len(lost) == sum(alive(one) and one.enabled for one in pool.members):
+        why = (
+            f"no member can be reached: {listener.protocol} goes to members of the VIP's address family only, and "
+            f"{lost[0].address} is IPv{6 if ':' in lost[0].address else 4}; give the pool members of the other family"
+        )
+        raise AmphoraRefused(f"listener {listener.id}: {why}", status=400, details=why)
 
 
 def _remove(agent: AgentClient, load_balancer_id: str, id: str) -> None:

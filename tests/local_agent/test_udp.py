@@ -184,6 +184,57 @@ def test_a_port_that_is_taken_is_refused_and_what_ran_runs(start, echoes):
     assert (sctp.status, "SCTP cannot be served on loopback" in sctp.json["details"]) == (400, True)
 
 
+def test_only_networks_that_are_let_in_are_answered_and_counted(start, echoes):
+    rig = start()
+    reals = [Real("m1", echoes[0].port)]
+    assert push(rig, reals, allowed=["127.8.0.0/16", "127.8.1.0/24", "127.9.0.1/32"]).status == 202
+    for source, who in {"127.8.3.4": "one", "127.9.0.1": "one", "127.9.0.2": ""}.items():
+        assert ask_udp(rig.vip, PORT, source=source, tries=20 if who else 2) == who
+    assert push(rig, reals, allowed=["127.9.0.2/32"]).status == 202
+    assert ask_udp(rig.vip, PORT, source="127.9.0.2") == "one"
+    total = 0
+    while total < 3:
+        total += rig.heartbeat(lambda beat: beat.listeners).listeners["listener-1"].totconns
+    assert total == 3
+
+
+@pytest.mark.parametrize("size", [16_385, 65_507])
+def test_answers_of_any_size_come_whole(start, size):
+    rig = start()
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as member:
+        member.bind(("127.0.0.1", 0))
+        member.settimeout(10)
+        assert push(rig, [Real("m1", member.getsockname()[1])]).status == 202
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(10)
+            client.sendto(b"give", (rig.vip, PORT))
+            member.sendto(b"z" * size, member.recvfrom(10)[1])
+            assert len(client.recv(70_000)) == size
+
+
+def test_heartbeats_come_while_a_listener_takes_its_time_to_end(start, echoes):
+    """An nginx that does not end: the agent waits for it, and nobody for the agent."""
+    rig = start()
+    push(rig, [Real("m1", echoes[0].port)])
+    rig.heartbeat(lambda beat: beat.listeners)
+    master = nginxes(rig)[0]
+    os.kill(master, signal.SIGSTOP)
+    ended = threading.Event()
+
+    def stop() -> None:
+        rig.ask("PUT", "/1.0/loadbalancer/listener-1/stop")
+        ended.set()
+
+    threading.Thread(target=stop, daemon=True).start()
+    during = 0
+    while not ended.is_set() and during < 5:
+        rig.heartbeat()
+        during += not ended.is_set()
+    assert during == 5
+    assert ended.wait(30)
+    until(lambda: nginxes(rig) == [], "it ended")
+
+
 def test_a_killed_nginx_is_replaced_and_nobody_is_left_when_the_agent_is_killed(start, echoes):
     rig = start()
     push(rig, [Real("m1", echoes[0].port)])
@@ -201,6 +252,7 @@ def test_a_killed_nginx_is_replaced_and_nobody_is_left_when_the_agent_is_killed(
     ("change", "says"),
     [
         (("real_server 127.0.0.1", "real_server nowhere"), "is not an IP address"),
+        (("net_namespace amphora-haproxy", "# Allowed network everybody"), "line 4: 'everybody' is not a network"),
         (("weight 1", "weight many"), "weight 'many' is no number"),
         (("protocol UDP", "protocol TCP"), "neither UDP nor SCTP"),
         (("lvs/check/udp_check.sh", "bin/evil.sh"), "only the checks of UDP and SCTP"),

@@ -80,13 +80,14 @@ class Real:
 def lvs(vip: str, port: int, reals: Sequence[Real], **options: Any) -> str:
     """keepalived's file of a listener, in the form that controllers render.
 
-    Options: algorithm, persistence, granularity, delay, retry, protocol, pool, listener, enabled.
+    Options: algorithm, persistence, granularity, delay, retry, protocol, pool, listener, enabled, allowed.
     """
     listener, pool = options.get("listener", "listener-1"), options.get("pool", "pool-1")
     enabled = options.get("enabled", True)
     lines = [
         "# Configuration for Loadbalancer lb-1",
         f"# Configuration for Listener {listener}" if enabled else f"# Listener {listener} is disabled",
+        *(f"# Allowed network {network}" for network in options.get("allowed", ())),
         "",
         "net_namespace amphora-haproxy",
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import signal
+import socket
 from collections import Counter
 from typing import Any
 
+import attrs
 import pytest
 from sqlalchemy import text
 
@@ -106,6 +109,35 @@ def test_a_source_keeps_its_member_by_algorithm_and_an_ipv6_vip_serves(stage: St
         assert len(answers(lb)) == 1
         stage.update(Kind.POOL, only_pool(lb).id, lb_algorithm=Algorithm.ROUND_ROBIN)
         assert answers(lb) == {"one": 3, "two": 3}
+
+
+def test_only_networks_that_are_let_in_are_answered(stage: Stage) -> None:
+    """Known connections of a client that is let in no more are cut, too: a client that always uses one port."""
+    with UdpEcho("one", HOST) as one:
+        listener = attrs.evolve(udp(one), allowed_cidrs=("198.51.100.0/24",))
+        lb = stage.build(listener)
+        vip = str(lb.vip.ip_address)
+        assert answers(lb, 2, tries=1) == {"": 2}
+        here = str(ipaddress.ip_network(f"{vip}/16", strict=False))
+        dns = stage.find(lb.id, "dns").id
+        stage.update(Kind.LISTENER, dns, allowed_cidrs=(here, "198.51.100.0/24", f"{vip}/32"))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+            client.settimeout(1)
+            client.connect((vip, 53))
+            until(lambda: heard(client), "it is let in")
+            stage.update(Kind.LISTENER, dns, allowed_cidrs=("198.51.100.0/24",))
+            assert not heard(client)
+        stage.update(Kind.LISTENER, dns, allowed_cidrs=())
+        assert answers(lb, 2) == {"one": 2}
+
+
+def heard(client: socket.socket) -> bool:
+    """Whether a datagram of this client's own port is answered."""
+    try:
+        client.send(b"hello")
+        return bool(client.recv(100))
+    except OSError:
+        return False
 
 
 def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: Stage) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 
+import attrs
 from hypothesis import strategies as st
 
 from octavia_core.domain.tree import LoadBalancer, SessionPersistence
@@ -106,22 +107,24 @@ def persistences(draw: st.DrawFn, protocol: PoolProtocol, *, cookies: bool) -> S
 
 @st.composite
 def pools(draw: st.DrawFn, protocol: PoolProtocol, *, cookies: bool = True) -> NewPool:
-    authority = draw(st.none() | reference)
+    datagrams = protocol in DATAGRAMS  # no TLS, and nobody waits for others to go down
+    authority = None if datagrams else draw(st.none() | reference)
+    usable = members.map(lambda member: attrs.evolve(member, backup=False)) if datagrams else members
     return NewPool(
         protocol=protocol,
         lb_algorithm=draw(st.sampled_from([Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS, Algorithm.SOURCE_IP])),
         name=draw(names),
         description=draw(st.none() | st.just("several\nlines")),
         enabled=draw(st.booleans()),
-        members=draw(st.lists(members, unique_by=lambda m: (m.address, m.protocol_port), max_size=3)),
+        members=draw(st.lists(usable, unique_by=lambda m: (m.address, m.protocol_port), max_size=3)),
         health_monitor=draw(st.none() | monitors(protocol)),
         session_persistence=draw(persistences(protocol, cookies=cookies)),
-        tls_enabled=protocol not in DATAGRAMS and draw(st.booleans()),
+        tls_enabled=not datagrams and draw(st.booleans()),
         ca_tls_certificate_id=authority,
         crl_container_id=draw(st.none() | reference) if authority else None,
-        tls_ciphers=draw(ciphers),
-        tls_versions=draw(versions),
-        alpn_protocols=draw(alpn),
+        tls_ciphers=None if datagrams else draw(ciphers),
+        tls_versions=() if datagrams else draw(versions),
+        alpn_protocols=() if datagrams else draw(alpn),
     )
 
 
@@ -173,6 +176,7 @@ def headers(protocol: ListenerProtocol) -> st.SearchStrategy[dict[str, str]]:
 @st.composite
 def listeners(draw: st.DrawFn, protocol: ListenerProtocol, port: int) -> NewListener:
     http = protocol in (L.HTTP, L.TERMINATED_HTTPS)
+    timeouts = st.none() | st.integers(0, 0 if protocol in (L.UDP, L.SCTP) else 2**31 - 1)
     default = None
     if SPEAKS[protocol] and draw(st.booleans()):
         default = draw(pools(draw(st.sampled_from(SPEAKS[protocol])), cookies=http))
@@ -200,8 +204,8 @@ def listeners(draw: st.DrawFn, protocol: ListenerProtocol, port: int) -> NewList
         connection_limit=draw(st.sampled_from([-1, 1, 50000])),
         default_pool=default,
         insert_headers=draw(headers(protocol)),
-        timeout_client_data=draw(st.none() | st.integers(0, 2**31 - 1)),
-        timeout_tcp_inspect=draw(st.none() | st.integers(0, 2**31 - 1)),
+        timeout_client_data=draw(timeouts),
+        timeout_tcp_inspect=draw(timeouts),
         allowed_cidrs=draw(st.lists(st.sampled_from(["10.0.0.0/8", "2001:db8::/32", "0.0.0.0/0"]), unique=True)),
         l7policies=draw(st.lists(policies(protocol), max_size=3)) if http else (),
         **values,

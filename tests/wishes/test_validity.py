@@ -117,6 +117,17 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (member(backup="yes"), "backup is 'yes', but must be true or false"),
         (member(subnet_id="a b"), "subnet_id"),
         (
+            pool(protocol=P.UDP, members=[NewMember("10.0.0.1", 53, backup=True)]),
+            "member 10.0.0.1:53 of pool 'p': backup is True, but must be false: in a UDP pool",
+        ),
+        (
+            attrs.evolve(
+                listener(protocol=L.UDP, default_pool=NewPool(protocol=P.UDP, members=[NewMember("::1", 53)])),
+                vip_address="10.0.0.9",
+            ),
+            "address is '::1', but must be an IPv4 address, as the VIP has: UDP listener 'web' uses the pool",
+        ),
+        (
             pool(members=[NewMember("10.0.0.1", 80, name="a"), NewMember("10.0.0.1", 80, name="b")]),
             "'b': address and.*'a'",
         ),
@@ -189,6 +200,11 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (pool(crl_container_id="crl"), "crl_container_id.*ca_tls_certificate_id"),
         (pool(tls_ciphers="a b"), "tls_ciphers"),
         (
+            pool(protocol=P.UDP, tls_ciphers="DEFAULT"),
+            "tls_ciphers is 'DEFAULT', but must be left out: members of a UDP",
+        ),
+        (pool(protocol=P.SCTP, alpn_protocols=["h2"]), "alpn_protocols.*left out: members of a SCTP pool speak no TLS"),
+        (
             listener(protocol=L.TCP, default_pool=NewPool(protocol=P.UDP)),
             "default_pool_id.*a pool of protocol HTTP.*UDP",
         ),
@@ -203,6 +219,10 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (kept(P.UDP, type=S.APP_COOKIE, cookie_name="a"), "type is APP_COOKIE"),
         (kept(type=S.SOURCE_IP, persistence_timeout=5), "persistence_timeout"),
         (kept(P.UDP, type=S.SOURCE_IP, persistence_timeout=0), "persistence_timeout"),
+        (
+            kept(P.UDP, type=S.SOURCE_IP, persistence_timeout=31_536_001),
+            "persistence_timeout.*at most 31536000 seconds",
+        ),
         (kept(P.UDP, type=S.SOURCE_IP, persistence_granularity="255.0.255.0"), "persistence_granularity"),
         (kept(P.UDP, type=S.SOURCE_IP, persistence_granularity="129"), "persistence_granularity"),
         (pool(session_persistence="SOURCE_IP"), "session_persistence"),
@@ -240,6 +260,12 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (monitor(P.UDP, type=M.PING), "type is PING"),
         (monitor(P.SCTP, type=M.UDP_CONNECT), "type is UDP-CONNECT"),
         (monitor(P.UDP, type=M.HTTP, http_method="HEAD"), "http_method is 'HEAD', but must be GET"),
+        (
+            monitor(P.UDP, type=M.HTTP, url_path="/~user"),
+            "url_path is '/~user', but must be a path in a UDP pool without",
+        ),
+        (monitor(P.UDP, type=M.HTTP, url_path="/ü"), "url_path"),
+        (monitor(P.UDP, type=M.UDP_CONNECT, timeout=86_401), "timeout is 86401, but must be at most 86400 seconds"),
     ],
     "policies": [
         (policy(on=listener(protocol=L.TCP)), "listener 'web': protocol is TCP.*L7 policy 'pol'"),
@@ -321,6 +347,43 @@ def test_a_pool_is_refused_by_the_listener_that_uses_it_whichever_of_them_change
         validity.check(bad, (Subject(Kind.POOL, udp.id),))
     with pytest.raises(BadRequest, match="listener 'web': default_pool_id"):
         validity.check(bad, (Subject(Kind.LISTENER, settled.id),))
+
+
+def settled_udp(**values: Any) -> LoadBalancer:
+    """A UDP load balancer as upstream's API may have left it: with values that are ignored."""
+    members = [NewMember("10.0.0.1", 53), NewMember("2001:db8::1", 53)]
+    wish = listener(protocol=L.UDP, default_pool=NewPool(name="p", protocol=P.UDP, members=members))
+    found = tree(attrs.evolve(wish, vip_address="10.0.0.9"))
+    done = {"provisioning_status": Provisioning.ACTIVE}
+    (only,), (udp,) = found.listeners, found.pools
+    inside = tuple(attrs.evolve(one, backup=True, **done) for one in udp.members)
+    return attrs.evolve(
+        found,
+        listeners=(attrs.evolve(only, timeout_client_data=50_000, **done),),
+        pools=(attrs.evolve(udp, tls_ciphers="DEFAULT", members=inside, **done),),
+        **done,
+    )
+
+
+def test_what_upstream_s_api_wrote_into_datagram_rows_refuses_no_change_of_something_else() -> None:
+    before = settled_udp()
+    (only,), (udp,) = before.listeners, before.pools
+    everything = (
+        Subject(Kind.LISTENER, only.id),
+        Subject(Kind.POOL, udp.id),
+        *(Subject(Kind.MEMBER, one.id) for one in udp.members),
+    )
+    renamed = attrs.evolve(before, listeners=(attrs.evolve(only, name="other"),))
+    validity.check(renamed, everything, before=before)
+    slower = attrs.evolve(before, listeners=(attrs.evolve(only, timeout_client_data=50_001),))
+    with pytest.raises(
+        BadRequest, match="timeout_client_data is 50001, but must be left out: what serves UDP knows no"
+    ):
+        validity.check(slower, everything, before=before)
+    six = attrs.evolve(udp.members[0], address="2001:db8::7")
+    moved = attrs.evolve(before, pools=(attrs.evolve(udp, members=(six, udp.members[1])),))
+    with pytest.raises(BadRequest, match="address is '2001:db8::7', but must be an IPv4 address"):
+        validity.check(moved, everything, before=before)
 
 
 def test_what_is_made_by_a_wish_is_checked_though_only_its_parent_is_named() -> None:

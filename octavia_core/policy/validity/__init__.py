@@ -18,7 +18,9 @@ from octavia_core.policy.validity.shape import require_shape
 __all__ = ["check"]
 
 
-def check(tree: LoadBalancer, subjects: Collection[Subject] | None = None) -> None:
+def check(
+    tree: LoadBalancer, subjects: Collection[Subject] | None = None, *, before: LoadBalancer | None = None
+) -> None:
     """Refuse what cannot be.
 
     Args:
@@ -26,13 +28,15 @@ def check(tree: LoadBalancer, subjects: Collection[Subject] | None = None) -> No
         subjects: what the wish is about. Only these are held against the rules, with everything that is
             PENDING_CREATE (made by the same wish): an object that is broken already refuses no other wish. A rule
             between two objects counts when either is concerned. None: everything.
+        before: the load balancer as it is. What is only ignored where it stands (upstream's API accepts it, and writes
+            its own defaults there) is refused of what the wish sets, not of rows that have it. None: there is nothing yet.
 
     Raises:
         BadRequest: one sentence that names the object, the field, its value and what is allowed. Any value of any
             attribute, of whatever Python type, ends in this or in acceptance.
     """
     require_shape(tree)
-    scope = Scope(tree, subjects)
+    scope = Scope(tree, subjects, before)
     load_balancers.check(scope)
     listeners.check(scope)
     pools.check(scope)

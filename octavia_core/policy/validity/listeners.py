@@ -92,6 +92,7 @@ _TLS_ONLY = (
     "tls_versions",
     "alpn_protocols",
 )
+_TIMEOUTS = ("timeout_client_data", "timeout_member_connect", "timeout_member_data", "timeout_tcp_inspect")
 _HSTS_ONLY = ("hsts_max_age", "hsts_include_subdomains", "hsts_preload")
 
 _HEADERS: Mapping[str, tuple[ListenerProtocol, ...]] = {
@@ -116,6 +117,7 @@ def check(scope: Scope) -> None:
             owner = label(listener)
             fields(owner, listener, _LISTENER)
             _limit(owner, listener)
+            _timeouts(owner, listener, scope)
             _tls(owner, listener)
             _headers(owner, listener)
             _families(owner, listener, scope)
@@ -131,6 +133,16 @@ def _limit(owner: str, listener: Listener) -> None:
         raise refusal(
             owner, "connection_limit", limit, f"-1 (the configured default) or a whole number from 1 to {INT}"
         )
+
+
+def _timeouts(owner: str, listener: Listener, scope: Scope) -> None:
+    if listener.protocol not in _TRANSPORT:
+        return
+    for name in _TIMEOUTS:
+        value = getattr(listener, name)
+        if value and scope.sets(listener, name):  # 0, as None, means the default
+            tail = f"left out: what serves {listener.protocol} knows no timeouts of a connection"
+            raise refusal(owner, name, value, tail)
 
 
 def _tls(owner: str, listener: Listener) -> None:
@@ -182,16 +194,11 @@ def _headers(owner: str, listener: Listener) -> None:
 
 def _families(owner: str, listener: Listener, scope: Scope) -> None:
     """A CIDR of an address family that no VIP has lets nobody in."""
-    vips = [getattr(scope.tree.vip, "ip_address", None)]
-    if isinstance(scope.tree.additional_vips, tuple):
-        vips += [getattr(one, "ip_address", None) for one in scope.tree.additional_vips]
-    if None in vips:
-        return  # one is not allocated yet: its family is not known
-    known = {6 if ":" in str(vip) else 4 for vip in vips}
-    for cidr in listener.allowed_cidrs:
+    known = _versions(scope)
+    for cidr in listener.allowed_cidrs if known else ():
         version = ipaddress.ip_network(cidr).version
         if version not in known:
-            raise refusal(owner, "allowed_cidrs", cidr, f"networks of IPv{known.pop()}, as the VIP is")
+            raise refusal(owner, "allowed_cidrs", cidr, f"networks of IPv{min(known)}, as the VIP is")
 
 
 def _default_pool(owner: str, listener: Listener, scope: Scope) -> None:
@@ -237,11 +244,36 @@ def _use(scope: Scope, listener: Listener, pool: Pool, policy: L7Policy | None) 
             tail = f"a pool of protocol {alternatives(usable)}; {label(pool)} speaks {show(pool.protocol)}"
             raise refusal(*where, pool.id, tail)
         raise refusal(label(pool), "protocol", pool.protocol, f"{alternatives(usable)}, since {says} uses it")
+    if speaker in _TRANSPORT:
+        _reach(scope, listener, pool)
     kept = getattr(pool.session_persistence, "type", None)
     cookies = kept in (PersistenceType.HTTP_COOKIE, PersistenceType.APP_COOKIE)
     if cookies and speaker not in HTTP_LISTENERS and pool.protocol in (_P.PROXY, _P.PROXYV2):
         tail = f"SOURCE_IP or left out, since {says} uses the pool and reads no cookies"
         raise refusal(label(pool), "session_persistence type", kept, tail)
+
+
+def _reach(scope: Scope, listener: Listener, pool: Pool) -> None:
+    """Datagrams go to members of a VIP's own address family; others would never get any (upstream's driver agrees)."""
+    known = _versions(scope)
+    if not known:
+        return
+    for member in pool.members:
+        literal: object = member.address
+        asked = scope.sets(member, "address") or scope.sets(listener, "default_pool_id")
+        if not asked or not isinstance(literal, str) or (6 if ":" in literal else 4) in known:
+            continue
+        version = min(known)
+        tail = f"an IPv{version} address, as the VIP has: {listener.protocol} listener {_name(listener)} uses the pool"
+        raise refusal(f"{label(member)} of {label(pool)}", "address", literal, tail)
+
+
+def _versions(scope: Scope) -> set[int]:
+    """IP versions of the VIPs; empty while one is not allocated yet, so that its family is not known."""
+    vips = [getattr(scope.tree.vip, "ip_address", None)]
+    if isinstance(scope.tree.additional_vips, tuple):
+        vips += [getattr(one, "ip_address", None) for one in scope.tree.additional_vips]
+    return set() if None in vips else {6 if ":" in str(vip) else 4 for vip in vips}
 
 
 def _name(listener: Listener) -> str:

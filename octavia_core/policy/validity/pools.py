@@ -53,6 +53,12 @@ METHODS = ("CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT"
 
 _SECONDS = whole(1, INT // 1000)  # HAProxy's longest time, in seconds
 _RETRIES = whole(1, 10)
+_LONGEST_CHECK = 86_400
+"""Seconds, a day: the longest that a check of keepalived's is given."""
+_LONGEST_PERSISTENCE = 365 * 86_400
+"""Seconds, a year: the longest that keepalived is told."""
+_SPECIAL = "\"'#!{}\\$~@<>`"
+"""What keepalived would not read back as itself: quotes, comments, blocks, definitions, conditions, sequences."""
 _REFERENCE = optional(reference())
 _ID = optional(identifier())
 
@@ -106,6 +112,14 @@ _MONITOR: dict[str, Rule] = {
     "domain_name": optional(host_name),
     "enabled": flag,
 }
+_TLS_ONLY = (
+    "tls_certificate_id",
+    "ca_tls_certificate_id",
+    "crl_container_id",
+    "tls_ciphers",
+    "tls_versions",
+    "alpn_protocols",
+)
 _HTTP_ONLY = ("http_method", "url_path", "expected_codes", "http_version", "domain_name")
 
 
@@ -115,7 +129,7 @@ def check(scope: Scope) -> None:
         if scope.concerned(pool):
             owner = label(pool)
             fields(owner, pool, _POOL)
-            _tls(owner, pool)
+            _tls(owner, pool, scope)
             _persistence(owner, pool)
         _members(pool, scope)
         monitor = pool.health_monitor
@@ -123,9 +137,15 @@ def check(scope: Scope) -> None:
             _monitor(pool, monitor, of_monitor=scope.concerned(monitor))
 
 
-def _tls(owner: str, pool: Pool) -> None:
-    if pool.tls_enabled and pool.protocol in _DATAGRAMS:
-        raise refusal(owner, "tls_enabled", pool.tls_enabled, f"false: members of a {pool.protocol} pool speak no TLS")
+def _tls(owner: str, pool: Pool, scope: Scope) -> None:
+    if pool.protocol in _DATAGRAMS:
+        tail = f"members of a {pool.protocol} pool speak no TLS"
+        if pool.tls_enabled:
+            raise refusal(owner, "tls_enabled", pool.tls_enabled, f"false: {tail}")
+        for name in _TLS_ONLY:
+            value = getattr(pool, name)
+            if value and scope.sets(pool, name):
+                raise refusal(owner, name, value, f"left out: {tail}")
     if pool.crl_container_id is not None and pool.ca_tls_certificate_id is None:
         raise refusal(owner, "crl_container_id", pool.crl_container_id, "left out, or come with ca_tls_certificate_id")
 
@@ -148,6 +168,9 @@ def _persistence(owner: str, pool: Pool) -> None:
         for name in ("persistence_timeout", "persistence_granularity"):
             if getattr(kept, name) is not None:
                 raise refusal(owner, name, getattr(kept, name), "left out: it works in UDP and SCTP pools only")
+    elif kept.persistence_timeout is not None and kept.persistence_timeout > _LONGEST_PERSISTENCE:
+        allowed = f"at most {_LONGEST_PERSISTENCE} seconds (a year)"
+        raise refusal(owner, "persistence_timeout", kept.persistence_timeout, allowed)
 
 
 def _members(pool: Pool, scope: Scope) -> None:
@@ -157,6 +180,9 @@ def _members(pool: Pool, scope: Scope) -> None:
     tail = f" of {label(pool)}"
     for member in concerned:
         fields(label(member) + tail, member, _MEMBER)
+        if member.backup and pool.protocol in _DATAGRAMS and scope.sets(member, "backup"):
+            allowed = f"false: in a {pool.protocol} pool no member waits until all others are down"
+            raise refusal(label(member) + tail, "backup", member.backup, allowed)
     new = {member.id for member in concerned}
     taken: dict[tuple[object, int], Member] = {}
     others = [member for member in pool.members if member.id not in new]
@@ -201,5 +227,19 @@ def _monitor(pool: Pool, monitor: HealthMonitor, *, of_monitor: bool) -> None:
     known = MONITORS[protocol]
     if monitor.type not in known:
         raise refusal(owner, "type", monitor.type, f"{alternatives(known)} in a {pool.protocol} pool")
-    if pool.protocol in _DATAGRAMS and monitor.http_method not in (None, "GET"):
-        raise refusal(owner, "http_method", monitor.http_method, f"GET in a {pool.protocol} pool")
+    if pool.protocol in _DATAGRAMS:
+        if monitor.http_method not in (None, "GET"):
+            raise refusal(owner, "http_method", monitor.http_method, f"GET in a {pool.protocol} pool")
+        if of_monitor:
+            _readable(owner, pool, monitor)
+
+
+def _readable(owner: str, pool: Pool, monitor: HealthMonitor) -> None:
+    """Refuse what keepalived's file cannot say. The values are of their types already."""
+    where = f"in a {pool.protocol} pool"
+    if monitor.timeout > _LONGEST_CHECK:
+        raise refusal(owner, "timeout", monitor.timeout, f"at most {_LONGEST_CHECK} seconds {where}")
+    path = monitor.url_path
+    if path is not None and (not path.isascii() or any(letter in _SPECIAL for letter in path)):
+        allowed = f"a path {where} without letters beyond ASCII and without {' '.join(_SPECIAL)}; write them as %xx"
+        raise refusal(owner, "url_path", path, allowed)

@@ -15,10 +15,13 @@ __all__ = ["Scope"]
 class Scope:
     """The tree, and which of its objects are concerned."""
 
-    def __init__(self, tree: LoadBalancer, subjects: Collection[Subject] | None) -> None:
+    def __init__(
+        self, tree: LoadBalancer, subjects: Collection[Subject] | None, before: LoadBalancer | None = None
+    ) -> None:
         self.tree = tree
         self._subjects = None if subjects is None else frozenset(subjects)
         self._pools = {pool.id: pool for pool in tree.pools}
+        self._before: dict[str, Node] = {} if before is None else {node.id: node for node in _ignoring(before)}
 
     def root(self) -> bool:
         """Is the load balancer itself concerned?"""
@@ -35,6 +38,13 @@ class Scope:
         created = node.provisioning_status == Provisioning.PENDING_CREATE
         return created or Subject(KIND_OF[type(node)], node.id) in self._subjects
 
+    def sets(self, node: Node, field: str) -> bool:
+        """Is the value of this field the wish's own, and not one that stood there before?"""
+        if not self.concerned(node):
+            return False
+        old = self._before.get(node.id)
+        return type(old) is not type(node) or getattr(old, field) != getattr(node, field)
+
     def pool(self, id: object) -> Pool | None:
         """The pool of that id, or None."""
         return self._pools.get(id) if isinstance(id, str) else None
@@ -49,3 +59,11 @@ class Scope:
                 target = self.pool(policy.redirect_pool_id)
                 if target is not None:
                     yield listener, target, policy
+
+
+def _ignoring(tree: LoadBalancer) -> Iterator[Node]:
+    """Everything in which values may stand that are ignored."""
+    yield from tree.listeners
+    for pool in tree.pools:
+        yield pool
+        yield from pool.members

@@ -18,7 +18,7 @@ from octavia_core.settings import Settings
 from octavia_haproxy.render import check
 from octavia_haproxy.render.model import alive
 
-__all__ = ["NAMESPACE", "configure_lvs", "lvs_listeners"]
+__all__ = ["NAMESPACE", "configure_lvs", "lvs_listeners", "out_of_reach"]
 
 NAMESPACE = "amphora-haproxy"
 """The amphora's network namespace; upstream's constant."""
@@ -48,8 +48,25 @@ def lvs_listeners(load_balancer: LoadBalancer) -> tuple[Listener, ...]:
     return tuple(each for each in load_balancer.listeners if each.protocol in _PROTOCOLS and alive(each))
 
 
-def configure_lvs(load_balancer: LoadBalancer, listener: Listener, settings: Settings) -> str:
+def out_of_reach(load_balancer: LoadBalancer, listener: Listener) -> tuple[Member, ...]:
+    """Members that cannot be served, since no VIP is of their address family: datagrams do not change theirs on the way."""
+    pool = load_balancer.pool(listener.default_pool_id)
+    if pool is None or not (alive(pool) and pool.enabled and listener.enabled and load_balancer.enabled):
+        return ()
+    known = {family.version for family in _families(load_balancer)}
+    usable = (member for member in pool.members if alive(member) and member.enabled)
+    return tuple(member for member in usable if ipaddress.ip_address(_address(member)).version not in known)
+
+
+def configure_lvs(load_balancer: LoadBalancer, listener: Listener, settings: Settings, *, filters: bool = False) -> str:
     """The whole file of one listener. The same arguments give the same bytes.
+
+    Args:
+        load_balancer: its VIPs and pools.
+        listener: what is served.
+        settings: the amphora's base path.
+        filters: whether the amphora itself lets in only the listener's networks of clients; then they are named in
+            comments, since keepalived has no word for them. Elsewhere a security group does it.
 
     Raises:
         PermanentError: something is missing or cannot be written; the message names the object and field.
@@ -58,6 +75,10 @@ def configure_lvs(load_balancer: LoadBalancer, listener: Listener, settings: Set
     lines = [f"# Configuration for Loadbalancer {lb}"]
     served = listener.enabled and load_balancer.enabled  # what is below a disabled load balancer is not reported either
     lines.append(f"# Configuration for Listener {id}" if served else f"# Listener {id} is disabled")
+    if filters and served:
+        owner = f"listener {id}"
+        networks = sorted({check.network(owner, "allowed_cidrs", cidr) for cidr in listener.allowed_cidrs})
+        lines += [f"# Allowed network {network}" for network in networks]
     lines += ["", f"net_namespace {NAMESPACE}"]
     pool = load_balancer.pool(listener.default_pool_id)
     if pool is not None and alive(pool) and served:

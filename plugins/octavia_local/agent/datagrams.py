@@ -94,6 +94,7 @@ class _Listener:
         self._lock = threading.Lock()
         self._service: Service | None = None
         self._starts = 0
+        self._seen: Observation | None = None
 
     @property
     def service(self) -> Service | None:
@@ -150,15 +151,27 @@ class _Listener:
         self._forwarder.delete()
 
     def observe(self) -> Observation | None:
-        """As HAProxy's rows; None while it is stopped, disabled or down."""
-        with self._lock:
-            service = self._service
-            if service is None or not service.enabled or (service.groups and not self._forwarder.running):
-                return None
-            counters = dict.fromkeys(("scur", "stot", "bin", "bout", "ereq"), 0)
-            if service.groups:
-                counters = self._forwarder.counters()
-            rows = (StatRow("frontend", self.id, "FRONTEND", "OPEN", 0, counters), *self._pool(service))
+        """As HAProxy's rows; None while it is stopped, disabled or down.
+
+        While a change is under way it is what was seen before: a start, an end or a port that is taken may last seconds,
+        and an amphora whose heartbeats wait for them is taken for dead.
+        """
+        if not self._lock.acquire(blocking=False):
+            return self._seen
+        try:
+            self._seen = self._observe()
+        finally:
+            self._lock.release()
+        return self._seen
+
+    def _observe(self) -> Observation | None:
+        service = self._service
+        if service is None or not service.enabled or (service.groups and not self._forwarder.running):
+            return None
+        counters = dict.fromkeys(("scur", "stot", "bin", "bout", "ereq"), 0)
+        if service.groups:
+            counters = self._forwarder.counters()
+        rows = (StatRow("frontend", self.id, "FRONTEND", "OPEN", 0, counters), *self._pool(service))
         return Observation(f"udp {self.id}", self._starts, rows, frozenset())
 
     def _usable(self, service: Service) -> frozenset[str]:

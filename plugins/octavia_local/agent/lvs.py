@@ -2,6 +2,9 @@
 
 The controller sends what an upstream amphora's keepalived would run (haproxy-config reference, part C), and gets exactly
 those bytes back. Here it is read, and served by other means: nginx on loopback, nftables in a network namespace.
+
+keepalived has no word for the networks whose clients are let in (a security group does it there), so controllers that know
+this agent name them in comments: `# Allowed network 10.0.0.0/8`, one a line.
 """
 
 from __future__ import annotations
@@ -9,6 +12,7 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterator
+from ipaddress import IPv4Network, IPv6Network
 from typing import NamedTuple
 
 from octavia_local.agent.sockets import Bind
@@ -18,6 +22,7 @@ __all__ = ["Check", "Group", "Real", "Service", "read_service"]
 
 _CONFIGURED = re.compile(r"\s*# Configuration for (\w+) (\S+)\s*$")
 _DISABLED = re.compile(r"\s*# (\w+) (\S+) is disabled\s*$")
+_ALLOWED = re.compile(r"\s*# Allowed network (\S+)\s*$")
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.\-]{0,63}\Z")
 _SCRIPT = re.compile(r'"?\S*/udp_check\.sh (\S+) (\d+)"?\Z')
 _SCTP = re.compile(r'"?amphora-health-checker sctp -t (\d+) (\S+) (\d+)"?\Z')
@@ -85,6 +90,7 @@ class Service(NamedTuple):
         pool: id of the default pool; empty without one, or while that is disabled.
         groups: by address family; none without a default pool.
         disabled: ids of disabled members.
+        allowed: networks of clients that are served; none named: all are.
     """
 
     listener: str
@@ -93,6 +99,7 @@ class Service(NamedTuple):
     pool: str
     groups: tuple[Group, ...]
     disabled: tuple[str, ...]
+    allowed: tuple[IPv4Network | IPv6Network, ...] = ()
 
     @property
     def binds(self) -> tuple[Bind, ...]:
@@ -140,7 +147,10 @@ def read_service(text: str, listener: str) -> Service:
         Refusal: 400, it cannot be read; the details name the line.
     """
     comments: list[tuple[str, str, bool]] = []
-    for raw in text.splitlines():
+    allowed: list[IPv4Network | IPv6Network] = []
+    for number, raw in enumerate(text.splitlines(), start=1):
+        if network := _ALLOWED.match(raw):
+            allowed.append(_network(number, network[1]))
         for pattern, enabled in ((_CONFIGURED, True), (_DISABLED, False)):
             found = pattern.match(raw)
             if found and not _ID.match(found[2]):
@@ -160,6 +170,7 @@ def read_service(text: str, listener: str) -> Service:
         pool=next((id for kind, id, enabled in comments if kind == "Pool" and enabled), ""),
         groups=tuple(group for group, _ in groups),
         disabled=tuple(dict.fromkeys(id for id, enabled in members if not enabled)),
+        allowed=tuple(allowed),
     )
 
 
@@ -293,6 +304,13 @@ def _address(number: int, text: str) -> str:
         return str(ipaddress.ip_address(text))
     except ValueError:
         raise _wrong(number, f"{text[:60]!r} is not an IP address") from None
+
+
+def _network(number: int, text: str) -> IPv4Network | IPv6Network:
+    try:
+        return ipaddress.ip_network(text)
+    except ValueError:
+        raise _wrong(number, f"{text[:60]!r} is not a network") from None
 
 
 def _port(number: int, text: str) -> int:

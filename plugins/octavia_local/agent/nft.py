@@ -29,6 +29,8 @@ from octavia_local.agent.wire import Refusal
 __all__ = ["Marks", "Nft", "removal", "rules"]
 
 _WITHIN = 10.0
+_COUNTED_WITHIN = 0.5
+"""Heartbeats wait for it: one that takes longer is asked again later, and what it said before stands."""
 _MEMBERS = 0xFFFF
 """The lower half of a connection's mark is the member's, the upper the listener's."""
 _GUARD = """\
@@ -104,6 +106,8 @@ def rules(service: Service, usable: Collection[str], marks: Marks, gone: Collect
             f"        {_ip(bind)} daddr {bind.host} {protocol} dport {bind.port} goto choice_{number}"
             for bind in group.binds
         ]
+    lines += ["    }", "    chain refusing {", "        type filter hook prerouting priority raw; policy accept;"]
+    lines += [f"        {line}" for group in service.groups for line in _refused(service, group)]
     lines += ["    }", "    chain counting {", "        type filter hook forward priority filter + 10; policy accept;"]
     ours = f"ct mark and 0xffff0000 == {hex(marks.listener(service.listener) << 16)}"
     lines += [
@@ -117,6 +121,28 @@ def rules(service: Service, usable: Collection[str], marks: Marks, gone: Collect
 
 def _ip(bind: Bind | Real) -> str:
     return "ip6" if ":" in (bind.host if isinstance(bind, Bind) else bind.address) else "ip"
+
+
+def _refused(service: Service, group: Group) -> Iterator[str]:
+    """Drop every packet of clients that are not let in, those of known connections as well."""
+    if not service.allowed:
+        return
+    for bind in group.binds:
+        networks = _apart(service, v6=_ip(bind) == "ip6")
+        if any(network.endswith("/0") for network in networks):
+            continue
+        others = f"{_ip(bind)} saddr != {{ {', '.join(networks)} }} " if networks else ""
+        place = f"{_ip(bind)} daddr {bind.host} {service.protocol.lower()} dport {bind.port}"
+        yield f"{place} {others}drop"
+
+
+def _apart(service: Service, *, v6: bool) -> list[str]:
+    """The networks of one family that are let in; nft takes none in a set that overlap."""
+    from ipaddress import IPv4Network, IPv6Network, collapse_addresses
+
+    if v6:
+        return [str(one) for one in collapse_addresses(n for n in service.allowed if isinstance(n, IPv6Network))]
+    return [str(one) for one in collapse_addresses(n for n in service.allowed if isinstance(n, IPv4Network))]
 
 
 def _client(group: Group) -> str:
@@ -278,7 +304,7 @@ class Nft:
     def _count(self) -> dict[str, int]:
         found: dict[str, Any] = {}
         try:
-            said = self._nft("-j", "list", "counters", "table", "inet", table(self._listener))
+            said = self._nft("-j", "list", "counters", "table", "inet", table(self._listener), within=_COUNTED_WITHIN)
             for entry in json.loads(said).get("nftables", ()):
                 counter = entry.get("counter")
                 if isinstance(counter, dict):
@@ -340,12 +366,12 @@ class Nft:
         write_atomically(f"{self._folder}/rules.nft", text.encode())
         self._nft("-f", "rules.nft")
 
-    def _nft(self, *words: str) -> str:
+    def _nft(self, *words: str, within: float = _WITHIN) -> str:
         name = f"{self._folder}/output-{threading.get_ident()}"
         output = os.open(name, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             child = self._supervisor.spawn(Spawn([self._program, *words], self._folder, output))
-            status = child.wait(_WITHIN)
+            status = child.wait(within)
             if status is None:
                 child.signal(signal.SIGKILL)
             said = os.pread(output, 1024 * 1024, 0).decode("utf-8", "replace")

@@ -41,6 +41,9 @@ _GRACE = "1s"
 """How long a worker that was replaced waits for answers of members; then its sessions end, and are counted."""
 _QUICK_DEATH, _PAUSE = 0.5, 1.0
 _LARGEST_LOG = 1024 * 1024
+_LARGEST_ANSWER = "64k"
+"""Beyond the largest datagram (65,507 bytes); nginx cuts answers at its `proxy_buffer_size`, 16 KiB unless told."""
+_DENIED = "403"  # nginx's status of a session whose client is not let in
 _NOBODY = "server 0.0.0.1:9 down;"
 """An upstream block may not be empty; this one is never asked."""
 _ESTABLISHED = "01"  # state of a connected UDP socket in /proc/net/udp
@@ -66,15 +69,21 @@ def configuration(service: Service, usable: Collection[str], *, ready: str, idle
         f"events {{ worker_connections {most}; }}",
         "stream {",
         "    log_format counted '$bytes_received $bytes_sent';",
-        f"    access_log {_SESSIONS} counted buffer=32k flush=1s;",
+        f'    map $status $served {{ {_DENIED} ""; default 1; }}',
+        f"    access_log {_SESSIONS} counted buffer=32k flush=1s if=$served;",
+        f"    proxy_buffer_size {_LARGEST_ANSWER};",
         f"    server {{ listen unix:ready-{ready}; return {ready}; access_log off; }}",
     ]
     for number, group in enumerate(service.groups):
         lines += [f"    {line}" for line in _group(number, group, usable, idle)]
+        lines += [f"        allow {network};" for network in service.allowed]
+        lines += ["        deny all;"] if service.allowed else []
+        lines += ["    }"]
     return "\n".join([*lines, "}", ""])
 
 
 def _group(number: int, group: Group, usable: Collection[str], idle: float) -> Iterator[str]:
+    """Its members, and its server without the end."""
     sticky = group.persistence > 0
     if sticky:
         yield from _clients(number, group)
@@ -95,7 +104,6 @@ def _group(number: int, group: Group, usable: Collection[str], idle: float) -> I
     yield from (f"    listen {bind} udp;" for bind in group.binds)
     yield f"    proxy_pass members{number};"
     yield f"    proxy_timeout {max(1, round(idle * 1000))}ms;"
-    yield "}"
 
 
 def _clients(number: int, group: Group) -> Iterator[str]:
