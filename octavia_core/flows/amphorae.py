@@ -354,7 +354,7 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         do=do,
         undo=undo if how.put_back else None,
         result=Sent,
-        limit=world.amphora.time_limit,
+        limit=world.network.time_limit + world.amphora.time_limit,
     )
     if sent.plugged:
         text = f"was plugged into {', '.join(f'subnet {subnet}' for subnet in sent.plugged)}, for its members"

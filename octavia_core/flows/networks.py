@@ -48,7 +48,12 @@ def prepare(outlive: Outlive, world: World, amphora: Amphora, tree: LoadBalancer
     """
     needed = member_subnets(tree)
     at = amphora.agent
-    if not world.network.plugs_members or at is None or (first and not needed):
+    if at is None or (first and (not needed or not world.network.plugs_members)):
+        return Prepared()
+    if not world.network.plugs_members:  # the VIP's port alone can be missing; the step's limit covers the question
+        refusal = compare(tree, amphora, [_plug(network) for network in world.network.plugged(amphora)]).refusal
+        if refusal is not None:
+            raise PermanentError(refusal)
         return Prepared()
     outlive(3 * world.network.time_limit + 2 * world.amphora.time_limit)
     ports = world.network.plugged(amphora)

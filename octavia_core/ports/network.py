@@ -80,7 +80,7 @@ class NetworkPort(Protocol):
     """Seconds within which each call returns or raises."""
 
     plugs_members: bool
-    """False: amphorae reach every member without a port on its subnet; nothing is compared and nothing plugged."""
+    """False: amphorae reach every member without a port on its subnet; only the VIP's is looked for, and nothing plugged."""
 
     one_holder: bool
     """True: an amphora can serve a VIP only when the one before it has let go (a port of loopback is bound once). False: both
@@ -110,7 +110,7 @@ class NetworkPort(Protocol):
         """Remove that port. Absent is success."""
 
     def plugged(self, amphora: Amphora) -> Sequence[PluggedNetwork]:
-        """The networks the amphora's server has ports on now, the VIP's included."""
+        """The networks the amphora's server really has ports on now, the VIP's included."""
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
         """Give the server exactly the member networks it needs; return those that changed, for the agent to configure.

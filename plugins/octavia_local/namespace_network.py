@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipPlug, Vip
 from octavia_core.settings import Settings
 from octavia_local.form import keepalived
 from octavia_local.home import Home, amphora_id_of
+from octavia_local.links import addresses_of
 from octavia_local.namespaces import Namespaces, ipv6_here, plan_of
 from octavia_local.reservations import (
     Ids,
@@ -131,11 +132,22 @@ class NamespaceNetwork:
 
     def plugged(self, amphora: Amphora) -> Sequence[PluggedNetwork]:
         plug = self._kept.plug(amphora.id)
-        if plug is None:
+        if plug is None or not self._is_in(amphora, plug):
             return ()
         vip = plug["vip"]
         own = {"ip_address": plug["vrrp_ip"], "subnet_cidr": str(self._subnet_of(vip))}
         return (plugged_into(amphora.id, vip, own, self._ids(ipaddress.ip_address(vip).version), _MTU),)
+
+    def _is_in(self, amphora: Amphora, plug: Mapping[str, str]) -> bool:
+        """Whether the amphora has the addresses that it was given, and so the interface; what shares a VIP need not have
+        that one now. Of an amphora that does not live what was plugged counts: health replaces it.
+        """
+        process = Home(self._homes / amphora.id).process()
+        if process is None:
+            return True
+        wanted = [plug["vrrp_ip"], *([plug["vip"]] if amphora.topology is Topology.SINGLE else [])]
+        held = addresses_of(process.pid)
+        return not process.alive() or all(ipaddress.ip_address(address) in held for address in wanted)
 
     def plug_member_networks(self, load_balancer: LoadBalancer, amphora: Amphora) -> Sequence[PluggedNetwork]:
         return ()  # members are reached through this machine, which is every amphora's gateway

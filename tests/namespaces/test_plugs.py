@@ -9,14 +9,15 @@ import threading
 import pytest
 
 from octavia_core.domain.amphora import AgentAddress
-from octavia_core.errors import AmphoraNotReady
+from octavia_core.domain.vocabulary import Kind
+from octavia_core.errors import AmphoraNotReady, OctaviaError
 from octavia_core.ports.network import HostRoute, PluggedNetwork, VipPlug
 from octavia_haproxy.driver import HaproxyDriver
 from octavia_local.links import Links, namespace_of
 from octavia_local.namespaces import plan_of
 from tests.local.rig import LocalRig
-from tests.main_job.stage import until
-from tests.namespaces.rig import NETWORK, inside
+from tests.main_job.stage import PATIENCE, Stage, http, only_pool, until
+from tests.namespaces.rig import NETWORK, answer_of, inside, member_at
 
 MAC, OTHER = "02:00:00:00:07:01", "02:00:00:00:07:02"
 
@@ -114,3 +115,20 @@ def test_an_interface_that_comes_late_is_waited_for(amphora):
     finally:
         late.join()
     assert "203.0.113.5/24" in amphora.shows("address", "show", "eth2")
+
+
+def test_an_amphora_that_lost_its_vip_is_named_and_a_failover_brings_it_back(stage: Stage) -> None:
+    """By its interface, or by the address alone; health hears of neither, since heartbeats go another way."""
+    with member_at("one") as one, member_at("two") as two:
+        lb = stage.build(http(one, port=80))
+        url = f"http://{lb.vip.ip_address}/"
+        for lost in (("link", "delete", "eth1"), ("address", "delete", f"{lb.vip.ip_address}/32", "dev", "eth1")):
+            (amphora,) = stage.controller.amphorae(lb.id)
+            inside(stage.agent_pid(amphora.id), "ip", *lost)
+            with pytest.raises(OctaviaError, match=f"amphora {amphora.id} is not on the network of VIP") as refusal:
+                stage.controller.create_member(only_pool(lb).id, two).wait(PATIENCE)
+            assert f"octavia-admin amphora failover {amphora.id}" in str(refusal.value)
+            stage.controller.failover_load_balancer(lb.id).wait(PATIENCE)
+            until(lambda: answer_of(url) == "one", "the new amphora serves")
+            failed = next(member for member in only_pool(stage.tree(lb.id)).members if member.name == "two")
+            stage.delete(Kind.MEMBER, failed.id)
