@@ -7,7 +7,8 @@ Rule 1: verify, then inflate, then parse; nothing of an unsigned packet is looke
 answer is a `Heartbeat` or `BadPacket`. Rule 3: no socket, no clock, no database, and nothing but attrs beside the
 standard library, because the local agent imports this file too.
 
-The layout is that of upstream Octavia 19: document versions 2 and 3, and the versionless form before them.
+The layout is that of upstream Octavia 19: document versions 2 and 3, and the versionless form before them; and one field
+of ours, `PARTIAL`.
 """
 
 from __future__ import annotations
@@ -29,8 +30,10 @@ __all__ = [
     "DELTAS_SINCE",
     "FLAT_POOLS_SINCE",
     "LARGEST_COUNTER",
+    "LARGEST_DATAGRAM",
     "LARGEST_GAUGE",
     "MAX_INFLATED",
+    "PARTIAL",
     "BadPacket",
     "Heartbeat",
     "ListenerReport",
@@ -53,13 +56,24 @@ DELTAS_SINCE = 3
 FLAT_POOLS_SINCE = 2
 """First document version that lists pools at the top level instead of inside each listener."""
 
+LARGEST_DATAGRAM = 65507
+"""Bytes of one UDP datagram over IPv4 (65,535 less both headers); over IPv6 it may be 20 more."""
+
+PARTIAL = "partial"
+"""Field of a document, behind its pools: true when it names all listeners, but not all pools and members. Agents of ours
+send it when not everything fits into a datagram; upstream's send nothing then.
+"""
+
 _SURE = MAX_INFLATED // 1032
 """Bytes that cannot inflate to more than `MAX_INFLATED`: deflate makes 258 bytes of two bits at most."""
 _USUAL = 4096
 """Bytes that most heartbeats inflate to less than."""
 _HEX, _BINARY = 64, 32
-_LONGEST_ID = 255
-_AN_ID = f"1 to {_LONGEST_ID} printable ASCII characters"
+_LONGEST_ID = 36
+"""As long as the columns that ids end in (a UUID as text): a longer one is nobody's, and a server would refuse its batch."""
+_LONGEST_KEY = 2 * _LONGEST_ID + 1
+"""Of a pool: its id, a colon, its listener's id."""
+_AN_ID = "1 to {} printable ASCII characters"
 LARGEST_COUNTER = 2**63
 """Counters stay below it: they end in BIGINT columns."""
 LARGEST_GAUGE = 2**31
@@ -127,6 +141,7 @@ class Heartbeat:
         listeners: by listener id, in the order of the message.
         pools: by key as sent, `<pool id>:<listener id>` or a bare pool id, in the order of the message. Pools of the
             versionless form, which hang below their listener, get the first kind of key.
+        partial: it names all listeners, but of pools and members only some: of the others it says nothing.
     """
 
     amphora_id: str
@@ -134,6 +149,7 @@ class Heartbeat:
     version: int
     listeners: Mapping[str, ListenerReport]
     pools: Mapping[str, PoolReport]
+    partial: bool = False
 
     @property
     def deltas(self) -> bool:
@@ -202,6 +218,7 @@ def statuses(data: bytes) -> Heartbeat:
         version,
         {id: _SILENT_REPORTS.get(word := each["status"]) or ListenerReport(word) for id, each in raw.items()},
         {key: PoolReport(pool["status"], pool.get("members", {})) for key, pool in pools.items()},
+        document.get(PARTIAL) is True,
     )
 
 
@@ -284,11 +301,11 @@ def _heartbeat(document: Any) -> Heartbeat:
         listeners[listener_id] = _listener(listener)
         if version < FLAT_POOLS_SINCE:
             for nested, pool in (_object(listener, "pools") or {}).items():
-                _check_id("pool key", nested)
+                _check_id("pool key", nested, _LONGEST_KEY)
                 pools[f"{nested}:{listener_id}"] = _pool(pool)
     if version >= FLAT_POOLS_SINCE:
         for key, pool in (_object(document, "pools") or {}).items():
-            _check_id("pool key", key)
+            _check_id("pool key", key, _LONGEST_KEY)
             pools[key] = _pool(pool)
     return Heartbeat(
         _check_id("id", document.get("id")),
@@ -296,6 +313,7 @@ def _heartbeat(document: Any) -> Heartbeat:
         version,
         listeners,
         pools,
+        document.get(PARTIAL) is True,
     )
 
 
@@ -354,12 +372,12 @@ def _check_ids(field: str, values: Collection[str]) -> None:
         return
     joined = "".join(values)
     if not (joined.isascii() and joined.isprintable() and min(map(len, values)) > 0):
-        raise _malformed(field, _AN_ID)
+        raise _malformed(field, _AN_ID.format(_LONGEST_ID))
     if max(map(len, values)) > _LONGEST_ID:
-        raise _malformed(field, _AN_ID)
+        raise _malformed(field, _AN_ID.format(_LONGEST_ID))
 
 
-def _check_id(field: str, value: Any) -> str:
-    if type(value) is not str or not 0 < len(value) <= _LONGEST_ID or not value.isascii() or not value.isprintable():
-        raise _malformed(field, _AN_ID)
+def _check_id(field: str, value: Any, longest: int = _LONGEST_ID) -> str:
+    if type(value) is not str or not 0 < len(value) <= longest or not value.isascii() or not value.isprintable():
+        raise _malformed(field, _AN_ID.format(longest))
     return value

@@ -87,6 +87,7 @@ def skimmed(heartbeat: Heartbeat) -> Skimmed:
             [(id, report.status) for id, report in heartbeat.listeners.items()],
             [(id, pool.status, list(pool.members.items())) for id, pool in heartbeat.pools.items()],
             heartbeat.version,
+            heartbeat.partial,
         )
     )
     return Skimmed(
@@ -302,6 +303,8 @@ def _layout(data: bytes, heartbeat: Heartbeat) -> _Layout | None:
     except BadPacket:
         return None
     if (tried.amphora_id, tried.version, tried.pools) != (heartbeat.amphora_id, heartbeat.version, heartbeat.pools):
+        return None
+    if tried.partial is not heartbeat.partial:
         return None
     if [(id, one.status) for id, one in tried.listeners.items()] != [
         (id, one.status) for id, one in heartbeat.listeners.items()

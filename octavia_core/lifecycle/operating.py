@@ -2,7 +2,8 @@
 
 Rule 1: the words of the heartbeat become statuses by the three tables below, and each object gets one. Rule 2: within
 one heartbeat a pool and a load balancer only get worse, so the order of their parts does not matter. Rule 3: what the
-heartbeat does not mention is judged by the table of the absent. Rule 4: the answer holds changes only, children before
+heartbeat does not mention is judged by the table of the absent; where it says itself that it is partial, pools and members
+that it does not mention stay as they are, and count above them as the rows have them. Rule 4: the answer holds changes only, children before
 parents. Rule 5: no driver, no SQL, no clock in this file.
 
 The rules are those of upstream Octavia 19, with one more: a listener whose provisioning status is ERROR may be reported
@@ -219,6 +220,9 @@ class _Round:
             self._worst = _worse(self._worst, rule.load_balancer)
 
     def pool(self, pool: Pool | PoolOutline, report: PoolReport | None) -> None:
+        if report is None and self._heartbeat.partial:
+            self._worst = _worse(self._worst, _as_bad(pool.operating_status))
+            return
         if report is None:
             self._set(Kind.POOL, pool, _POOL_OFF.becomes)
             return
@@ -231,6 +235,8 @@ class _Round:
 
     def _member(self, member: Member | MemberOutline, report: PoolReport) -> Word | None:
         said = report.members.get(member.id)
+        if said is None and self._heartbeat.partial:
+            return _DOWN if member.operating_status is ERROR else None
         if said is None:
             unchecked = member.operating_status is NO_MONITOR
             self._set(Kind.MEMBER, member, (_MEMBER_UNCHECKED if unchecked else _MEMBER_OFF).becomes)
@@ -267,6 +273,15 @@ class _Round:
                 f"{self._load_balancer.id}, which has {count} to report"
             )
         return Verdict(matches, self._statuses, tuple(self._warnings))
+
+
+_DOWN = next(word for word in MEMBER_WORDS if word.word == "DOWN")
+"""What a member said that is ERROR in the rows, where a partial heartbeat leaves it out."""
+
+
+def _as_bad(status: Operating) -> Operating | None:
+    """How bad the load balancer is at least with a pool of that status, when the pool's report said so."""
+    return status if status in _SEVERITY else None
 
 
 def _worse(status: Operating, *others: Operating | None) -> Operating:

@@ -56,6 +56,7 @@ def together(reports: Sequence[Heartbeat], *, disputed: Collection[str] = (), se
         pools={
             id: _pool([found[id] for found in by_pool if id in found], disputed=id in disputed) for id in _ids(by_pool)
         },
+        partial=any(report.partial for report in reports),
     )
 
 

@@ -282,3 +282,34 @@ def test_the_tables_name_each_word_once() -> None:
     for words in (LISTENER_WORDS, POOL_WORDS, MEMBER_WORDS):
         assert len({rule.word for rule in words}) == len(words)
     assert {absence.kind for absence in ABSENT} == {LISTENER, POOL, MEMBER}
+
+
+# -- heartbeats that name only a part ------------------------------------------------------------------------------------
+def test_what_a_partial_heartbeat_leaves_out_stays_as_it_is() -> None:
+    before = load_balancer(
+        listener(),
+        pool("p", ONLINE, member("m1"), member("m2"), member("m3", NO_MONITOR)),
+        pool("q", ONLINE, member("n")),
+    )
+    part = attrs.evolve(beat({"l": "OPEN"}, {"p:l": PoolReport("UP", {"m1": "UP"})}), partial=True)
+
+    assert changes(before, part) == {}
+    assert changes(before, attrs.evolve(part, partial=False)) == {(MEMBER, "m2"): OFFLINE, (POOL, "q"): OFFLINE}
+
+
+def test_what_a_partial_heartbeat_leaves_out_counts_above_it_as_it_is() -> None:
+    part = attrs.evolve(beat({"l": "OPEN"}, {"p:l": PoolReport("UP", {"m1": "UP"})}), partial=True)
+
+    down = load_balancer(listener(), pool("p", DEGRADED, member("m1"), member("m2", ERROR)), status=DEGRADED)
+    assert changes(down, part) == {}
+    elsewhere = load_balancer(listener(), pool("p", ONLINE, member("m1")), pool("q", ERROR, member("n", ERROR)))
+    assert changes(elsewhere, part) == {(LB, "lb"): ERROR}
+    idle = load_balancer(listener(), pool("p", ONLINE, member("m1")), pool("q", OFFLINE))
+    assert changes(idle, part) == {}
+
+
+def test_a_partial_heartbeat_names_all_listeners() -> None:
+    verdict = roll_up(load_balancer(listener("l"), listener("k")), attrs.evolve(beat({"l": "OPEN"}), partial=True))
+
+    assert not verdict.counts_match
+    assert verdict.statuses[LISTENER, "k"] is ERROR

@@ -165,6 +165,7 @@ def words(beat: Heartbeat) -> str:
         [
             {id: report.status for id, report in beat.listeners.items()},
             {id: [report.status, dict(report.members)] for id, report in beat.pools.items()},
+            *([True] if beat.partial else ()),
         ],
         separators=(",", ":"),
     )
@@ -173,7 +174,7 @@ def words(beat: Heartbeat) -> str:
 def from_words(stored: LastReport) -> Heartbeat | None:
     """What `words` said; None when a later release, or somebody by hand, wrote something else."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
-        listeners, pools = json.loads(stored.words)
+        listeners, pools, *partial = json.loads(stored.words)
         return Heartbeat(
             stored.amphora_id,
             None,
@@ -183,5 +184,6 @@ def from_words(stored: LastReport) -> Heartbeat | None:
                 id: PoolReport(str(status), {each: str(word) for each, word in of.items()})
                 for id, (status, of) in pools.items()
             },
+            partial == [True],
         )
     return None

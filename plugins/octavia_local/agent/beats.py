@@ -6,14 +6,14 @@ listener changes its status between two of them, so the statistics are read more
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 from octavia_local.agent.balancer import Observation
+from octavia_local.agent.portions import Portions
 from octavia_local.agent.root import AgentConf, log
 
 __all__ = ["VERSION", "Beats", "Ledger", "report", "statuses"]
@@ -23,7 +23,6 @@ VERSION = 3
 
 _DELTAS = {"tx": "bout", "rx": "bin", "totconns": "stot", "ereq": "ereq"}
 _QUICK_LOOK, _SLOW_LOOK = 0.2, 1.0  # seconds between looks at the statistics
-_LARGEST_DATAGRAM = 65507
 
 
 class Ledger:
@@ -101,6 +100,7 @@ class Beats:
         self._conf = conf
         self._observe, self._also = observe, also
         self._sequence = 0
+        self._portions = Portions()
         self._wake = threading.Event()
         self._sockets: dict[int, socket.socket] = {}
         self._thread = threading.Thread(target=self._run, name="heartbeats", daemon=True)
@@ -128,7 +128,7 @@ class Beats:
                     self.ledger.absorb(observation)
                 seen, now = statuses(observations), time.monotonic()
                 if now >= due or seen != known:
-                    self._send(conf, observations)
+                    self._send(conf, observations, seen - known)
                     known = seen
                     if now >= due:
                         due = max(due + conf.interval, now + conf.interval / 2)
@@ -141,9 +141,7 @@ class Beats:
             self._wake.wait(max(0.001, min(look, due - time.monotonic())))
             self._wake.clear()
 
-    def _send(self, conf: AgentConf, observations: list[Observation]) -> None:
-        from octavia_core.domain.heartbeat import encode  # late: the agent is ready before this is loaded
-
+    def _send(self, conf: AgentConf, observations: list[Observation], news: Collection[tuple[str, str, str]]) -> None:
         listeners, pools = report(observations, self.ledger)
         document = {
             "id": conf.amphora_id,
@@ -155,11 +153,11 @@ class Beats:
         self._sequence += 1
         if not conf.controllers or self.silent():
             return
-        packet = encode(document, conf.key)
-        if len(packet) > _LARGEST_DATAGRAM:
-            log(f"heartbeat: {len(packet)} bytes do not fit into one datagram ({len(json.dumps(document))} as JSON)")
-            return
         host, port = conf.controllers[(self._sequence - 1) % len(conf.controllers)]
+        packet = self._portions.pack(document, conf.key, (host, port), {(pool, member) for pool, member, _ in news})
+        if packet is None:
+            log(f"heartbeat: {len(listeners)} listeners do not fit into one datagram")
+            return
         try:
             family, address = _resolve(host, port)
             if family not in self._sockets:
