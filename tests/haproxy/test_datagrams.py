@@ -174,3 +174,33 @@ def test_another_file_than_was_sent_is_noticed(agent, driver):
 def test_its_file_is_shown_with_the_others(agent, driver):
     files = dict(driver.render(delivery(*dns())))
     assert "virtual_server group ipv4-group" in files["octavia-keepalivedlvs-dns.conf"]
+
+
+SIX = tuple(Member(id=f"six{n}", address=f"2001:db8::{n}", protocol_port=53) for n in (1, 2))
+
+
+def test_a_listener_that_no_member_can_serve_is_said_and_haproxy_is_served(agent, driver):
+    """The VIP is IPv4, and datagrams do not change their family: it would be ACTIVE and silent."""
+    web = pool()
+    pushed = driver.push(agent.at, delivery(*dns(pool_options={"members": SIX}), listener(web), web))
+    assert pushed.skipped_listeners == ("dns",)
+    assert "UDP goes to members of the VIP's address family only, and 2001:db8::1 is IPv6" in pushed.reasons["dns"]
+    assert (agent.udp, "frontend" in agent.loaded[ID]) == ({}, True)
+    some = (*SIX, Member(id="m1", address="10.0.0.1", protocol_port=53))
+    assert driver.push(agent.at, delivery(*dns(pool_options={"members": some}))).skipped_listeners == ()
+
+
+def test_networks_are_named_only_to_an_agent_that_filters_by_itself(agent, driver):
+    """Upstream's would restart keepalived for a comment."""
+    networks = ("10.8.0.0/16", "10.1.0.0/16")
+    driver.push(agent.at, delivery(*dns(allowed_cidrs=networks)))
+    assert "10.8" not in agent.loaded["dns"]
+    agent.answers["GET /1.0/info"] = Reply(
+        200, {"api_version": "1.0", "hostname": "h", "haproxy_version": "2.8.25", "offers": ["apply"]}
+    )
+    driver.push(agent.at, delivery(*dns(allowed_cidrs=networks)))
+    said = [line for line in agent.loaded["dns"].splitlines() if "network" in line]
+    assert said == ["# Allowed network 10.1.0.0/16", "# Allowed network 10.8.0.0/16"]
+    agent.requests()
+    driver.push(agent.at, delivery(*dns(allowed_cidrs=networks)))
+    assert udp_requests(agent) == [LISTED, STORED, NOTED]

@@ -8,9 +8,10 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
+import attrs
 import pytest
 
-from octavia_core import NewHealthMonitor, NewListener, NewMember, NewPool
+from octavia_core import NewHealthMonitor, NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.domain.tree import LoadBalancer, Pool, SessionPersistence
 from octavia_core.domain.vocabulary import (
     Kind,
@@ -21,7 +22,7 @@ from octavia_core.domain.vocabulary import (
     PoolProtocol,
     Provisioning,
 )
-from octavia_core.errors import OperationFailed
+from octavia_core.errors import BadRequest, OperationFailed
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
 from tests.main_job.stage import PATIENCE, Stage, behind, http, open_stage, until
@@ -74,6 +75,32 @@ def test_datagrams_are_shared_a_stopped_member_is_error_and_gets_nothing(stage: 
         with UdpEcho("two", port=two.port):
             stage.operating(lb.id, "two", Operating.ONLINE)
             until(lambda: set(answers(stage, lb)) == {"one", "two"}, "both answer again")
+
+
+@pytest.mark.feature("listener.allowed_cidrs")
+def test_clients_of_other_networks_get_no_answer(stage: Stage) -> None:
+    with UdpEcho("one") as one:
+        lb = stage.build(attrs.evolve(udp(one), allowed_cidrs=("127.8.0.0/16",)))
+        assert answers(stage, lb, 1, source="127.8.3.4") == {"one": 1}
+        assert answers(stage, lb, 1, source="127.9.3.4", tries=2) == {"": 1}
+        stage.update(Kind.LISTENER, stage.find(lb.id, "dns").id, allowed_cidrs=())
+        assert answers(stage, lb, 1, source="127.9.3.4") == {"one": 1}
+
+
+def test_members_that_datagrams_cannot_reach_are_said_and_refused(stage: Stage) -> None:
+    """The VIP is IPv4. Where it is not known yet when the wish comes, the listener says it."""
+    other = NewMember("::1", 53, name="six")
+    lost = NewListener(protocol="UDP", protocol_port=PORT, default_pool=NewPool(protocol="UDP", members=(other,)))
+    with UdpEcho("one") as one:
+        lb = stage.build(udp(one))
+        with pytest.raises(BadRequest, match="address is '::1', but must be an IPv4 address, as the VIP has"):
+            stage.controller.create_member(only_pool_of(lb).id, other)
+        with pytest.raises(BadRequest, match="address is '::1'"):
+            stage.controller.create_listener(lb.id, attrs.evolve(lost, protocol_port=PORT + 1))
+        made = stage.controller.create_load_balancer(NewLoadBalancer(listeners=(lost,)))
+        with pytest.raises(OperationFailed, match="no member can be reached: UDP goes to members of the VIP's address"):
+            made.wait(PATIENCE)
+        stage.drop(str(made.subject_id))
 
 
 def only_pool_of(lb: LoadBalancer) -> Pool:

@@ -125,6 +125,7 @@ def check(scope: Scope) -> None:
     _ports(scope)
     for listener, pool, policy in scope.uses():
         _use(scope, listener, pool, policy)
+        _reach(scope, listener, pool)
 
 
 def _limit(owner: str, listener: Listener) -> None:
@@ -244,8 +245,6 @@ def _use(scope: Scope, listener: Listener, pool: Pool, policy: L7Policy | None) 
             tail = f"a pool of protocol {alternatives(usable)}; {label(pool)} speaks {show(pool.protocol)}"
             raise refusal(*where, pool.id, tail)
         raise refusal(label(pool), "protocol", pool.protocol, f"{alternatives(usable)}, since {says} uses it")
-    if speaker in _TRANSPORT:
-        _reach(scope, listener, pool)
     kept = getattr(pool.session_persistence, "type", None)
     cookies = kept in (PersistenceType.HTTP_COOKIE, PersistenceType.APP_COOKIE)
     if cookies and speaker not in HTTP_LISTENERS and pool.protocol in (_P.PROXY, _P.PROXYV2):
@@ -255,8 +254,8 @@ def _use(scope: Scope, listener: Listener, pool: Pool, policy: L7Policy | None) 
 
 def _reach(scope: Scope, listener: Listener, pool: Pool) -> None:
     """Datagrams go to members of a VIP's own address family; others would never get any (upstream's driver agrees)."""
-    known = _versions(scope)
-    if not known:
+    known, speaker = _versions(scope), listener.protocol
+    if not known or not isinstance(speaker, ListenerProtocol) or speaker not in _TRANSPORT:
         return
     for member in pool.members:
         literal: object = member.address
@@ -264,7 +263,7 @@ def _reach(scope: Scope, listener: Listener, pool: Pool) -> None:
         if not asked or not isinstance(literal, str) or (6 if ":" in literal else 4) in known:
             continue
         version = min(known)
-        tail = f"an IPv{version} address, as the VIP has: {listener.protocol} listener {_name(listener)} uses the pool"
+        tail = f"an IPv{version} address, as the VIP has: {speaker} listener {_name(listener)} uses the pool"
         raise refusal(f"{label(member)} of {label(pool)}", "address", literal, tail)
 
 
