@@ -61,6 +61,10 @@ class FileSecrets:
             for candidate in (path, path.with_name(path.name + ".pem"), path.with_name(path.name + ".p12")):
                 if candidate.is_file():
                     return _payloads(ref, candidate, _read(ref, candidate))
+            if path.exists():
+                raise SecretMissing(
+                    f"secret {ref!r}: {path} is {_what(path)}, and a secret is a plain file or a directory"
+                )
         except OSError as error:
             raise _unreadable(ref, path, error) from error
         raise SecretMissing(f"no secret {ref!r}: there is neither {path} nor {path}.pem; put it there")
@@ -86,6 +90,17 @@ class FileSecrets:
         if not path.resolve().is_relative_to(self._folder.resolve()):
             raise SecretMissing(f"secret {ref!r} is a link that leads out of {self._folder}; use file:///absolute/path")
         return path
+
+
+def _what(path: Path) -> str:
+    mode = path.stat().st_mode
+    kinds = (
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+        (stat.S_ISCHR, "a device"),
+        (stat.S_ISBLK, "a device"),
+    )
+    return next((words for is_it, words in kinds if is_it(mode)), "something else")
 
 
 def _directory(ref: str, path: Path) -> Mapping[str, Secret]:

@@ -32,10 +32,13 @@ class Authority:
         """A CRL that revokes nothing."""
         return self.revocation_list()
 
-    def issue(self, *names: str, common_name: str | None = None) -> CertificateBundle:
-        """A certificate for these host names."""
-        end = datetime.datetime.now(datetime.UTC) + datetime.timedelta(days=30)
-        leaf = self._ca.issue_cert(*names, common_name=common_name, not_after=end)
+    def issue(
+        self, *names: str, common_name: str | None = None, days: tuple[float, float] = (0, 30)
+    ) -> CertificateBundle:
+        """A certificate for these host names, from and to so many days from now."""
+        now = datetime.datetime.now(datetime.UTC)
+        begin, end = (now + datetime.timedelta(days=day) for day in days)
+        leaf = self._ca.issue_cert(*names, common_name=common_name, not_before=begin, not_after=end)
         chain = [blob.bytes().decode().strip() for blob in leaf.cert_chain_pems]
         return CertificateBundle(
             certificate=chain[0],
@@ -44,15 +47,15 @@ class Authority:
             names=names,
         )
 
-    def revocation_list(self, *revoked: CertificateBundle) -> str:
-        """A CRL with these on it."""
+    def revocation_list(self, *revoked: CertificateBundle, days: float = 1) -> str:
+        """A CRL with these on it, to be renewed in so many days."""
         now = datetime.datetime.now(datetime.UTC)
         issuer = x509.load_pem_x509_certificate(self.pem.encode())
         builder = (
             x509.CertificateRevocationListBuilder()
             .issuer_name(issuer.subject)
-            .last_update(now - datetime.timedelta(days=1))
-            .next_update(now + datetime.timedelta(days=1))
+            .last_update(now - datetime.timedelta(days=9))
+            .next_update(now + datetime.timedelta(days=days))
         )
         for bundle in revoked:
             serial = x509.load_pem_x509_certificate(bundle.certificate.encode()).serial_number

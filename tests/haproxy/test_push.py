@@ -426,3 +426,86 @@ def _members():
     from octavia_core.domain.tree import Member
 
     return (Member(id="m", address="10.0.0.9", protocol_port=80),)
+
+
+def crt_list(agent):
+    """The names in the list of certificates of the one TLS listener."""
+    return agent.files[ID, "lis-tls.pem"].decode().split()
+
+
+def test_a_new_amphora_is_served_without_the_sni_certificate_that_is_gone_but_never_without_the_default(
+    agent, driver, authority, client_authority
+):
+    certificates = {ref: authority.issue(f"{ref}.test") for ref in ("a", "b", "c")}
+    lb = tls("a", "b", "c")
+    left = Material(bundles={ref: certificates[ref] for ref in ("a", "c")}, missing={"b": "no such secret"})
+    pushed = driver.push(agent.at, delivery(lb, material=left))
+    assert (pushed.skipped_listeners, pushed.partial_listeners) == (("lis-tls",), ("lis-tls",))
+    assert pushed.kept_listeners == ()
+    assert len(crt_list(agent)) == 2
+    # what it holds is no more than that, so a renewed certificate is served all the same
+    again = Material(bundles={"a": authority.issue("a.test"), "c": certificates["c"]}, missing=left.missing)
+    before = crt_list(agent)
+    assert driver.push(agent.at, delivery(lb, material=again)).partial_listeners == ("lis-tls",)
+    assert crt_list(agent)[0] != before[0]
+    # back: whole again; gone again: the amphora holds more than could be had, and goes on with it
+    whole = driver.push(agent.at, delivery(lb, material=Material(bundles=certificates)))
+    assert whole.skipped_listeners == ()
+    assert len(crt_list(agent)) == 3
+    assert driver.push(agent.at, delivery(lb, material=left)).kept_listeners == ("lis-tls",)
+    assert len(crt_list(agent)) == 3
+    # neither the default certificate nor what checks clients is ever left out
+    agent.files.clear()
+    default_gone = Material(bundles={ref: certificates[ref] for ref in ("b", "c")})
+    assert driver.push(agent.at, delivery(lb, material=default_gone)).partial_listeners == ()
+    assert "lis-tls" not in agent.loaded[ID]
+    checked = tls("a", client_ca_tls_certificate_id="ca", client_authentication=ClientAuthentication.MANDATORY)
+    unchecked = driver.push(agent.at, delivery(checked, material=Material(bundles=certificates)))
+    assert (unchecked.skipped_listeners, unchecked.partial_listeners) == (("lis-tls",), ())
+    assert "lis-tls" not in agent.loaded[ID]
+
+
+def test_what_is_of_the_wrong_kind_is_not_sent(agent, driver, authority, client_authority):
+    material = Material(bundles={"a": authority.issue("www.test")}, payloads={"ca": client_authority.pem})
+    lb = tls(
+        "a", client_ca_tls_certificate_id="ca", client_crl_container_id="ca",
+        client_authentication=ClientAuthentication.MANDATORY,
+    )  # fmt: skip
+    assert driver.push(agent.at, delivery(lb, material=material)).skipped_listeners == ("lis-tls",)
+    assert "lis-tls" not in agent.loaded[ID]
+
+
+# -- more members than an agent can report -----------------------------------------------------------------------------
+def crowded(members, **options):
+    p = pool(members=tuple(member(id=str(uuid.UUID(int=n * 0x9E3779B97F4A7C15F39CC0605CEDC835 % 2**128)),
+                                  address=f"198.18.{n // 250}.{n % 250 + 1}") for n in range(members)))  # fmt: skip
+    return load_balancer(listener(p), p, id=ID, **options)
+
+
+def test_a_change_that_makes_it_too_large_to_be_reported_is_refused_before_anything_is_sent(agent, driver):
+    driver.push(agent.at, delivery(crowded(2000, provisioning_status=Provisioning.PENDING_CREATE)))
+    had, agent.asked[:] = agent.loaded[ID], []
+    with pytest.raises(PermanentError) as refused:
+        driver.push(agent.at, delivery(crowded(4000)))
+    assert "4000 members" in str(refused.value)
+    assert "65507 bytes" in str(refused.value)
+    assert agent.loaded[ID] == had
+    assert all(str(asked).startswith("GET") for asked in agent.asked)
+
+
+def test_a_new_load_balancer_that_is_too_large_to_be_reported_is_refused(agent, driver):
+    with pytest.raises(PermanentError, match="4000 members"):
+        driver.push(agent.at, delivery(crowded(4000, provisioning_status=Provisioning.PENDING_CREATE)))
+    assert agent.configurations == {}
+
+
+def test_one_that_is_too_large_already_goes_on_when_it_moves_or_shrinks(agent, driver):
+    assert driver.push(agent.at, delivery(crowded(4000))).changed
+    assert driver.push(agent.at, delivery(crowded(3900))).changed
+    assert not driver.push(agent.at, delivery(crowded(3900))).changed
+
+
+def test_an_agent_of_ours_is_given_any_number_of_members(agent, driver):
+    agent.answers[INFO] = Reply(content=agent.do(Asked("GET", "/1.0/info", {}, b"")).content | {"offers": ["apply"]})
+    agent.asked.clear()
+    assert driver.push(agent.at, delivery(crowded(4000, provisioning_status=Provisioning.PENDING_CREATE))).changed

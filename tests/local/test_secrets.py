@@ -71,7 +71,7 @@ def test_pkcs12(store, folder, issued):
 
 def test_authorities_without_key_are_a_payload(store, folder, issued):
     write(folder / "clients.pem", issued.cert_chain_pems[1].bytes())
-    assert "BEGIN CERTIFICATE" in read_payload("clients", store.fetch("clients"))
+    assert "BEGIN CERTIFICATE" in read_payload("clients", store.fetch("clients")).text
 
 
 def test_an_absolute_file_reference(store, tmp_path, issued):
@@ -122,8 +122,10 @@ def test_an_unreadable_file_names_path_and_reason(store, folder):
 
 def test_what_is_no_plain_file_or_too_large_is_refused(store, folder):
     os.mkfifo(folder / "pipe", 0o600)
-    with pytest.raises(SecretMissing):
+    with pytest.raises(SecretMissing, match="is a FIFO, and a secret is a plain file"):
         store.fetch("pipe")
+    with pytest.raises(SecretMissing, match="/dev/zero is a device"):
+        store.fetch("file:///dev/zero")
     write(folder / "large", b"x" * (1024 * 1024 + 1))
     with pytest.raises(SecretMissing, match="at most"):
         store.fetch("large")

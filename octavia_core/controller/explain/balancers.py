@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import attrs
 
@@ -12,8 +12,8 @@ from octavia_core.controller.explain.facts import Facts
 from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.domain.operation import Operation, OperationState
-from octavia_core.domain.tree import LoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning
+from octavia_core.domain.tree import Listener, LoadBalancer
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Operating, Provisioning
 from octavia_core.policy.sweep import GRACE, SweepMode
 
 __all__ = ["of_balancer", "of_child"]
@@ -22,7 +22,8 @@ __all__ = ["of_balancer", "of_child"]
 def of_balancer(facts: Facts, tree: LoadBalancer) -> Explanation:
     """The answer about a whole load balancer."""
     operations = facts.tx.operations(load_balancer_id=tree.id, limit=50)
-    problems = _problems(facts, tree, operations)
+    lacking = _lacking(facts, operations)
+    problems = _problems(facts, tree, operations, lacking)
     base = Explanation(
         kind="load balancer",
         id=tree.id,
@@ -47,7 +48,7 @@ def of_balancer(facts: Facts, tree: LoadBalancer) -> Explanation:
         )
     if tree.provisioning_status is Provisioning.ERROR:
         return _failed(facts, tree, base, operations)
-    return _settled(facts, tree, base)
+    return _settled(facts, tree, base, lacking)
 
 
 def _under_way(facts: Facts, base: Explanation, under_way: Sequence[Operation]) -> Explanation:
@@ -85,13 +86,24 @@ def _failed(facts: Facts, tree: LoadBalancer, base: Explanation, operations: Seq
         age=facts.since(failed.finished_at) if failed else None,
         next="nothing by itself: an operation that failed for good is not repeated",
         advice=(
-            f"rebuild it: octavia-admin lb failover {tree.id}",
-            f"or delete it: octavia-admin lb delete {tree.id}",
+            *_mending(tree, reason),
             *((f"see what was tried: octavia-admin timeline {failed.id}",) if failed else ()),
         ),
     )
     lost = [a.id for a in facts.tx.amphorae(tree.id)]
     return coming_back(facts, said, lost) if facts.tx.comebacks(lost) else said
+
+
+def _mending(tree: LoadBalancer, reason: str) -> tuple[str, ...]:
+    """What may help one in ERROR. To build anew what no amphora here can serve would fail by the same words."""
+    never = [listener for listener in tree.listeners if listener.id in reason and "cannot be served" in reason]
+    if any(listener.protocol is ListenerProtocol.SCTP for listener in never):
+        again = "and create it again without what the reason names, or where amphorae can serve it"
+        return (f"delete it: octavia-admin lb delete {tree.id}", again)
+    return (
+        f"rebuild it: octavia-admin lb failover {tree.id}",
+        f"or delete it: octavia-admin lb delete {tree.id}",
+    )
 
 
 _UNDONE = (OperationState.FAILED, OperationState.CANCELLED)
@@ -101,7 +113,7 @@ def _ended(operation: Operation | None) -> str:
     return "was undone" if operation is not None and operation.state is OperationState.CANCELLED else "failed"
 
 
-def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation:
+def _settled(facts: Facts, tree: LoadBalancer, base: Explanation, lacking: Mapping[str, str]) -> Explanation:
     """ACTIVE and nobody at it: fine, or something below is not, or nobody is there to notice."""
     if base.problems:
         count = len(base.problems)
@@ -109,7 +121,10 @@ def _settled(facts: Facts, tree: LoadBalancer, base: Explanation) -> Explanation
             base,
             situation=Situation.DEGRADED,
             summary=f"it serves with its last good configuration where needed, and {count} thing(s) below it are not well",
-            advice=("change or delete what is in ERROR; the rest is not affected",),
+            advice=(
+                *(("change or delete what is in ERROR; the rest is not affected",) if _in_error(tree) else ()),
+                *(_serve_again(listener) for listener in tree.listeners if listener.id in lacking),
+            ),
         )
         return base if facts.unserved is None else attrs.evolve(base, advice=(*base.advice, facts.unserved[1]))
     amphorae = facts.tx.amphorae(tree.id)
@@ -155,7 +170,19 @@ def _operating(tree: LoadBalancer, base: Explanation) -> Explanation:
     )
 
 
-def _problems(facts: Facts, tree: LoadBalancer, operations: Sequence[Operation]) -> tuple[str, ...]:
+def _in_error(tree: LoadBalancer) -> bool:
+    return any(node.provisioning_status is Provisioning.ERROR for _, node in tree.nodes())
+
+
+def _serve_again(listener: Listener) -> str:
+    """What fetches its secrets anew and serves it with them."""
+    certificate = f" --cert {listener.tls_certificate_id}" if listener.tls_certificate_id else " --enable"
+    return f"put its secret right, then have it served: octavia-admin listener set {listener.id}{certificate}"
+
+
+def _problems(
+    facts: Facts, tree: LoadBalancer, operations: Sequence[Operation], lacking: Mapping[str, str]
+) -> tuple[str, ...]:
     reasons: dict[str, str] = {}
     for row in operations:
         if row.state in _UNDONE:
@@ -165,15 +192,53 @@ def _problems(facts: Facts, tree: LoadBalancer, operations: Sequence[Operation])
     if in_error - reasons.keys():
         reasons = _left_out(facts, tree) | reasons
     found = []
+    above = _above(tree)
     for kind, node in tree.nodes():
         label = _label(kind, node.id, getattr(node, "name", None))
         if node.provisioning_status is Provisioning.ERROR:
+            if node.id not in reasons and above.get(node.id) in in_error:
+                continue  # it came with what failed, and that is in the list with its reason
             if node.id in reasons or tree.provisioning_status is not Provisioning.ERROR:
                 found.append(f"{label}: {reasons.get(node.id, 'no reason recorded')}")
         elif node.operating_status is Operating.ERROR and kind is Kind.MEMBER:
             address, port = getattr(node, "address", ""), getattr(node, "protocol_port", "")
             found.append(f"{label} at {address}:{port} does not pass the health monitor's checks")
+        elif node.id in lacking:
+            found.append(f"{label} {lacking[node.id]}")
     return tuple(found)
+
+
+def _above(tree: LoadBalancer) -> dict[str, str]:
+    """What is below a pool or a listener -> the next above it."""
+    found: dict[str, str] = {}
+    for pool in tree.pools:
+        found |= {node.id: pool.id for node in (*pool.members, pool.health_monitor) if node is not None}
+    for listener in tree.listeners:
+        for policy in listener.l7policies:
+            found |= {policy.id: listener.id, **{rule.id: policy.id for rule in policy.rules}}
+    return found
+
+
+def _lacking(facts: Facts, operations: Sequence[Operation]) -> dict[str, str]:
+    """What is not as wanted of listeners that are served: listener id -> what the last push said of it."""
+    for row in operations:
+        if row.state is not OperationState.SUCCEEDED or row.flow not in _PUSHING:
+            continue
+        events = facts.tx.events(operation_id=row.id)
+        if any(event.name == "request.over" for event in events):
+            continue  # it touched nothing
+        found: dict[str, str] = {}
+        for event in events:
+            if event.name in _LACKING:
+                said = str(event.data["reason"])
+                before = found.get(event.data["id"])
+                found[event.data["id"]] = f"{before}; {said}" if before else said
+        return found
+    return {}
+
+
+_PUSHING = ("create", "configure", "failover")
+_LACKING = ("listener.kept", "listener.partial", "listener.doubtful")
 
 
 def _left_out(facts: Facts, tree: LoadBalancer) -> dict[str, str]:
@@ -200,6 +265,9 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
         problems=own,
     )
     if node.provisioning_status is Provisioning.ERROR:
+        over = _above(tree).get(id)
+        if not own and over is not None:  # it failed with what it came with
+            own = tuple(p for p in above.problems if over in p)
         reason = own[0].partition(": ")[2] if own else "no reason recorded"
         return attrs.evolve(
             base,
@@ -226,6 +294,9 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
             summary=f"{summary}: the amphora's checks of it fail",
             advice=("see that it answers as the health monitor expects",),
         )
+    if own and kind is Kind.LISTENER and isinstance(node, Listener):
+        said = f"{summary}, but {own[0].partition(f'({id}) ')[2] or own[0]}"
+        return attrs.evolve(base, situation=Situation.DEGRADED, summary=said, advice=(_serve_again(node),))
     return attrs.evolve(base, situation=Situation.FINE, summary=summary, problems=())
 
 
