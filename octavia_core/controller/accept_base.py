@@ -5,19 +5,20 @@ No driver is called here. The same `request_id` again returns the operation that
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import attrs
 
 from octavia_core.controller.accept_trees import new_id, without_leaving
 from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation, Subject
-from octavia_core.domain.tree import LoadBalancer, Node
-from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
-from octavia_core.errors import LoadBalancerBusy, NotFound
+from octavia_core.domain.tree import Listener, LoadBalancer, Node
+from octavia_core.domain.vocabulary import Kind, ListenerProtocol, Provisioning, Topology
+from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound
 from octavia_core.lifecycle.provisioning import Event, allowed
 from octavia_core.lifecycle.refusal import TransitionRefused
 from octavia_core.policy import validity
+from octavia_core.policy.validity.words import label
 from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = [
@@ -68,11 +69,13 @@ class Accepting:
         topology: of load balancers that name none.
         objection: why the drivers in use cannot carry a topology, as `NetworkPort.objection`; they have the last word
             all the same, when a load balancer is created.
+        served_at: where the drivers in use serve a port of a VIP, as `NetworkPort.reachable_at`.
     """
 
     storage: Storage
     topology: Topology
     objection: Callable[[Topology], str | None] = lambda _: None
+    served_at: Callable[[int], object] = lambda port: port
 
     def known(self, flow: str, asked: Asked) -> Operation | None:
         """The operation of a request that was accepted before; None for a new one, and for one without an id."""
@@ -94,12 +97,37 @@ class Accepting:
             edit.work(tx)
             after = existing(tx, lb_id)
             validity.check(without_leaving(after), edit.subjects, before=before)
+            if any(subject.kind is Kind.LISTENER for subject in edit.subjects):
+                self._check_places(without_leaving(after), {subject.id for subject in edit.subjects})
             lock_parents(tx, after, edit.subjects)
             what = ", ".join(f"{s.kind.words} {s.id}" for s in edit.subjects)
             announce(tx, stored, f"a change was asked for: {what}")
             return stored
 
         return self.storage.transaction(accept)
+
+    def _check_places(self, tree: LoadBalancer, asked: Collection[str]) -> None:
+        """Refuse a listener whose port is served where another one's is: ports that need a privilege may be moved.
+
+        Args:
+            tree: with the listener.
+            asked: ids of what the wish is about.
+
+        Raises:
+            BadRequest: names both listeners.
+        """
+        taken: dict[tuple[object, object], Listener] = {}
+        for listener in tree.listeners:
+            apart = listener.protocol if listener.protocol in (ListenerProtocol.UDP, ListenerProtocol.SCTP) else None
+            other = taken.setdefault((apart, self.served_at(listener.protocol_port)), listener)
+            if other is not listener and (other.id in asked or listener.id in asked):
+                new, old = (listener, other) if listener.id in asked else (other, listener)
+                moved = min(new.protocol_port, old.protocol_port)
+                raise BadRequest(
+                    f"protocol_port {new.protocol_port} of {label(new)} would be served where {label(old)} with protocol_port "
+                    f"{old.protocol_port} is: port {moved} needs a privilege that is not given here, and is served higher; "
+                    "choose another protocol_port"
+                )
 
     def _owner(self, kind: Kind, id: str) -> str:
         owner = self.storage.read(lambda tx: tx.owner(kind, id))

@@ -75,6 +75,7 @@ class Controller:
             self.storage,
             default_topology(self.settings),
             self._objection,
+            self._served_at,
         )
         self._ended = threading.Condition()
         self._ends = 0
@@ -85,6 +86,9 @@ class Controller:
 
     def _objection(self, topology: Topology) -> str | None:
         return self.world.network.objection(topology)  # asked when there is a wish: until then it may be nobody's
+
+    def _served_at(self, port: int) -> str:
+        return self.world.network.reachable_at("127.0.0.1", port)  # of every VIP alike
 
     @classmethod
     def open(

@@ -14,6 +14,7 @@ import pytest
 import trustme
 
 from octavia_local.agent.sockets import Bind, HeldSockets
+from octavia_local.agent.wire import Refusal
 from tests.local_agent.rig import (
     PATIENCE,
     Authorities,
@@ -401,3 +402,14 @@ def test_the_prometheus_internals_work_beside_other_amphorae(rig: Rig, members: 
     assert {one["uuid"] for one in rig.ask("GET", "/1.0/listeners").json} == {"listener-1", "listener-2"}
     beat = rig.heartbeat(lambda beat: len(beat.listeners) == 2)
     assert set(beat.pools) == {"pool-1:listener-1"}
+
+
+def test_a_port_that_the_same_load_balancer_has_already_is_not_called_a_stranger_s() -> None:
+    sockets, address = HeldSockets(0), loopback_address()
+    try:
+        sockets.hold([Bind(address, 18080)])
+        with pytest.raises(Refusal) as refusal:
+            sockets.hold([Bind(address, 18080, "moved")])
+        assert refusal.value.details == f"{address}:18080 serves port 18080 of the same load balancer"
+    finally:
+        sockets.keep_only(())

@@ -145,6 +145,11 @@ class HeldSockets:
             made.setblocking(False)
         except OSError as error:
             made.close()
+            own = next((one for one in self._held if self.address(one) == (bind.host, port)), None)
+            if error.errno == errno.EADDRINUSE and own is not None:
+                raise Refusal(
+                    400, "Invalid request", f"{place} serves port {own.port} of the same load balancer"
+                ) from None
             raise Refusal(400, "Invalid request", _why_not(place, error)) from error
         return made
 
