@@ -123,6 +123,13 @@ def test_stopping_leaves_no_process(heard: Heard) -> None:
     assert heard.deaf == []
 
 
+def test_a_frame_takes_more_listeners_than_a_datagram_can() -> None:
+    """Whoever breaks into an amphora has its key; what it says must not end the process that receives for all."""
+    many = Again(1, 1.5, 2, 0, b"12345678", tuple(range(5 * 14_000)))
+    found = frame_of(frame(5.5, {}, [many])[LENGTH.size :])
+    assert list(found.again) == [(1, 1.5, 2, 0, b"12345678", *many.counters)]
+
+
 def test_a_frame_is_read_as_it_was_written() -> None:
     skimmer = Skimmer([KEY])
     said = [skimmer.skim(datagram("a", 1, rx=5)), skimmer.skim(datagram("b", 0, ver=2))]

@@ -134,7 +134,7 @@ def document(**changes: Any) -> dict[str, Any]:
 
 
 HUGE = 2**63
-NO_IDS: list[Any] = [None, 1, "", "x" * 256, ["a"], "\udc80", "a\n", "\x00", "\u00e9", True]
+NO_IDS: list[Any] = [None, 1, "", "x" * 37, ["a"], "\udc80", "a\n", "\x00", "\u00e9", True]
 NO_NUMBERS: list[Any] = [None, "1", -1, True, 1.0, HUGE, [], 1e400, float("nan"), float("inf")]
 NO_WORDS: list[Any] = [None, 1, True, [], {}]
 NO_OBJECTS: list[Any] = [None, [], "l", 1]
@@ -150,7 +150,7 @@ MALFORMED: list[Any] = [
     *[document(id=bad) for bad in NO_IDS],
     *[document(seq=bad) for bad in NO_NUMBERS],
     *[document(ver=bad) for bad in [*NO_NUMBERS, 10**5000]],
-    *[document(listeners=bad) for bad in [*NO_OBJECTS, {"": listener()}]],
+    *[document(listeners=bad) for bad in [*NO_OBJECTS, {"": listener()}, {"l" * 37: listener()}]],
     *[document(listeners={"l": bad}) for bad in NO_OBJECTS],
     *[document(listeners={"l": listener(status=bad)}) for bad in NO_WORDS],
     *[document(listeners={"l": listener(stats=bad)}) for bad in NO_OBJECTS],
@@ -159,14 +159,25 @@ MALFORMED: list[Any] = [
         for name in ("tx", "rx", "conns", "totconns", "ereq")
         for bad in NO_NUMBERS
     ],
-    *[document(pools=bad) for bad in [*NO_OBJECTS, {"": pool()}]],
+    *[document(pools=bad) for bad in [*NO_OBJECTS, {"": pool()}, {"p" * 74: pool()}]],
     *[document(pools={"p:l": bad}) for bad in NO_OBJECTS],
     *[document(pools={"p": pool(status=bad)}) for bad in NO_WORDS],
-    *[document(pools={"p": pool(members=bad)}) for bad in [*NO_OBJECTS, {"": "UP"}]],
+    *[document(pools={"p": pool(members=bad)}) for bad in [*NO_OBJECTS, {"": "UP"}, {"m" * 37: "UP"}]],
     *[document(pools={"p": pool(members={"m": bad})}) for bad in NO_WORDS],
     {"id": "a", "listeners": {"l": listener(pools=[])}},
     {"id": "a", "listeners": {"l": listener(pools={"p": 1})}},
 ]
+
+
+def test_ids_may_be_as_long_as_the_columns_they_end_in() -> None:
+    longest = "x" * 36
+    said = decode(
+        sealed(
+            json.dumps(document(id=longest, listeners={longest: listener()}, pools={f"{longest}:{longest}": pool()}))
+        ),
+        [KEY],
+    )
+    assert (said.amphora_id, list(said.listeners)) == (longest, [longest])
 
 
 @pytest.mark.parametrize("index", range(len(MALFORMED)))

@@ -2,7 +2,7 @@
 
     frame    length of the rest u32 | oldest f64 | lengths: reasons u32, handles u32, groups u32 | reasons (JSON)
              | handles, u32 each | groups | reports
-    group    numbers of each u16, how many u32 | that many times: `Again` as fixed bytes, numbers i64 each
+    group    numbers of each u32, how many u32 | that many times: `Again` as fixed bytes, numbers i64 each
     report   length u32 | read at f64 | seq i64 (-1: none) | handle i32 | deltas u8 | key u8 | mark (8 bytes)
              | lengths: id u16, counters u32, listeners u32, body u32
              | id | words (20 bytes) | counters, i64 each | listeners (JSON) | body
@@ -31,7 +31,7 @@ __all__ = ["LENGTH", "Again", "Frame", "frame", "frame_of"]
 LENGTH = struct.Struct("!I")
 """Before each frame: the bytes that follow."""
 _HEAD = struct.Struct("!dIII")
-_GROUP = struct.Struct("!HI")
+_GROUP = struct.Struct("!II")
 _REPORT = struct.Struct(f"!dqi?B{MARK}sHIII")
 _WORDS = 20
 _MANY = 255
