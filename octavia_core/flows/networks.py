@@ -50,6 +50,8 @@ def prepare(outlive: Outlive, world: World, amphora: Amphora, tree: LoadBalancer
     at = amphora.agent
     if at is None or (first and (not needed or not world.network.plugs_members)):
         return Prepared()
+    if not world.network.plugs_members and amphora.vrrp_port_id is None:
+        return Prepared()  # it was plugged by this very operation
     if not world.network.plugs_members:  # the VIP's port alone can be missing; the step's limit covers the question
         refusal = compare(tree, amphora, [_plug(network) for network in world.network.plugged(amphora)]).refusal
         if refusal is not None:
