@@ -12,7 +12,7 @@ import attrs
 
 from octavia_core.domain.amphora import AgentAddress
 from octavia_core.domain.secret import Secret
-from octavia_core.errors import AmphoraRefused, TransientError
+from octavia_core.errors import AmphoraRefused, PermanentError, TransientError
 from octavia_core.ports.amphora import AgentInfo, BootIdentity, Delivery, Pushed, VrrpDelivery
 from octavia_core.ports.compute import BootFiles
 from octavia_core.ports.network import PluggedNetwork, VipPlug
@@ -27,6 +27,7 @@ from octavia_haproxy.render.lvs import configure_lvs, lvs_listeners
 from octavia_haproxy.render.model import Facts, PemFile, haproxy_listeners
 from octavia_haproxy.render.names import cert_directory
 from octavia_haproxy.rules import let_in
+from octavia_haproxy.too_many import refusal
 from octavia_haproxy.transport import Transport
 
 __all__ = ["APPLIED", "HaproxyDriver"]
@@ -136,6 +137,9 @@ class HaproxyDriver:
     def _thoroughly(self, agent: AgentClient, delivery: Delivery) -> Pushed:
         id = delivery.load_balancer.id
         stored = agent.configuration(id)
+        too_many = refusal(delivery.load_balancer, stored[0] if stored is not None else None)
+        if too_many is not None and APPLY not in self._about(agent).offers:
+            raise PermanentError(too_many)
         if not haproxy_listeners(delivery.load_balancer):
             if stored is not None:
                 agent.remove(id)
