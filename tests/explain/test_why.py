@@ -28,8 +28,9 @@ from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Operating, PoolProtocol, Provisioning
 from octavia_core.errors import BadRequest, NotFound
+from octavia_core.lifecycle.provisioning import Event as LifecycleEvent
 from octavia_core.ports.hearts import Heard
-from octavia_core.ports.storage import Claim
+from octavia_core.ports.storage import Claim, Transaction
 from octavia_core.settings import Database, Settings
 
 FLOWS = {"create": {1}, "configure": {1}, "failover": {1}}
@@ -251,6 +252,61 @@ def test_something_below_it_is_in_error(scene: Scene) -> None:
     assert said.problems == (f"member bad ({scene.member}): port 0 is none",)
     below = scene.why("bad")
     assert (below.kind, below.situation, below.cause) == ("member", Situation.FAILED, "port 0 is none")
+
+
+def test_what_came_with_something_that_failed_is_no_problem_of_its_own(scene: Scene) -> None:
+    scene.tree(provisioning_status=Provisioning.ERROR, name="bad")
+    scene.storage.transaction(lambda tx: tx.settle(Kind.POOL, scene.pool, LifecycleEvent.ACCEPT_UPDATE))
+    scene.storage.transaction(lambda tx: tx.settle(Kind.POOL, scene.pool, LifecycleEvent.FAIL))
+    scene.serving()
+    operation = scene.operation(subjects=(Subject(Kind.POOL, scene.pool),))
+    scene.storage.transaction(lambda tx: tx.close_operation(operation.id, OperationState.FAILED, "no secret 'x'"))
+    assert scene.why().problems == (f"pool servers ({scene.pool}): no secret 'x'",)
+    assert scene.why("bad").cause == "no secret 'x'"
+
+
+def test_what_a_served_listener_lacks_is_said_until_a_push_says_otherwise(scene: Scene) -> None:
+    listener = Listener(
+        id=new_id(), protocol=ListenerProtocol.TERMINATED_HTTPS, protocol_port=443, name="l", tls_certificate_id="www"
+    )
+    scene.tree(listeners=(listener,))
+    scene.serving()
+
+    def pushed(reason: str | None) -> None:
+        operation = scene.operation(subjects=(Subject(Kind.POOL, scene.pool),))
+
+        def end(tx: Transaction) -> None:
+            data = {"id": listener.id, "reason": reason}
+            if reason is not None:
+                tx.emit(Event(name="listener.partial", text="x", operation_id=operation.id, data=data))
+            tx.close_operation(operation.id, OperationState.SUCCEEDED)
+
+        scene.storage.transaction(end)
+
+    pushed("is served without some of its certificates: no secret 'sni'")
+    said = scene.why()
+    assert said.situation is Situation.DEGRADED
+    assert said.problems == (f"listener l ({listener.id}) is served without some of its certificates: no secret 'sni'",)
+    assert said.advice == (
+        f"put its secret right, then have it served: octavia-admin listener set {listener.id} --cert www",
+    )
+    below = scene.why("l")
+    assert below.situation is Situation.DEGRADED
+    assert "but is served without some of its certificates: no secret 'sni'" in below.summary
+    pushed(None)
+    assert scene.why().problems == ()
+    assert scene.why("l").situation is Situation.FINE
+
+
+def test_a_failed_sctp_listener_is_not_to_be_built_again(scene: Scene) -> None:
+    listener = Listener(id=new_id(), protocol=ListenerProtocol.SCTP, protocol_port=5000)
+    scene.tree(Provisioning.ERROR, listeners=(listener,))
+    operation = scene.operation(flow="create", subjects=(Subject(Kind.LOAD_BALANCER, scene.lb),))
+    reason = f"listener {listener.id} cannot be served: no SCTP here"
+    scene.storage.transaction(lambda tx: tx.close_operation(operation.id, OperationState.FAILED, reason))
+    advice = scene.why().advice
+    assert advice[0] == f"delete it: octavia-admin lb delete {scene.lb}"
+    assert not any("failover" in line for line in advice)
 
 
 def test_a_member_that_is_down(scene: Scene) -> None:

@@ -212,3 +212,107 @@ def test_a_load_balancer_whose_certificate_is_missing_is_undone_and_says_why(sta
     assert stage.tree(operation.load_balancer_id).provisioning_status is Provisioning.ERROR
     assert list(control.amphorae(operation.load_balancer_id)) == []
     assert "no secret 'nowhere'" in str(control.why(operation.load_balancer_id))
+
+
+def test_a_secret_that_is_replaced_under_its_name_is_served_by_the_next_wish_about_its_listener(
+    stage, authority, secrets
+):
+    """However young the copy in memory is; a wish about something else takes the copy."""
+    client = authority.client_context()
+    with Echo("one") as one:
+        lb = stage.build(tls(*behind(one)))
+        assert certificate_of(stage, lb, client, "www.test") == "www.test"
+        stage.put_secret("www", authority.issue("renewed.test"))
+        stage.update(Kind.LISTENER, lb.listeners[0].id, tls_certificate_id="www")
+        assert certificate_of(stage, lb, client, "renewed.test") == "renewed.test"
+
+
+def test_an_sni_certificate_that_is_gone_leaves_the_others_served_and_why_says_how_it_comes_back(
+    stage, authority, secrets
+):
+    client, control = authority.client_context(), stage.controller
+    with Echo("one") as one, Echo("two") as two:
+        lb = stage.build(tls(*behind(one), sni_container_ids=["api"], name="secured"))
+        listener = lb.listeners[0]
+        (stage.state / "secrets" / "api.pem").unlink()
+        with pytest.raises(OperationFailed, match="no secret 'api'"):  # nobody is told that it is served
+            control.update(Kind.LISTENER, listener.id, sni_container_ids=["api"], wait=PATIENCE).wait(PATIENCE)
+        stage.put_secret("api", authority.issue("api.test"))
+        stage.update(Kind.LISTENER, listener.id, sni_container_ids=["api"])
+        (stage.state / "secrets" / "api.pem").unlink()
+        with pytest.raises(OperationFailed, match="no secret 'api'"):
+            control.update(Kind.LISTENER, listener.id, name="secured", wait=PATIENCE).wait(PATIENCE)
+        # the new amphora has no files to go on with
+        control.failover_load_balancer(lb.id, wait=PATIENCE).wait(PATIENCE)
+        assert certificate_of(stage, lb, client, "www.test") == "www.test"
+        with pytest.raises(ssl.SSLCertVerificationError):  # the default certificate is shown
+            certificate_of(stage, lb, client, "api.test")
+        said = str(control.why(lb.id))
+        assert "is served without some of its certificates: no secret 'api'" in said
+        assert f"octavia-admin listener set {listener.id} --cert www" in said
+        stage.put_secret("api", authority.issue("api.test"))
+        stage.update(Kind.LISTENER, listener.id, tls_certificate_id="www")
+        assert certificate_of(stage, lb, client, "api.test") == "api.test"
+        assert "no secret" not in str(control.why(lb.id))
+        # with its default certificate it would have been left out; any wish that serves it again makes it well
+        (stage.state / "secrets" / "www.pem").unlink()
+        with pytest.raises(OperationFailed, match="no secret 'www'"):
+            control.update(Kind.LISTENER, listener.id, name="secured", wait=PATIENCE).wait(PATIENCE)
+        control.failover_load_balancer(lb.id, wait=PATIENCE).wait(PATIENCE)
+        with pytest.raises(ConnectionRefusedError):
+            certificate_of(stage, lb, client, "www.test")
+        assert "no secret 'www'" in str(control.why(listener.id))
+        stage.put_secret("www", authority.issue("www.test"))
+        control.create_member(stage.tree(lb.id).pools[0].id, *behind(two), wait=PATIENCE).wait(PATIENCE)
+        assert certificate_of(stage, lb, client, "www.test") == "www.test"
+        assert stage.statuses(lb.id) == {Provisioning.ACTIVE}
+        assert "no secret" not in str(control.why(listener.id))
+
+
+def test_secrets_of_the_wrong_kind_are_refused_and_those_out_of_date_are_served_and_said(stage, authority, secrets):
+    clients = Authority()
+    stage.put_payload("ca", clients.pem)
+    stage.put_payload("crl", clients.revocation_list())
+    stage.put_payload("leaf", clients.issue("client.test").certificate)
+    stage.put_payload("late", clients.revocation_list(days=-1))
+    stage.put_secret("old", authority.issue("www.test", days=(-9, -1)))
+    stage.put_secret("early", authority.issue("www.test", days=(9, 19)))
+    control, shown = stage.controller, authority.client_context(clients.issue("client.test"))
+    with Echo("one") as one:
+        lb = stage.build(tls(*behind(one), client_authentication=ClientAuthentication.MANDATORY,
+                             client_ca_tls_certificate_id="ca"))  # fmt: skip
+        id = lb.listeners[0].id
+        for values, said in (
+            (
+                {"client_crl_container_id": "ca"},
+                "secret 'ca' holds certificates of authorities; a revocation list is needed",
+            ),
+            (
+                {"client_ca_tls_certificate_id": "crl"},
+                "secret 'crl' holds revocation lists; an authority's certificate is",
+            ),
+            (
+                {"client_ca_tls_certificate_id": "leaf"},
+                "secret 'leaf' holds certificates, and none of them is one of an auth",
+            ),
+        ):
+            with pytest.raises(OperationFailed, match=said):
+                control.update(Kind.LISTENER, id, **values, wait=PATIENCE).wait(PATIENCE)
+            assert stage.ask(lb, tls=shown, name="www.test").member == "one"
+            control.update(
+                Kind.LISTENER, id, client_ca_tls_certificate_id="ca", client_crl_container_id=None, wait=PATIENCE
+            ).wait(PATIENCE)
+        for values, said in (
+            ({"client_crl_container_id": "late"}, "secret 'late': a revocation list in it was to be renewed by"),
+            (
+                {"client_crl_container_id": "crl", "tls_certificate_id": "old"},
+                "the certificate of secret 'old' expired on",
+            ),
+            ({"tls_certificate_id": "early"}, "the certificate of secret 'early' holds only from"),
+        ):
+            control.update(Kind.LISTENER, id, **values, wait=PATIENCE).wait(PATIENCE)
+            assert said in str(control.why(lb.id))
+            assert said in [e for e in control.events(load_balancer_id=lb.id) if e.name == "listener.doubtful"][-1].text
+            assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
+        control.update(Kind.LISTENER, id, tls_certificate_id="www", wait=PATIENCE).wait(PATIENCE)
+        assert "secret" not in str(control.why(lb.id))

@@ -203,7 +203,7 @@ def _problems(
         elif node.operating_status is Operating.ERROR and kind is Kind.MEMBER:
             address, port = getattr(node, "address", ""), getattr(node, "protocol_port", "")
             found.append(f"{label} at {address}:{port} does not pass the health monitor's checks")
-        elif node.id in lacking:
+        if node.id in lacking:
             found.append(f"{label} {lacking[node.id]}")
     return tuple(found)
 
