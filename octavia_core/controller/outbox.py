@@ -1,4 +1,4 @@
-"""The outbox: events go to plugins in order, at least once, on a thread of their own, each plugin by itself.
+"""The outbox: events go to plugins in order, at least once, each plugin on a thread of its own, so that none waits for another.
 
 A batch counts as delivered when its listener returned or raised. One that hangs keeps its place: what it was not given yet
 waits in the database, across restarts too.
@@ -7,8 +7,10 @@ waits in the database, across restarts too.
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from octavia_core.controller.duty import LATE, Duty
@@ -30,8 +32,8 @@ GATHER = 0.05
 
 
 class Outbox:
-    """Delivers events to listeners. One that raises is counted, logged and passed over; one that takes too long is counted
-    and logged, and what comes meanwhile waits for its return.
+    """Delivers events to listeners. One that raises, whatever it raises, is counted, logged and passed over; one that takes
+    too long is counted and logged once, and what comes for it meanwhile waits for its return. The others notice nothing.
 
     Args:
         storage: whose events.
@@ -94,36 +96,42 @@ class Outbox:
             lane.close()
 
     def _loop(self) -> None:
+        end: float | None = None
         while True:
             stopping = self._stop.is_set()
+            if stopping and end is None:
+                end = time.monotonic() + self._timeout
+            busy = False
             try:
+                for lane in self._lanes:
+                    self._remember(lane)
                 if self._duty is None or self._duty.mine(0.0):
-                    self._deliver()
+                    for lane in self._lanes:
+                        self._hand(lane)
+                busy = any(lane.in_time() for lane in self._lanes)
             except TransientError as error:
                 log.warning("events cannot be read, trying again: %s", error)
-            if stopping:
+            if end is not None and (not busy or time.monotonic() >= end):
                 return
-            self._nudge.wait(self._pause)
-            if not self._stop.wait(GATHER):  # what ends together is told together
-                self._nudge.clear()
+            self._nudge.wait(min(self._pause, *(lane.left() for lane in self._lanes)))
+            if not any(lane.more and lane.free() for lane in self._lanes):
+                self._stop.wait(GATHER)  # what ends together is told together
+            self._nudge.clear()
 
-    def _deliver(self) -> None:
-        for lane in self._lanes:
-            while lane.free():
-                if lane.taken is None:
-                    batch = self._storage.read(lambda tx, lane=lane: tx.undelivered(lane.name, limit=BATCH))  # type: ignore[misc]
-                    if not batch:
-                        break
-                    if not lane.hand(batch):
-                        break
-                    full = len(batch) == BATCH
-                else:
-                    full = True  # it has returned at last, and more may have come meanwhile
-                last = lane.taken
-                self._storage.transaction(lambda tx, lane=lane, last=last: tx.set_delivered(lane.name, last))  # type: ignore[misc]
-                lane.taken = None
-                if not full:
-                    break  # what came meanwhile has nudged
+    def _remember(self, lane: _Lane) -> None:
+        """What it has returned from is delivered."""
+        if lane.taken is not None and lane.free():
+            last = lane.taken
+            self._storage.transaction(lambda tx: tx.set_delivered(lane.name, last))
+            lane.taken = None
+
+    def _hand(self, lane: _Lane) -> None:
+        """Give it what there is; nobody waits for it, its return nudges."""
+        if lane.taken is None:
+            batch = self._storage.read(lambda tx: tx.undelivered(lane.name, limit=BATCH))
+            lane.more = len(batch) == BATCH
+            if batch:
+                lane.hand(batch)
 
 
 class _Lane:
@@ -131,29 +139,47 @@ class _Lane:
 
     Attributes:
         taken: the sequence of the last event of a batch that was handed over, until that is remembered.
+        more: whether there may be events besides those of that batch.
     """
 
     def __init__(self, name: str, listener: Listener, timeout: float, returned: Callable[[], None]) -> None:
         self.name, self.failures = name, 0
         self.taken: int | None = None
+        self.more = False
         self._listener, self._timeout, self._returned = listener, timeout, returned
-        self._jobs: queue.SimpleQueue[tuple[Sequence[Event], threading.Event] | None] = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Sequence[Event] | None] = queue.SimpleQueue()
+        self._done = threading.Event()
+        self._done.set()
+        self._late_at, self._told = 0.0, False
         self._thread = threading.Thread(target=self._loop, name=f"octavia-events-{name}", daemon=True)
         self._thread.start()
-        self._done: threading.Event | None = None
 
     def free(self) -> bool:
         """Whether it is not busy with a batch."""
-        return self._done is None or self._done.is_set()
+        return self._done.is_set()
 
-    def hand(self, batch: Sequence[Event]) -> bool:
-        """Deliver; False when that takes longer than the time limit."""
+    def hand(self, batch: Sequence[Event]) -> None:
+        """Deliver; returns at once."""
         self.taken = batch[-1].sequence
-        done = self._done = threading.Event()
-        self._jobs.put((batch, done))
-        if not done.wait(self._timeout):
-            self._failed(f"takes longer than {self._timeout:g} s for a batch of events; what comes waits for it")
-        return done.is_set()
+        self._late_at, self._told = time.monotonic() + self._timeout, False
+        self._done.clear()
+        self._jobs.put(batch)
+
+    def left(self) -> float:
+        """Seconds until it has taken too long; without end when it does not matter any more."""
+        return math.inf if self.free() or self._told else max(0.0, self._late_at - time.monotonic())
+
+    def in_time(self) -> bool:
+        """Whether there is something to wait for; that a listener takes too long is told once for a batch."""
+        if self.free():
+            return self.taken is not None
+        if self._told:
+            return False
+        if time.monotonic() < self._late_at:
+            return True
+        self._told = True
+        self._failed(f"takes longer than {self._timeout:g} s for a batch of events; what comes waits for it")
+        return False
 
     def close(self) -> None:
         self._jobs.put(None)
@@ -163,12 +189,14 @@ class _Lane:
         log.warning("plugin %s %s", self.name, why)
 
     def _loop(self) -> None:
-        while (job := self._jobs.get()) is not None:
-            batch, done = job
+        while (batch := self._jobs.get()) is not None:
             try:
                 self._listener(events=batch)
-            except Exception as error:  # a plugin may raise anything; it must not hurt anybody else
-                self._failed(f"did not take a batch of events: {type(error).__name__}: {error}")
+            except (
+                BaseException
+            ) as error:  # a plugin may raise anything, SystemExit too; its next batch comes all the same
+                said = f": {error}" if str(error) else ""
+                self._failed(f"did not take a batch of events: {type(error).__name__}{said}")
             finally:
-                done.set()
+                self._done.set()
                 self._returned()

@@ -148,3 +148,67 @@ def test_what_a_plugin_that_hangs_has_not_returned_from_is_delivered_by_the_next
     second.until("b")
     assert second.names == ["a", "b"]
     free.set()
+
+
+def test_a_plugin_that_is_slow_but_in_time_holds_up_nobody(storage, deliver):
+    reader, slow, free = Reader(), Reader(), threading.Event()
+
+    def takes_its_time(*, events):
+        slow(events=events)
+        free.wait(PATIENCE)
+
+    outbox = deliver(("a-slow", takes_its_time), ("b-reader", reader), timeout=2 * PATIENCE)
+    for name in ("a", "b", "c"):
+        emit(storage, name)
+        reader.until(name)  # while the slow one has not returned from its first batch
+    assert slow.names == ["a"]
+    free.set()
+    slow.until("c")
+    assert slow.names == ["a", "b", "c"]
+    assert outbox.failures == {"a-slow": 0, "b-reader": 0}
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), KeyboardInterrupt(), GeneratorExit("odd")])
+def test_whatever_a_plugin_raises_is_logged_as_what_it_is_and_its_next_batch_comes(storage, deliver, caplog, error):
+    calls = Reader()
+
+    def leaves(*, events):
+        calls(events=events)
+        raise error
+
+    outbox = deliver(("leaves", leaves))
+    for many, name in enumerate(("a", "b", "c"), 1):
+        emit(storage, name)
+        calls.until(name)
+        eventually(lambda many=many: outbox.failures["leaves"] == many)
+    assert calls.names == ["a", "b", "c"]
+    said = [record.getMessage() for record in caplog.records if record.name == "octavia_core.events"]
+    assert len(said) == 3
+    assert all(type(error).__name__ in each for each in said)
+
+
+def test_a_plugin_that_hangs_is_told_once_however_much_happens_meanwhile(storage, deliver, caplog):
+    reader, free = Reader(), threading.Event()
+    outbox = deliver(("hangs", lambda *, events: free.wait(PATIENCE)), ("reader", reader), timeout=0.05)
+    for name in ("a", "b", "c", "d"):
+        emit(storage, name)
+        reader.until(name)
+    eventually(lambda: outbox.failures["hangs"] == 1)
+    emit(storage, "e")
+    reader.until("e")
+    outbox.stop()
+    assert outbox.failures == {"hangs": 1, "reader": 0}
+    assert [r.getMessage() for r in caplog.records if "takes longer" in r.getMessage()] == [
+        "plugin hangs takes longer than 0.05 s for a batch of events; what comes waits for it"
+    ]
+    free.set()
+
+
+def test_a_backlog_of_many_batches_is_delivered_wholly_before_it_stops(storage, deliver):
+    first = deliver(("reader", Reader()))
+    first.stop()
+    names = [f"e{number}" for number in range(1203)]
+    emit(storage, *names)
+    reader = Reader()
+    deliver(("reader", reader)).stop()
+    assert reader.names == names
