@@ -3,7 +3,8 @@
 Rule 1: nobody is told to sign with a key that a living health manager would refuse. Rule 2: each amphora is told by an
 operation of its own whose request names what it is told, so beginning again goes on where it stopped, and an agent that
 does not answer changes no status. Rule 3: a worker that still has the old settings tells nobody (the operation carries
-the fingerprint of what is to be told).
+the fingerprint of what is to be told). Rule 4: an agent has what it was told last: being told once, before it was told
+something else, counts for nothing, so that going back is a rotation like any other.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Progress:
 
     Attributes:
         mark: fingerprint of what is told.
-        amphorae: that serve now; `told`: have it; `under_way`; `failed`: could not be told; the rest is not asked for.
+        amphorae: that serve now; `told`: this is what they were told last; `under_way`; `failed`: could not be told; the rest is not asked for.
         failures: amphora -> why, of some of those that failed.
         refusing: living health managers that would refuse heartbeats signed with it (for a key).
         heard: living health manager -> amphorae whose newest heartbeat that it heard lately is signed with it (for a key);
@@ -113,17 +114,40 @@ def _prefix(what: What, mark: str) -> str:
     return f"{what}/{mark}/"
 
 
-def _asked(tx: Transaction, what: What, mark: str) -> dict[str, Operation]:
-    """Amphora -> the last operation that tells it."""
-    found = tx.requests(FLOW, _prefix(what, mark))
-    return {str(one.amphora_id): one for one in sorted(found, key=lambda one: one.created_at)}
+@attrs.frozen
+class _Asked:
+    """The last operation that tells an agent this, and whether it was told something else since: then it is to be told anew."""
+
+    last: Operation
+    outdated: bool
+
+
+def _asked(tx: Transaction, what: What, mark: str) -> dict[str, _Asked]:
+    """By amphora; those that nobody asked for are left out."""
+    asked: dict[str, Operation] = {}
+    others: dict[str, list[Operation]] = {}
+    for one in sorted(tx.requests(FLOW, f"{what}/"), key=lambda one: one.created_at):
+        if one.arguments.get("mark") == mark:
+            asked[str(one.amphora_id)] = one
+        else:
+            others.setdefault(str(one.amphora_id), []).append(one)
+    return {id: _Asked(last, any(_since(last, one) for one in others.get(id, ()))) for id, last in asked.items()}
+
+
+def _since(last: Operation, other: Operation) -> bool:
+    """Whether the agent may have been told, or is to be told, the other thing after the last successful telling."""
+    if last.state is not OperationState.SUCCEEDED or other.state is OperationState.CANCELLED:
+        return False
+    if other.state.final:  # one that failed may have reached the agent before it did
+        return (other.finished_at or 0) >= (last.finished_at or 0)
+    return other.created_at >= last.created_at
 
 
 def _progress(tx: Transaction, what: What, mark: str) -> Progress:
     serving = [a.id for a in tx.amphorae() if a.status in _SERVING]
     asked = _asked(tx, what, mark)
-    states = Counter(asked[id].state for id in serving if id in asked)
-    failed = [id for id in serving if id in asked and asked[id].state in _ENDED_BADLY]
+    states = Counter(asked[id].last.state for id in serving if id in asked and not asked[id].outdated)
+    failed = [id for id in serving if id in asked and asked[id].last.state in _ENDED_BADLY]
     now = tx.governing().now
     alive = [one for one in tx.observers() if now - one.written_at <= STALE * 1_000_000]
     refusing = [one.name for one in alive if mark not in str(one.figures.get("accepts"))]
@@ -141,7 +165,7 @@ def _progress(tx: Transaction, what: What, mark: str) -> Progress:
         told=states[OperationState.SUCCEEDED],
         under_way=sum(many for state, many in states.items() if not state.final),
         failed=len(failed),
-        failures={id: asked[id].error or "no reason recorded" for id in failed[:10]},
+        failures={id: asked[id].last.error or "no reason recorded" for id in failed[:10]},
         refusing=tuple(refusing) if what is What.HEARTBEAT_KEY else (),
         heard=heard,
         otherwise=otherwise,
@@ -156,10 +180,11 @@ def _missing(tx: Transaction, what: What, mark: str) -> Sequence[Operation]:
     asked = _asked(tx, what, mark)
     found = []
     for amphora in tx.amphorae():
-        last = asked.get(amphora.id)
-        if amphora.status not in _SERVING or (last is not None and last.state not in _ENDED_BADLY):
+        one = asked.get(amphora.id)
+        has_it = one is not None and not one.outdated and one.last.state not in _ENDED_BADLY  # or will
+        if amphora.status not in _SERVING or has_it:
             continue
-        again = "" if last is None else f"/{last.created_at}"
+        again = "" if one is None else f"/{one.last.created_at}"
         found.append(
             Operation(
                 id=str(uuid.uuid4()),

@@ -85,6 +85,33 @@ def test_every_agent_is_told_once_and_nothing_is_failed_over(rig: Rig) -> None:
     assert rotate(rig.storage, with_keys(rig, "newer", "new"), What.HEARTBEAT_KEY, actor="jo") == 4
 
 
+def test_going_back_and_forth_tells_everybody_each_time(rig: Rig) -> None:
+    new, old = with_keys(rig, "new", "old"), with_keys(rig, "old", "new")
+    for turn, settings in enumerate((new, old, new, old, new), 1):
+        assert counts(progress(rig.storage, settings, What.HEARTBEAT_KEY))[1] == 0, (
+            "what they had before counts no more"
+        )
+        assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 4
+        assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 0, "begun again, it goes on"
+        carried_out(rig, settings)
+        assert progress(rig.storage, settings, What.HEARTBEAT_KEY).done
+        assert len(told(rig)) == 4 * turn
+    assert not progress(rig.storage, old, What.HEARTBEAT_KEY).done
+
+
+def test_who_could_not_be_told_something_else_may_have_it_and_is_told_anew(rig: Rig) -> None:
+    new, old = with_keys(rig, "new", "old"), with_keys(rig, "old", "new")
+    rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, new)
+    rotate(rig.storage, old, What.HEARTBEAT_KEY, actor="jo")
+    assert not progress(rig.storage, new, What.HEARTBEAT_KEY).done, "they are about to be told something else"
+    rig.cloud.fail("amphora.update_agent", kind=FaultKind.PERMANENT, times=1000)
+    carried_out(rig, old)
+    rig.cloud.heal()
+    assert counts(progress(rig.storage, new, What.HEARTBEAT_KEY)) == (4, 0, 0, 0)
+    assert rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo") == 4
+
+
 def test_an_agent_that_does_not_answer_serves_on_and_is_told_next_time(rig: Rig) -> None:
     settings = with_keys(rig, "new", "old")
     rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
