@@ -107,9 +107,11 @@ def persistences(draw: st.DrawFn, protocol: PoolProtocol, *, cookies: bool) -> S
 
 @st.composite
 def pools(draw: st.DrawFn, protocol: PoolProtocol, *, cookies: bool = True) -> NewPool:
-    datagrams = protocol in DATAGRAMS  # no TLS, and nobody waits for others to go down
+    datagrams = protocol in DATAGRAMS  # no TLS, nobody waits for others to go down, one address family
     authority = None if datagrams else draw(st.none() | reference)
-    usable = members.map(lambda member: attrs.evolve(member, backup=False)) if datagrams else members
+    here = st.sampled_from([address for address in ADDRESSES if ":" not in address])
+    alike = st.builds(lambda member, address: attrs.evolve(member, address=address, backup=False), members, here)
+    usable = alike if datagrams else members
     return NewPool(
         protocol=protocol,
         lb_algorithm=draw(st.sampled_from([Algorithm.ROUND_ROBIN, Algorithm.LEAST_CONNECTIONS, Algorithm.SOURCE_IP])),

@@ -121,6 +121,13 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
             "member 10.0.0.1:53 of pool 'p': backup is True, but must be false: in a UDP pool",
         ),
         (
+            listener(
+                protocol=L.UDP,
+                default_pool=NewPool(protocol=P.UDP, members=[NewMember("10.0.0.1", 53), NewMember("::1", 53)]),
+            ),
+            "address is '::1', but must be an IPv4 address, as member 10.0.0.1:53 has: UDP listener 'web' uses",
+        ),
+        (
             attrs.evolve(
                 listener(protocol=L.UDP, default_pool=NewPool(protocol=P.UDP, members=[NewMember("::1", 53)])),
                 vip_address="10.0.0.9",

@@ -253,17 +253,25 @@ def _use(scope: Scope, listener: Listener, pool: Pool, policy: L7Policy | None) 
 
 
 def _reach(scope: Scope, listener: Listener, pool: Pool) -> None:
-    """Datagrams go to members of a VIP's own address family; others would never get any (upstream's driver agrees)."""
-    known, speaker = _versions(scope), listener.protocol
-    if not known or not isinstance(speaker, ListenerProtocol) or speaker not in _TRANSPORT:
+    """Datagrams go to members of a VIP's own address family; others would never get any (upstream's driver agrees).
+
+    A VIP that is not known yet will be of one family, so that its members are.
+    """
+    known, model = _versions(scope), "the VIP"
+    speaker: object = listener.protocol
+    if not isinstance(speaker, ListenerProtocol) or speaker not in _TRANSPORT:
         return
     for member in pool.members:
         literal: object = member.address
-        asked = scope.sets(member, "address") or scope.sets(listener, "default_pool_id")
-        if not asked or not isinstance(literal, str) or (6 if ":" in literal else 4) in known:
+        if not isinstance(literal, str):
             continue
-        version = min(known)
-        tail = f"an IPv{version} address, as the VIP has: {speaker} listener {_name(listener)} uses the pool"
+        version = 6 if ":" in literal else 4
+        if not known and not scope.tree.additional_vips:
+            known, model = {version}, label(member)
+        asked = scope.sets(member, "address") or scope.sets(listener, "default_pool_id")
+        if not known or version in known or not asked:
+            continue
+        tail = f"an IPv{min(known)} address, as {model} has: {speaker} listener {_name(listener)} uses the pool"
         raise refusal(f"{label(member)} of {label(pool)}", "address", literal, tail)
 
 
