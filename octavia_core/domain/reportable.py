@@ -40,10 +40,14 @@ class Excess:
     limit: int
 
     def __str__(self) -> str:
+        under = (
+            "1 listener"
+            if self.listeners == 1
+            else f"{self.listeners} listeners, counted for each that uses their pool,"
+        )
         return (
-            f"{self.members} members of {self.listeners} listeners (counted for each that uses their pool) do not fit "
-            f"into the heartbeat of an agent that reports all of them in one datagram of {LARGEST_DATAGRAM} bytes; "
-            f"about {self.limit} do"
+            f"{self.members} members of {under} do not fit into the heartbeat of an agent that reports all of them in one "
+            f"datagram of {LARGEST_DATAGRAM} bytes; about {self.limit} do"
         )
 
 

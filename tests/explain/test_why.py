@@ -347,6 +347,29 @@ def test_an_amphora_that_was_declared_dead(scene: Scene) -> None:
     assert "failover" in said.summary
 
 
+def test_an_amphora_with_more_members_than_a_heartbeat_takes(scene: Scene) -> None:
+    http = ListenerProtocol.HTTP
+    listeners = [
+        Listener(id=new_id(), protocol=http, protocol_port=n, default_pool_id=scene.pool) for n in (80, 81, 82)
+    ]
+    scene.tree(listeners=tuple(listeners))
+    scene.serving()
+    members = [Member(id=new_id(), address="10.0.0.2", protocol_port=n + 1, pool_id=scene.pool) for n in range(999)]
+
+    def lose(tx: Any) -> None:
+        for member in members:
+            tx.insert(member)
+        assert tx.declare_dead(scene.amphora)
+        text = "it is lost: its agent answers, but it sends no heartbeat that counts"
+        tx.emit(Event(name="amphora.lost", text=text, load_balancer_id=scene.lb, amphora_id=scene.amphora))
+
+    scene.storage.transaction(lose)
+    cause = scene.why(scene.amphora).cause
+    assert cause is not None
+    assert "3000 members of 3 listeners" in cause
+    assert "65507 bytes" in cause
+
+
 def test_nobody_alive_is_said_of_what_serves_and_of_what_waits(scene: Scene) -> None:
     scene.tree()
     scene.serving()

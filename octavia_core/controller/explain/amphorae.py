@@ -12,6 +12,7 @@ from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation
+from octavia_core.domain.reportable import excess_of
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.hearts import Liveness
 
@@ -35,7 +36,7 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
         return _spare(facts, base, heart)
     if heart is not None and heart.declared_dead and lb:
         dead = seconds(facts.now - heart.declared_dead)
-        base = attrs.evolve(base, cause=_lost(facts, amphora.id), age=dead)
+        base = attrs.evolve(base, cause=_lost(facts, amphora), age=dead)
         if about is None:
             said = attrs.evolve(
                 base,
@@ -64,7 +65,7 @@ def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
             base,
             situation=Situation.FAILED,
             summary="an operation on it failed" if lb else "it serves nobody and could not be removed",
-            cause=_lost(facts, amphora.id),
+            cause=_lost(facts, amphora),
             advice=(
                 f"replace it: octavia-admin amphora failover {amphora.id}"
                 if lb
@@ -134,6 +135,7 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
         return f"{words}, and its failover is stopped: {cause}", cause
     if silent <= allowed:
         return None
+    words += _too_many(facts, heart.load_balancer_id)
     pause = paused(facts)
     if pause is not None:
         return f"{words}, and {pause}", pause
@@ -144,6 +146,13 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
     return f"{words}; the health manager is about to decide what that means", None
 
 
-def _lost(facts: Facts, amphora_id: str) -> str | None:
-    event = facts.tx.newest_event(("amphora.lost",), amphora_id=amphora_id)
-    return None if event is None else event.text
+def _lost(facts: Facts, amphora: Amphora) -> str | None:
+    event = facts.tx.newest_event(("amphora.lost",), amphora_id=amphora.id)
+    return None if event is None else event.text + _too_many(facts, amphora.load_balancer_id)
+
+
+def _too_many(facts: Facts, load_balancer_id: str | None) -> str:
+    """What goes with the silence of an amphora that has more members than its heartbeat takes; empty for all others."""
+    tree = facts.tx.tree(load_balancer_id) if load_balancer_id else None
+    found = excess_of(tree) if tree is not None else None
+    return "" if found is None else f"; an agent of upstream's cannot be heard there: {found}"
