@@ -24,7 +24,7 @@ from octavia_core.flows.single import mark_of
 from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["Progress", "What", "progress", "rotate"]
+__all__ = ["Progress", "What", "last_marks", "progress", "rotate"]
 
 FLOW = "configure-agent"
 _SERVING = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.READY)
@@ -101,6 +101,12 @@ def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> i
         )
         storage.transaction(lambda tx: tx.emit(event))
     return len(wanted)
+
+
+def last_marks(tx: Transaction) -> dict[str, str]:
+    """What agents were last told, or are being told -> its fingerprint; what was never rotated is left out."""
+    newest = {what: tx.last_request(FLOW, f"{what}/") for what in What}
+    return {str(what): str(one.arguments["mark"]) for what, one in newest.items() if one is not None}
 
 
 def _mark(settings: Settings, what: What) -> str:

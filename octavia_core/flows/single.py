@@ -108,10 +108,15 @@ def _configure_agent(run: Run, world: World) -> None:
 
     def tell(_: str) -> None:
         what, mark = operation.arguments.get("tell"), operation.arguments.get("mark")
-        if what and mark_of(world.settings, str(what)) != mark:
+        if mark and mark_of(world.settings, str(what)) != mark:
             raise TransientError(
                 f"this worker's settings have another {what} than the agent is to be told; start it again"
             )
+        for name, newest in dict(operation.arguments.get("marks") or {}).items():
+            if mark_of(world.settings, name) != newest:  # at once: the failover of who stays silent waits for this
+                raise PermanentError(
+                    f"this worker's settings have another {name} than agents were told last; start it again"
+                )
         at = amphora.agent
         if at is None:
             raise PermanentError(f"amphora {amphora.id} has no management address")

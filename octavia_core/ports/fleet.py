@@ -100,6 +100,9 @@ class Fleet(Protocol):
     def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
         """Operations of a flow whose `request_id` begins like that (no wildcards in it)."""
 
+    def last_request(self, flow: str, prefix: str) -> Operation | None:
+        """The newest of those; None when there is none."""
+
     def amphora_states(self) -> Mapping[str, int]:
         """How many amphorae there are in each status; the DELETED ones are left out."""
 

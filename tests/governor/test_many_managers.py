@@ -35,7 +35,7 @@ class Manager:
     def __init__(self, rig: Rig, settings: Settings) -> None:
         self.storage = SqlStorage.open(settings)
         self.ask = Inquiry(self.storage, rig.world, 1.0)
-        wall, actor = Wall(self.storage, rig.clock), Actor(self.storage, rig.world, lambda: None)
+        wall, actor = Wall(self.storage, rig.clock), Actor(self.storage, lambda: None)
         self.lookout = Lookout(self.storage, settings, rig.clock, wall, Evidence(Memory(2.0), self.ask), actor)
 
     def close(self) -> None:

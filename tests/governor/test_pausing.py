@@ -24,7 +24,7 @@ def rig(tmp_path: Path) -> Iterator[Rig]:
 
 def another(rig: Rig) -> Lookout:
     """A second health manager on the same database."""
-    actor = Actor(rig.storage, rig.world, lambda: None)
+    actor = Actor(rig.storage, lambda: None)
     return Lookout(rig.storage, rig.settings, rig.clock, rig.wall, Evidence(rig.memory, rig.ask), actor)
 
 

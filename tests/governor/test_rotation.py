@@ -21,7 +21,9 @@ from octavia_core.domain.skim import Skimmer
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import ConfigurationError, Refused
 from octavia_core.flows.runner import Runner
+from octavia_core.flows.single import mark_of
 from octavia_core.hooks.plugins import Plugins
+from octavia_core.policy.governor import Act, Decision, Rule
 from octavia_core.ports.clock import SystemClock
 from octavia_core.settings import HealthManager, Settings
 from octavia_core.testing.outside import FaultKind
@@ -147,13 +149,44 @@ def test_a_key_that_a_living_health_manager_would_refuse_is_not_told(rig: Rig) -
     assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 4
 
 
+def test_settings_that_the_governor_has_sent_again_are_a_workers_and_none_that_are_older_than_the_last_rotation(
+    rig: Rig,
+) -> None:
+    places = {"controller_ip_port_list": ("10.0.0.1:5555", "10.0.0.2:5555")}
+    new = attrs.evolve(
+        with_keys(rig, "new", "old"), health_manager=attrs.evolve(with_keys(rig, "new").health_manager, **places)
+    )
+    for what in What:
+        rotate(rig.storage, new, what, actor="jo")
+    carried_out(rig, new)
+    before = len(told(rig))
+    decision = Decision(amphora_id=rig.ids[0], act=Act.PUSH, rule=Rule.REFRESH, evidence="its agent answers")
+    for heart in rig.storage.read(lambda tx: tx.liveness(rig.ids[:2])):
+        for _ in range(2):
+            Actor(rig.storage, bool).refresh(heart, decision)
+    assert len(told(rig)) == before, "the health manager itself tells nobody"
+    marks = {"heartbeat-key": mark_of(new, "heartbeat-key"), "controllers": mark_of(new, "controllers")}
+    stored = [one for one in rig.operations("configure-agent") if one.arguments["tell"] == "settings"]
+    assert sorted(str(one.amphora_id) for one in stored) == sorted(rig.ids[:2])
+    assert [one.arguments["marks"] for one in stored] == [marks, marks]
+    carried_out(rig, with_keys(rig, "new"))  # as a worker without the list of controllers
+    assert len(told(rig)) == before
+    assert "another controllers than agents were told last" in str(rig.operations("configure-agent")[0].error)
+    assert {rig.status(id) for id in rig.ids} == {AmphoraStatus.ALLOCATED}
+    heart = attrs.evolve(heart, last_heard=(heart.last_heard or 0) + 1)
+    Actor(rig.storage, bool).refresh(heart, decision)
+    carried_out(rig, new)
+    assert len(told(rig)) == before + 1
+    assert progress(rig.storage, new, What.HEARTBEAT_KEY).done
+
+
 def test_it_is_done_when_nobody_is_heard_with_another_key_any_more(rig: Rig) -> None:
     settings = with_keys(rig, "new", "old")
     rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
     carried_out(rig, settings)
     skimmer = Skimmer(settings.health_manager.keys)
     lookout = Lookout(
-        rig.storage, settings, rig.clock, rig.wall, Evidence(rig.memory, rig.ask), Actor(rig.storage, rig.world, bool)
+        rig.storage, settings, rig.clock, rig.wall, Evidence(rig.memory, rig.ask), Actor(rig.storage, bool)
     )
 
     def heard(*keys: str) -> Progress:

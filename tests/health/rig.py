@@ -82,7 +82,7 @@ class Rig:
         self.storage = storage.open(self.settings)
         self.memory, self.wall = Memory(2.0), Wall(self.storage, self.clock)
         self.ask = Inquiry(self.storage, world, TIMEOUT)
-        actor = Actor(self.storage, world, lambda: None)
+        actor = Actor(self.storage, lambda: None)
         self.lookout = Lookout(
             self.storage, self.settings, self.clock, self.wall, Evidence(self.memory, self.ask), actor
         )

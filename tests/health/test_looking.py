@@ -211,7 +211,7 @@ def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monk
         here.clock,
         here.wall,
         Evidence(Memory(2.0), here.ask),  # of a host that hears nobody: others hear, and write
-        Actor(here.storage, here.world, lambda: None),
+        Actor(here.storage, lambda: None),
     )
     for _ in range(14):
         here.clock.advance(0.1)

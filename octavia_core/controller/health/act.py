@@ -12,14 +12,12 @@ import attrs
 
 from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.places import domains
+from octavia_core.controller.rotation import last_marks
 from octavia_core.domain.operation import Event, Operation, Subject
-from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind
-from octavia_core.errors import BadRequest, OctaviaError
-from octavia_core.flows.world import World
+from octavia_core.errors import BadRequest
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.policy.governor import Act, Decision, Rule, used_up
-from octavia_core.ports.amphora import BootIdentity
 from octavia_core.ports.hearts import Liveness
 from octavia_core.ports.storage import Storage, Transaction
 
@@ -48,8 +46,8 @@ class Actor:
         declared: rule -> how many this one declared dead since it began.
     """
 
-    def __init__(self, storage: Storage, world: World, on_failover: Callable[[], None]) -> None:
-        self._storage, self._world, self.on_failover = storage, world, on_failover
+    def __init__(self, storage: Storage, on_failover: Callable[[], None]) -> None:
+        self._storage, self.on_failover = storage, on_failover
         self.held: Mapping[Rule, int] = {}
         self.evidence: Mapping[Rule, str] = {}
         self.declared = Counter[Rule]()
@@ -78,10 +76,12 @@ class Actor:
         return waiting
 
     def refresh(self, heart: Liveness, decision: Decision) -> None:
-        """Give it its configuration (an operation) and its agent's settings (at once) again."""
-        request_id = (
-            f"refresh-{heart.amphora_id}-{heart.last_heard or heart.since}"  # once per silence, whoever sees it
-        )
+        """Store that it is given its agent's settings and its configuration again, each by an operation.
+
+        A worker sends its own settings: those of a health manager may lack what agents are told, or be older than that. What
+        was rotated since this fleet began goes along as marks, so that a worker with other settings tells nobody.
+        """
+        silence = f"refresh-{heart.amphora_id}-{heart.last_heard or heart.since}"  # once, whoever sees it
         operation = Operation(
             id=str(uuid.uuid4()),
             flow="configure",
@@ -89,12 +89,21 @@ class Actor:
             subjects=(),  # its failure moves no status: the failover that follows tells
             internal=True,
             actor="health",
-            request_id=request_id,
+            request_id=silence,
         )
 
         def store(tx: Transaction) -> bool:
-            if heart.load_balancer_id is None or tx.requested("configure", request_id) is not None:
+            if heart.load_balancer_id is None or tx.requested("configure", silence) is not None:
                 return False
+            arguments = {"tell": "settings", "marks": last_marks(tx)}
+            settings = attrs.evolve(
+                operation,
+                id=str(uuid.uuid4()),
+                flow="configure-agent",
+                amphora_id=heart.amphora_id,
+                arguments=arguments,
+            )
+            tx.add_operation(settings)
             tx.add_operation(operation)
             tx.emit(
                 Event(
@@ -111,23 +120,6 @@ class Actor:
         if self._storage.transaction(store):
             log.warning("amphora %s: %s", heart.amphora_id, decision.evidence)
             self.on_failover()
-            self._send_settings(heart)
-
-    def _send_settings(self, heart: Liveness) -> None:
-        try:
-            amphora = self._storage.read(lambda tx: tx.amphora(heart.amphora_id))
-            if amphora is None or amphora.agent is None:
-                return
-            # Its certificate stays: only settings are sent, so no key has to be made for this.
-            identity = BootIdentity(
-                amphora_id=amphora.id,
-                topology=amphora.topology,
-                server_pem=Secret(b""),
-                controller_ca_pem=self._world.issuer.controller_ca(),
-            )
-            self._world.amphora.update_agent(amphora.agent, identity)
-        except OctaviaError as error:
-            log.warning("amphora %s was not given its settings again: %s", heart.amphora_id, error)
 
     def stop(self, hearts: Collection[Liveness], evidence: str) -> None:
         """Upstream's breaker: those that serve become FAILOVER_STOPPED."""

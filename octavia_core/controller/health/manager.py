@@ -116,7 +116,7 @@ class HealthManager:
             patience=DISPUTED * health.heartbeat_interval,
         )
         self._writer.statistics = self._statistics = Statistics(storage, world.statistics())
-        self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, world, on_failover)
+        self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, on_failover)
         evidence = Evidence(self._memory, self._ask)
         self._lookout = Lookout(storage, settings, world.clock, self._wall, evidence, self._actor)
         self.metrics = self._metrics_at(health.metrics_address)
@@ -128,6 +128,7 @@ class HealthManager:
             if processes
             else Here(settings, receiver, self._memory, told)
         )
+        self._lookout.replaced = lambda: self._hearing.replaced
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
         self._listening_since, self._deaf = 0, False

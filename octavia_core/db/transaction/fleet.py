@@ -91,9 +91,12 @@ class Fleet(Session):
 
     def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
         """Those of the flow are found by the unique key of flow and request."""
-        of = oc_operation.c
-        which = (of.flow == flow, of.request_id.startswith(prefix, autoescape=True))
-        return [operation_of(row) for row in self.rows(select(oc_operation).where(*which))]
+        return [operation_of(row) for row in self.rows(_requested(flow, prefix))]
+
+    def last_request(self, flow: str, prefix: str) -> Operation | None:
+        """By the same key; the database sorts them."""
+        row = self.row(_requested(flow, prefix).order_by(oc_operation.c.created_at.desc()).limit(1))
+        return None if row is None else operation_of(row)
 
     def amphora_states(self) -> Mapping[str, int]:
         """By status, without the DELETED."""
@@ -169,6 +172,11 @@ class Fleet(Session):
 _SET_HOST = Prepared(
     update(oc_liveness).where(oc_liveness.c.amphora_id == bindparam("b_id")).values(host=bindparam("b_host"))
 )
+
+
+def _requested(flow: str, prefix: str) -> Select[Any]:
+    of = oc_operation.c
+    return select(oc_operation).where(of.flow == flow, of.request_id.startswith(prefix, autoescape=True))
 
 
 def _in_error(limit: int) -> Select[Any]:
