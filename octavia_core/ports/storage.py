@@ -254,6 +254,14 @@ class Transaction(Fleet, Hearts, Protocol):
     ) -> Sequence[Event]:
         """Events with a sequence above `after`, oldest first."""
 
+    def events_named(self, name: str, load_balancer_id: str, *, after: int) -> Sequence[Event]:
+        """Events of that name about a load balancer with a sequence above `after`, oldest first, a thousand at most; those that
+        this transaction emits are not among them.
+        """
+
+    def last_event(self) -> int:
+        """The sequence of the newest event, 0 when there is none; those that this transaction emits come later."""
+
     def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
         """The newest event of one of these names (about that amphora), or None."""
 

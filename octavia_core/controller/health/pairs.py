@@ -33,12 +33,14 @@ class Said:
     Attributes:
         heartbeat: of all that are fresh.
         by: the amphorae that said it.
-        news: differences that have lasted too long since the last time.
+        news: differences that have lasted too long since the last time, with the event after which each of them began.
+        begun: differences for which that event is yet to be told to `begin`.
     """
 
     heartbeat: Heartbeat
     by: tuple[str, ...]
-    news: tuple[Difference, ...] = ()
+    news: tuple[tuple[Difference, int], ...] = ()
+    begun: tuple[Difference, ...] = ()
 
 
 @attrs.frozen
@@ -70,6 +72,7 @@ class Pairs:
         self._swept_at: float | None = None
         self._since: dict[str, dict[Difference, float]] = {}
         self._told: set[Difference] = set()
+        self._after: dict[Difference, int] = {}
 
     def due(self, now: float) -> Collection[str]:
         """Amphorae of pairs that have differed for too long since they were looked at: their next report is to be."""
@@ -89,6 +92,11 @@ class Pairs:
     def told(self, news: Iterable[Difference]) -> None:
         """It is written; it is not said again while it lasts."""
         self._told |= {each for each in news if any(each in since for since in self._since.values())}
+
+    def begin(self, begun: Iterable[Difference], sequence: int) -> None:
+        """These have begun after the event of that sequence: what another host says of them comes later."""
+        for each in begun:
+            self._after.setdefault(each, sequence)
 
     def said(
         self,
@@ -132,18 +140,24 @@ class Pairs:
         reports = [beat, *[report for _, (_, heard, report) in sorted(found.items()) if heard <= self._fresh]]
         since = self._differ(tree.id, differences(reports), now)
         late = {each for each, at in since.items() if now - at > self._patience}
-        news = tuple(sorted(late - self._told))
+        news = tuple((each, self._after.get(each, 0)) for each in sorted(late - self._told))
+        begun = tuple(each for each in since if each not in self._after)
         settled = not tree.provisioning_status.pending
         whole = together(reports, disputed={each.pool_id for each in late}, settled=settled)
-        return Said(whole, tuple(sorted(report.amphora_id for report in reports)), news)
+        return Said(whole, tuple(sorted(report.amphora_id for report in reports)), news, begun)
 
     def _differ(self, load_balancer_id: str, found: Collection[Difference], now: float) -> Mapping[Difference, float]:
         before = self._since.pop(load_balancer_id, {})
-        self._told -= set(before) - set(found)
+        self._forget(set(before) - set(found))
         since = {each: before.get(each, now) for each in found}
         if since:
             self._since[load_balancer_id] = since
         return since
+
+    def _forget(self, over: Collection[Difference]) -> None:
+        self._told.difference_update(over)
+        for each in over:
+            self._after.pop(each, None)
 
     def _sweep(self, now: float) -> None:
         """Now and then, forget the pairs that memory has forgotten."""
@@ -156,7 +170,7 @@ class Pairs:
                 self._owner.pop(amphora, None)
             if not pair:
                 del self._amphorae[owner]
-                self._told -= set(self._since.pop(owner, {}))
+                self._forget(self._since.pop(owner, {}))
 
 
 def words(beat: Heartbeat) -> str:

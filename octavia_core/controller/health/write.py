@@ -200,9 +200,13 @@ class Writer:
                     data={"id": id, "kind": str(kind), "operating_status": str(status)},
                 )
             )
-        for each in said.news:
+        if said.begun:
+            self.pairs.begin(said.begun, tx.last_event())
+        for each, after in said.news:
             if each not in self._news:  # both of a pair may be looked at in one transaction
-                tx.emit(_dispute(tree, each))
+                event = _dispute(tree, each)
+                if not _said_before(tx, event, after):
+                    tx.emit(event)
                 self._news.append(each)
         if not matches:
             self._memory.counters["listener count differs"] += 1
@@ -236,6 +240,14 @@ def _dispute(tree: Outline, found: Difference) -> Event:
         load_balancer_id=tree.id,
         data={"id": found.pool_id, "member_id": found.member_id, "up": found.up, "down": found.down},
     )
+
+
+def _said_before(tx: Transaction, event: Event, after: int) -> bool:
+    """Whether another host, which hears the same pair, has said it since it began. Two that come to it in the very same moment
+    both say it: nobody waits for a lock over that.
+    """
+    found = tx.events_named(event.name, str(event.load_balancer_id), after=after)
+    return any(each.data == event.data for each in found)
 
 
 def _portions(batch: Batch) -> Iterator[Batch]:

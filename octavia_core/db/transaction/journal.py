@@ -305,6 +305,19 @@ class Events(Session):
             for row in self.rows(query)
         ]
 
+    def events_named(self, name: str, load_balancer_id: str, *, after: int) -> Sequence[Event]:
+        """Events of that name about a load balancer beyond a sequence; what is not written yet is left out, so no lock is taken."""
+        of = oc_event.c
+        query = select(oc_event).where(of.load_balancer_id == load_balancer_id, of.sequence > after, of.name == name)
+        return [
+            Event(**{**row._mapping, "data": from_text(row.data)})
+            for row in self.rows(query.order_by(of.sequence).limit(1000))
+        ]
+
+    def last_event(self) -> int:
+        """The sequence of the newest event that is written."""
+        return int(self.value(select(oc_meta.c.number).where(oc_meta.c.name == EVENT_COUNTER)) or 0)
+
     def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
         """The newest of these names, or None."""
         self.flush()
