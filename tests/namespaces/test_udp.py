@@ -31,7 +31,7 @@ from octavia_local.namespaces import plan_of
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
 from tests.main_job.stage import PATIENCE, Stage, http, only_pool, until
 from tests.namespaces.pair import Pair
-from tests.namespaces.rig import HOST, answer_of, member_at
+from tests.namespaces.rig import HOST, answer_of, inside, member_at
 from tests.support.system import require
 
 CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_retries=1, max_retries_down=1)
@@ -99,6 +99,14 @@ def test_clients_stay_members_are_drained_and_what_was_counted_is_in_the_rows(st
         assert counted(stage, listener)["bytes_out"] > 0
         stage.delete(Kind.LISTENER, listener)
         assert answers(lb, 1, tries=1) == {"": 1}
+
+
+def test_rules_that_somebody_took_away_are_put_back(stage: Stage) -> None:
+    with UdpEcho("one", HOST) as one:
+        lb = stage.build(udp(one))
+        assert answers(lb, 2) == {"one": 2}
+        inside(stage.agent_pid(stage.controller.amphorae(lb.id)[0].id), str(find_nft()), "flush", "ruleset")
+        until(lambda: answers(lb, 1, tries=1) == {"one": 1}, "the rules are there again")
 
 
 def test_a_source_keeps_its_member_by_algorithm_and_an_ipv6_vip_serves(stage: Stage) -> None:

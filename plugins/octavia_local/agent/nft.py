@@ -33,6 +33,8 @@ _COUNTED_WITHIN = 0.5
 """Heartbeats wait for it: one that takes longer is asked again later, and what it said before stands."""
 _MEMBERS = 0xFFFF
 """The lower half of a connection's mark is the member's, the upper the listener's."""
+_GONE = "No such file or directory"
+"""What nft says of a table that is not there."""
 _GUARD = """\
 add table inet octavia_guard
 flush table inet octavia_guard
@@ -229,6 +231,7 @@ class Nft:
         self._listener, self._text = "", ""
         self._there: dict[str, Real] = {}
         self._able: frozenset[str] = frozenset()
+        self._service: Service | None = None
         self._seen = _Seen(-1e9, {})
 
     def hold(self, service: Service) -> list[Bind]:
@@ -263,7 +266,7 @@ class Nft:
         able = frozenset(id for id in reals if id in usable)
         for id in [*moved, *(self._able - able)]:
             self._forget(self._marks.member(service.listener, id))
-        self._there, self._able = reals, able
+        self._there, self._able, self._service = reals, able, service
 
     def stop(self) -> None:
         """Serve it no more; not served is fine."""
@@ -310,7 +313,10 @@ class Nft:
                 if isinstance(counter, dict):
                     found[str(counter.get("name"))] = counter
         except (Refusal, ValueError) as error:
-            log(f"listener {self._listener}: its counters cannot be read: {error}")
+            if isinstance(error, Refusal) and _GONE in str(error.details):
+                self._put_back()
+            else:
+                log(f"listener {self._listener}: its counters cannot be read: {error}")
             return self._seen.counters or dict.fromkeys(("scur", "stot", "bin", "bout", "ereq"), 0)
         return {
             "scur": self._connections(),
@@ -319,6 +325,18 @@ class Nft:
             "bout": int(found.get("sent", {}).get("bytes", 0)),
             "ereq": 0,
         }
+
+    def _put_back(self) -> None:
+        """Somebody has taken the rules away: make them anew. Counters begin at zero."""
+        service, able = self._service, self._able
+        if service is None:
+            return
+        log(f"listener {self._listener}: its rules were taken away, and are put back")
+        self._text, self._there, self._able = "", {}, frozenset()
+        try:
+            self.apply(service, able)
+        except Refusal as refusal:
+            log(f"listener {self._listener}: its rules cannot be put back: {refusal.details}")
 
     def _connections(self) -> int:
         from pyroute2.netlink.exceptions import NetlinkError
