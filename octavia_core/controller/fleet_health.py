@@ -26,6 +26,7 @@ class Manager:
         oldest: the longest silence of an amphora that was ever heard, seconds; `oldest_id`: whose.
         dropped: datagrams and reports that did not count, by reason, since it began.
         held: failovers that its governor holds back, by rule.
+        replaced: its processes that receive and were replaced, by what had become of them, since it began.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Manager:
     oldest_id: str | None
     dropped: Mapping[str, int]
     held: Mapping[str, int]
+    replaced: Mapping[str, int] = attrs.field(factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -91,6 +93,7 @@ def _manager(row: Observer, now: int) -> Manager:
         oldest_id=str(oldest["amphora_id"]) if oldest.get("amphora_id") else None,
         dropped=_counts(row.figures.get("dropped")),
         held=_counts(row.figures.get("held")),
+        replaced=_counts(row.figures.get("replaced")),
     )
 
 

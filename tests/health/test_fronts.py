@@ -235,3 +235,65 @@ def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_sa
     batch = memory.take(0.0, traffic=0.0)
     assert batch.beats["a"].heartbeat.listeners["l"].status == "OPEN"
     assert [delta.bytes_in for delta in batch.traffic] == [7]
+
+
+@pytest.fixture
+def impatient() -> Iterator[Heard]:
+    """Two processes that may say nothing for a second."""
+    health = HealthManager(bind_port=0, heartbeat_key=Secret(KEY), health_update_threads=2, heartbeat_timeout=3.0)
+    settings = Settings(health_manager=health)
+    memory, deaf, news = Memory(reapply=10.0), list[bool](), threading.Event()
+    bound = bind_receiver(settings)
+    fronts = Fronts(settings, bound, memory, Told(news.set, deaf.append), 2)
+    fronts.start()
+    try:
+        yield Heard(fronts, memory, deaf, news, int(bound.getsockname()[1]))
+    finally:
+        fronts.stop()
+
+
+def test_one_that_stands_still_is_deaf_and_replaced_and_what_came_meanwhile_is_heard(impatient: Heard) -> None:
+    impatient.send(datagram("first", 1))
+    until(lambda: impatient.memory.counters["accepted"] == 1)
+    until(lambda: len(impatient.fronts.pids) == 2 and all(map(ready, impatient.fronts.pids)))
+    before = impatient.fronts.pids
+    os.kill(before[0], signal.SIGSTOP)
+    impatient.send(*(datagram(f"a{n}", 1) for n in range(30)))
+    for n in range(30):
+        impatient.send(datagram(f"b{n}", 1))
+    until(lambda: impatient.deaf[:1] == [True])
+    until(lambda: impatient.memory.counters["accepted"] == 61)
+    until(lambda: impatient.fronts.replaced["stood still"] >= 1)
+    until(lambda: impatient.deaf[-1:] == [False])
+    assert before[0] not in impatient.fronts.pids
+
+
+def test_one_that_hears_nobody_says_that_it_lives(stuck: Front) -> None:
+    read, write = os.pipe()
+    os.set_blocking(write, False)
+    try:
+        stuck._out = write
+        stuck._hand_on()
+        data = os.read(read, 1000)
+        said = frame_of(data[LENGTH.size :])
+        assert (said.oldest, said.refused, list(said.again), list(said.reports)) == (0.0, {}, [], [])
+    finally:
+        os.close(read)
+        os.close(write)
+
+
+def lives(pid: int) -> bool:
+    try:
+        with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+            return file.read().rsplit(")", 1)[1].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_one_that_stands_still_does_not_survive_the_end_of_its_manager(impatient: Heard) -> None:
+    until(lambda: len(impatient.fronts.pids) == 2 and all(map(ready, impatient.fronts.pids)))
+    before = impatient.fronts.pids
+    for pid in before:
+        os.kill(pid, signal.SIGSTOP)
+    impatient.fronts.stop()
+    assert not any(map(lives, before))

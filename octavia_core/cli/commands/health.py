@@ -109,6 +109,10 @@ def _summary(found: Fleet) -> list[Any]:
     lines: list[Any] = [states]
     if found.paused:
         lines.append(Text(f"failovers are {found.paused}", style="yellow"))
+    for one in found.managers:
+        if one.replaced:
+            words = f"{one.name}: processes that received heartbeats and were replaced: {_counts(one.replaced)}"
+            lines.append(Text(words, style="yellow"))
     if found.waiting:
         lines.append(f"failovers that failed and are tried again: {found.waiting}")
     return lines

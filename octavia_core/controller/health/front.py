@@ -3,10 +3,13 @@
 It has one thread, since a thread that computes beside it would cost it up to 5 ms per system call. What it learns goes to
 standard output in frames (`frames`); its first line of standard input says what to do, and the end of that input ends it. While the health manager is busy, reports wait here, one per
 amphora and wording: the newest with the counters of all.
+
+Now and then it says nothing in an empty frame, so that one that stands still is told from one that hears nobody.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import select
@@ -21,7 +24,7 @@ from operator import add
 
 from octavia_core.controller.health.frames import Again, frame
 from octavia_core.controller.health.order import ENTRY, GAUGE, LATE, has_traffic
-from octavia_core.controller.health.receive import Receiver
+from octavia_core.controller.health.receive import PATIENCE, Receiver
 from octavia_core.domain.heartbeat import BadPacket
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
 
@@ -38,6 +41,10 @@ GATHER = 0.003
 PIPE = 1024 * 1024
 """Bytes that the pipe should hold; the kernel gives as much to a process without privileges."""
 F_SETPIPE_SZ = 1031
+PR_SET_PDEATHSIG = 1
+"""Linux, linux/prctl.h: the signal that comes when the thread ends that started this process."""
+SAY = 1.0
+"""Seconds without news after which an empty frame says that it lives."""
 
 
 class Front:
@@ -48,11 +55,14 @@ class Front:
         keys: all that are valid.
         out: where frames are written.
         until: the descriptor whose end is the end, None for none.
+        say: seconds without news after which it says that it lives.
     """
 
-    def __init__(self, bound: socket.socket, keys: Sequence[str | bytes], out: int, until: int | None = None) -> None:
+    def __init__(
+        self, bound: socket.socket, keys: Sequence[str | bytes], out: int, until: int | None = None, say: float = SAY
+    ) -> None:
         self._receiver, self._skimmer, self._out = Receiver(bound, wake=until), Skimmer(keys), out
-        self._until = until
+        self._until, self._say = until, say
         self._again: dict[int, Again] = {}
         """What says nothing new, by handle: it has the words that the health manager was told last."""
         self._back: dict[int, Again] = {}
@@ -62,7 +72,7 @@ class Front:
         self._old_news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
         """The same where a number is not above all before."""
         self._refused: Counter[str] = Counter()
-        self._oldest = self._sent_at = 0.0
+        self._oldest, self._sent_at = 0.0, float("-inf")
         self._rest = memoryview(b"")
 
     def run(self) -> None:
@@ -71,7 +81,7 @@ class Front:
         if self._until is not None:
             end.register(self._until, select.POLLIN | select.POLLHUP)
         while not end.poll(0):
-            packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else None)
+            packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else min(PATIENCE, self._say))
             self._take(packets)
             self._hand_on()
             if 0 < len(packets) < FEW:
@@ -168,9 +178,12 @@ class Front:
 
     def _hand_on(self) -> None:
         now = time.monotonic()
-        if not self._rest and (self._waiting() or self._refused) and now - self._sent_at >= SOONEST:
-            self._rest, self._sent_at = memoryview(self._frame()), now
-            self._refused.clear()
+        if not self._rest and now - self._sent_at >= SOONEST:
+            if self._waiting() or self._refused:
+                self._rest, self._sent_at = memoryview(self._frame()), now
+                self._refused.clear()
+            elif now - self._sent_at >= self._say:
+                self._rest, self._sent_at = memoryview(frame(0.0, {}, ())), now
         while self._rest:
             try:
                 self._rest = self._rest[os.write(self._out, self._rest) :]
@@ -207,11 +220,20 @@ def _line(descriptor: int) -> bytes:
     return line
 
 
+def _end_with_parent() -> None:
+    """One that is stopped does not notice the end of its input."""
+    import ctypes
+
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
+
+
 def main() -> int:
     """Read what to do, and do it until standard input ends."""
     # A terminal and systemd send these to everybody; its health manager ends it, when all is read.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    _end_with_parent()
     orders = json.loads(_line(0))
     os.set_blocking(1, False)
     try:
@@ -222,7 +244,7 @@ def main() -> int:
         pass  # what the pipe holds by itself will do
     with socket.socket(fileno=orders["socket"]) as bound:
         try:
-            Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0).run()
+            Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0, orders["say"]).run()
         except BrokenPipeError:
             return 0  # the health manager is gone
     return 0

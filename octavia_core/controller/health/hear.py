@@ -10,12 +10,14 @@ import contextlib
 import json
 import logging
 import os
+import select
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 import attrs
@@ -40,6 +42,17 @@ BACKOFF = RetryPolicy(attempts=1_000_000, first=0.1, longest=10.0)
 """Pauses before a front process that ended is replaced."""
 HEALTHY = 30.0
 """Seconds after which one that ends begins anew with the shortest pause."""
+STILL = 1 / 3
+"""Part of the heartbeat timeout after which a front process that says nothing, not even that it lives, is deaf."""
+SHORTEST = 0.5
+"""Seconds for which one may say nothing at least, however short the timeout is."""
+BEGINS = 10.0
+"""Seconds that one may take until it says something for the first time; it is deaf until then, but not replaced."""
+LEAVES = 2.0
+"""Seconds that one may take to end when it is asked to, before it is killed."""
+SLICES = 4
+"""Into so many pieces the wait for one is cut: if all of us stood still, only one of them passed."""
+ENDED, STOOD = "ended", "stood still"
 
 
 @attrs.frozen
@@ -69,6 +82,10 @@ class Hearing(Protocol):
     def pids(self) -> list[int]:
         """Processes that hear for this one."""
 
+    @property
+    def replaced(self) -> Mapping[str, int]:
+        """How many of them were replaced so far, by what had become of them."""
+
 
 class _Lag:
     """The longest since it was asked for."""
@@ -94,6 +111,7 @@ class Here:
         self._thread = threading.Thread(target=self._run, name="octavia-health-receive", daemon=True)
 
     pids: list[int] = []  # noqa: RUF012 - nobody hears for this process
+    replaced: Mapping[str, int] = {}
 
     def start(self) -> None:
         """See `Hearing`."""
@@ -163,6 +181,8 @@ class Fronts:
         self._stop, self._lag = threading.Event(), _Lag()
         self._lock = threading.Lock()
         self._deaf: set[int] = set()
+        self.replaced: Counter[str] = Counter()
+        self._patience = max(SHORTEST, settings.health_manager.heartbeat_timeout * STILL)
         here = _at_its_port(settings, bound)
         sockets = [bound, *(bind_receiver(here, beside=True) for _ in range(count - 1))]
         self._receivers = [Receiver(each) for each in sockets]
@@ -195,6 +215,10 @@ class Fronts:
         for thread in self._threads:
             if thread.is_alive():
                 thread.join(5)
+        with self._lock:
+            for process in self._processes.values():
+                if process.poll() is None:
+                    process.kill()
         for each in self._sockets:
             each.close()
 
@@ -219,18 +243,18 @@ class Fronts:
                 continue
             if process is None:
                 return
-            self._hears(number, True)
-            self._follow(process)
-            code = _ended(process)
+            still = self._follow(number, process)
+            code = _ended(process, 0.0 if still else LEAVES)
             if self._stop.is_set():
                 return
             self._hears(number, False)
+            self.replaced[STOOD if still else ENDED] += 1
             failures = 1 if time.monotonic() - began > HEALTHY else failures + 1
             pause = BACKOFF.delay(failures)
             log.error(
-                "the process %d that received heartbeats ended with %d; nobody is judged until its successor hears, in %.1f s",
+                "the process %d that received heartbeats %s; nobody is judged until its successor hears, in %.1f s",
                 process.pid,
-                code,
+                f"said nothing for {self._patience:.1f} s, so it was killed" if still else f"ended with {code}",
                 pause,
             )
             self._stop.wait(pause)
@@ -259,25 +283,31 @@ class Fronts:
             )
             self._processes[number] = process
         keys = self._settings.health_manager.keys
-        orders = {"socket": bound.fileno(), "keys": [key.hex() for key in keys]}
+        say = min(front.SAY, self._patience / SLICES)
+        orders = {"socket": bound.fileno(), "keys": [key.hex() for key in keys], "say": say}
         assert process.stdin is not None
         with contextlib.suppress(OSError):  # it ended already, which is noticed by its end of output
             process.stdin.write(json.dumps(orders).encode() + b"\n")
             process.stdin.flush()
         return process
 
-    def _follow(self, process: subprocess.Popen[bytes]) -> None:
-        """Take in what it says until it ends."""
+    def _follow(self, number: int, process: subprocess.Popen[bytes]) -> bool:
+        """Take in what it says until it ends, or says nothing for too long (True)."""
         assert process.stdout is not None
-        source, told = process.stdout, dict[int, Skimmed]()
+        source, told = _Source(process.stdout.fileno(), self._stop), dict[int, Skimmed]()
+        patience, begun = self._patience, False
         while True:
-            head = source.read(LENGTH.size)
-            if len(head) < LENGTH.size:
-                return
-            size = LENGTH.unpack(head)[0]
-            data = source.read(size)
-            if len(data) < size:
-                return
+            try:
+                if not begun and not source.ready(patience):  # it is not replaced, since it may only be slow to begin
+                    self._hears(number, False)
+                data = source.frame(patience if begun else max(BEGINS, patience))
+            except TimeoutError:
+                return True
+            if data is None:
+                return False
+            if not begun:
+                begun = True
+                self._hears(number, True)
             frame = frame_of(data)
             self._memory.counters.update(frame.refused)
             news = self._memory.keep_again(told, frame.again)
@@ -289,7 +319,8 @@ class Fronts:
                 told.pop(handle, None)
             if news:
                 self._told.news()
-            self._lag.note(frame.oldest)
+            if frame.oldest:
+                self._lag.note(frame.oldest)
 
 
 def _at_its_port(settings: Settings, bound: socket.socket) -> Settings:
@@ -298,10 +329,52 @@ def _at_its_port(settings: Settings, bound: socket.socket) -> Settings:
     return attrs.evolve(settings, health_manager=attrs.evolve(settings.health_manager, bind_port=port))
 
 
-def _ended(process: subprocess.Popen[bytes]) -> int:
-    """Its exit code, when it has ended; nothing of it is left."""
+class _Source:
+    """What a front process says, as bytes from a pipe.
+
+    Args:
+        stop: when it is set, nobody waits for long any more.
+    """
+
+    def __init__(self, descriptor: int, stop: threading.Event) -> None:
+        self._descriptor, self._stop = descriptor, stop
+        self._poll = select.poll()
+        self._poll.register(descriptor, select.POLLIN)
+
+    def frame(self, patience: float) -> bytes | None:
+        """The next, None at the end. Raises TimeoutError when nothing came for so many seconds."""
+        head = self._exactly(LENGTH.size, patience)
+        return None if head is None else self._exactly(LENGTH.unpack(head)[0], patience)
+
+    def ready(self, patience: float) -> bool:
+        """Whether something comes, or it ends, within so many seconds."""
+        for _ in range(SLICES):
+            if self._poll.poll(1000 * (min(patience, LEAVES) if self._stop.is_set() else patience) / SLICES):
+                return True
+        return False
+
+    def _exactly(self, size: int, patience: float) -> bytes | None:
+        parts = bytearray()
+        while len(parts) < size:
+            if not self.ready(patience):
+                raise TimeoutError
+            got = os.read(self._descriptor, size - len(parts))
+            if not got:
+                return None
+            if len(got) == size:
+                return got
+            parts += got
+        return bytes(parts)
+
+
+def _ended(process: subprocess.Popen[bytes], patience: float) -> int:
+    """Its exit code, when it has ended; nothing of it is left. It is killed when that takes longer than so many seconds."""
     _end(process)
-    code = process.wait()
+    try:
+        code = process.wait(patience)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        code = process.wait()
     if process.stdout is not None:
         process.stdout.close()
     return code

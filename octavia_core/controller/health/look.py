@@ -19,6 +19,7 @@ from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.watched import Watched
+from octavia_core.controller.worker import ended_here
 from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.policy.governor import (
@@ -71,6 +72,7 @@ class Lookout:
         paused: why this process starts no failovers, None when it may; besides, an operator may have paused everybody's.
         figures: what the last look that was written down found.
         lag: asks how many seconds a datagram waited until it was known, at the longest; None while nobody can say.
+        replaced: asks how many processes that receive were replaced, by what had become of them.
     """
 
     def __init__(
@@ -98,6 +100,7 @@ class Lookout:
         self.paused: str | None = None
         self.figures: Mapping[str, Any] = {}
         self.lag: Callable[[], float] | None = None
+        self.replaced: Callable[[], Mapping[str, int]] = dict
 
     def dropped(self, datagrams: int) -> None:
         """The kernel dropped so many since the last look."""
@@ -332,18 +335,22 @@ class Lookout:
             "silent": silent,
             "oldest": {"amphora_id": oldest[1], "seconds": round(oldest[0] / _MICRO, 3)} if oldest[1] else None,
             "lag": None if self.lag is None else round(max(0.0, self.lag()), 3),
+            "replaced": dict(self.replaced()),
             "held": {str(rule): many for rule, many in self._actor.held.items()},
             "evidence": {str(rule): why for rule, why in self._actor.evidence.items()},
         }
         return self.figures
 
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
-        """The others that worked until lately, by the rows they wrote."""
+        """The others that worked until lately, by the rows they wrote; not those that ended on this host, among them our own
+        earlier life: what they heard last, nobody but us hears now.
+        """
         heard = self._all.heard_by(now - 2 * self._timeout, but=observer)
         for name, (_, fresh) in heard.items():
-            if fresh:
+            if fresh and not ended_here(name):
                 self._others[name] = now
-        self._others = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
+        remembered = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
+        self._others = {name: at for name, at in remembered.items() if not ended_here(name)}
         counted = [(name, *heard.get(name, (0, 0))) for name in self._others]
         return [Receiver(name=name, before=before, now=fresh) for name, before, fresh in counted]
 
