@@ -27,7 +27,7 @@ from octavia_core.flows.runner import Ending, Runner
 from octavia_core.policy.sweep import SweepMode
 from octavia_core.ports.storage import Claim
 
-__all__ = ["Worker", "holder_name"]
+__all__ = ["Worker", "ended_here", "holder_name"]
 
 log = logging.getLogger("octavia_core.worker")
 
@@ -37,6 +37,25 @@ _STOP = None
 def holder_name() -> str:
     """Who holds an operation: host, process and a random part, so that a restarted process is somebody else."""
     return f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
+
+
+def ended_here(holder: str) -> bool:
+    """Whether that holder was of this host, and its process ended, or is this one, which has begun anew since (its number does
+    not change in a container). False where that cannot be told: another host's, or not such a name.
+    """
+    host, _, rest = holder.partition(":")
+    pid = rest.partition(":")[0]
+    if host != socket.gethostname()[:40] or not pid.isdecimal() or int(pid) == 0:
+        return False
+    if int(pid) == os.getpid():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except (ProcessLookupError, OverflowError):
+        return True
+    except PermissionError:  # somebody else's, and alive
+        return False
+    return False
 
 
 LED_POLL = 60.0

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +16,8 @@ from octavia_core.controller.health import look
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.write import Pace, Writer
+from octavia_core.controller.worker import holder_name
 from octavia_core.db.transaction import SqlTransaction
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.hearts import Liveness
@@ -221,6 +227,48 @@ def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monk
         if here.clock.monotonic() > 0.9:
             here.answered(gone)
     assert here.failovers() == [gone]
+
+
+def an_ended_process() -> int:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("whose", "lost"),
+    [
+        (lambda: f"{socket.gethostname()[:40]}:{an_ended_process()}:1", True),  # started again
+        (lambda: f"{socket.gethostname()[:40]}:{os.getpid()}:1", True),  # SIGHUP, or process 1 of a container
+        (lambda: f"{socket.gethostname()[:40]}:{os.getppid()}:1", False),  # a living one of this host
+        (lambda: "elsewhere:1:1", False),
+    ],
+    ids=["ended", "begun anew", "lives", "elsewhere"],
+)
+def test_a_health_manager_that_was_started_again_needs_no_word_of_its_earlier_life(
+    rig: Make, whose: Callable[[], str], lost: bool
+) -> None:
+    here = rig(7)
+    here.mute()
+    pace = Pace(traffic=0.0, timeout=here.settings.health_manager.heartbeat_timeout)
+    here.clock.advance(0.1)
+    here.heard(*here.ids)
+    Writer(here.storage, here.memory, here.wall, whose(), pace).flush(here.clock)
+    gone, *others = here.ids
+    memory, name = Memory(2.0), holder_name()
+    writer = Writer(here.storage, memory, here.wall, name, pace)
+    lookout = Lookout(
+        here.storage, here.settings, here.clock, here.wall, Evidence(memory, here.ask), Actor(here.storage, bool)
+    )
+    for turn in range(15):
+        here.clock.advance(0.1)
+        memory.keep([here.beat(id) for id in (here.ids if turn < 2 else others)], here.clock.monotonic())
+        lookout.look(here.since, name)
+        writer.flush(here.clock)
+        if turn == 9:
+            here.answered(gone)
+    assert here.failovers() == ([gone] if lost else [])
+    assert {e["rule"] for e in here.events("failover.held")} == (set() if lost else {"alone"})
 
 
 def test_a_look_costs_with_the_silent_not_with_all(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
