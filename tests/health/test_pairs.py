@@ -13,7 +13,7 @@ from octavia_core.controller.health.pairs import Pairs, from_words, words
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.heartbeat import decode, encode
+from octavia_core.domain.heartbeat import Heartbeat, ListenerReport, PoolReport, decode, encode
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import (
     AmphoraStatus,
@@ -150,6 +150,24 @@ def test_differing_for_long_is_said_once_with_both_names_until_it_is_over(pair: 
     assert pair.statuses()[Kind.LOAD_BALANCER] is Operating.ONLINE
 
 
+def test_a_dispute_that_two_hosts_hear_of_is_said_once_each_time(pair: PairRig) -> None:
+    def differ() -> None:
+        for turn in range(10):  # each amphora sends to both hosts in turn
+            pair.says(pair.master, "UP", host=turn % 2, after=0.5)
+            pair.says(pair.backup, "DOWN", host=(turn + 1) % 2, after=0.5)
+
+    differ()
+    said = {"id": pair.pool.id, "member_id": pair.member.id, "up": pair.master.id, "down": pair.backup.id}
+    assert pair.statuses()[Kind.POOL] is Operating.DEGRADED
+    assert pair.rig.events("pool.disputed") == [said]
+    for turn in range(4):
+        pair.says(pair.master, "UP", host=turn % 2, after=0.5)
+        pair.says(pair.backup, "UP", host=(turn + 1) % 2, after=0.5)
+    assert pair.statuses()[Kind.POOL] is Operating.ONLINE
+    differ()
+    assert pair.rig.events("pool.disputed") == [said, said], "another dispute is said again, once"
+
+
 def test_a_listener_that_the_other_one_lacks_is_degraded_while_that_one_is_heard(pair: PairRig) -> None:
     pair.says(pair.master, "UP")
     pair.says(pair.backup, "UP", listener=False)
@@ -207,3 +225,11 @@ def test_words_that_are_kept_are_read_as_they_were_and_foreign_ones_are_nobodys(
     assert {id: each.status for id, each in again.listeners.items()} == {"l": "OPEN"}
     for text in ("", "null", "{}", "[1, 2]", '[{}, {"p": 3}]', "[{}, {}, {}]", '[{"l": null}, []]'):
         assert from_words(kept(text)) is None, text
+
+
+def test_what_is_stored_of_a_partial_report_is_partial() -> None:
+    pools = {"p:l": PoolReport("UP", {"m": "UP"})}
+    for partial in (False, True):
+        beat = Heartbeat("a", None, 3, {"l": ListenerReport("OPEN")}, pools, partial)
+        stored = LastReport(amphora_id="a", load_balancer_id="lb", at=1, last_heard=None, words=words(beat))
+        assert from_words(stored) == beat

@@ -145,3 +145,12 @@ def test_no_member_is_worse_off_for_being_looked_at_by_two(one: Heartbeat, two: 
     }
     found = statuses(one, two)
     assert all(found[Kind.MEMBER, id] is ONLINE for id in up)
+
+
+def test_one_that_is_partial_makes_the_whole_partial() -> None:
+    whole = Heartbeat("a", 1, 3, {"l": ListenerReport("OPEN")}, {"p:l": PoolReport("UP", {"m": "UP", "n": "UP"})})
+    part = Heartbeat("b", 1, 3, {"l": ListenerReport("OPEN")}, {"p:l": PoolReport("UP", {"m": "DOWN"})}, partial=True)
+
+    assert together([part, whole]).partial
+    assert dict(together([part, whole]).pools["p"].members) == {"m": "UP", "n": "UP"}
+    assert not together([whole, whole]).partial

@@ -189,6 +189,8 @@ def from_words(stored: LastReport) -> Heartbeat | None:
     """What `words` said; None when a later release, or somebody by hand, wrote something else."""
     with contextlib.suppress(ValueError, TypeError, AttributeError):
         listeners, pools, *partial = json.loads(stored.words)
+        if partial not in ([], [True]):
+            return None
         return Heartbeat(
             stored.amphora_id,
             None,
@@ -198,6 +200,6 @@ def from_words(stored: LastReport) -> Heartbeat | None:
                 id: PoolReport(str(status), {each: str(word) for each, word in of.items()})
                 for id, (status, of) in pools.items()
             },
-            partial == [True],
+            bool(partial),
         )
     return None

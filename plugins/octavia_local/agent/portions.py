@@ -40,16 +40,15 @@ class Portions:
         """
         from octavia_core.domain.heartbeat import LARGEST_DATAGRAM, PARTIAL, encode  # late, as in `beats`
 
-        items = [(pool, each) for pool, said in document["pools"].items() for each in said["members"] or ("",)]
-        if not self._room or len(items) <= self._room:
-            packet = encode(document, key)
-            if len(packet) <= LARGEST_DATAGRAM:
+        tried: tuple[int, int] | None = None
+        if not self._room or sum(len(said["members"]) or 1 for said in document["pools"].values()) <= self._room:
+            whole = encode(document, key)
+            if len(whole) <= LARGEST_DATAGRAM:
                 self._room = 0
-                return packet
-            self._room = len(items)
-            tried: tuple[int, int] | None = (len(items), len(packet))
-        else:
-            tried = None
+                return whole
+            self._room = sum(len(said["members"]) or 1 for said in document["pools"].values())
+            tried = self._room, len(whole)
+        items = [(pool, each) for pool, said in document["pools"].items() for each in said["members"] or ("",)]
         bare = {**document, "pools": {}, PARTIAL: True}
         least = len(packet := encode(bare, key))
         if least > LARGEST_DATAGRAM:
