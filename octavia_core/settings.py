@@ -9,7 +9,6 @@ Defaults here are those of upstream; `local_defaults` are those of one machine w
 from __future__ import annotations
 
 import difflib
-import math
 import types
 import typing
 from collections.abc import Iterator, Mapping
@@ -331,22 +330,32 @@ _NOT_ZERO = frozenset(
     {"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"}
 ) | {"connect_timeout"}
 """Times that nothing works without."""
+LONGEST = 10 * 365 * 86400
+"""Seconds, ten years: what is longer is a slip of the pen, and some of it more than clocks and databases can count."""
+QUICKEST = 1_000_000
+"""Of what is counted by the minute."""
 
 
 def _checked(name: str, value: Any, where: str) -> Any:
-    """Numbers with a point are times, in seconds: finite, not negative, and some of them not zero."""
+    """Numbers with a point are times, in seconds: not negative, some of them not zero, and none longer than ten years."""
     if name in _AT_LEAST_ONE and value is not None and value < 1:
         raise ConfigurationError(f"{where} must be at least 1, or absent for no such limit, not {value}")
     if name in _COUNTS and value < 1:
         raise ConfigurationError(f"{where} must be at least 1, not {value}")
-    if name in _RATES and not 0 < value < math.inf:
-        raise ConfigurationError(
-            f"{where} must be a number above 0, not {value:g}; to hold all back: octavia-admin governor pause"
-        )
-    if isinstance(value, float) and not (0 <= value < math.inf):
-        raise ConfigurationError(f"{where} must be a number of seconds, at least 0, not {value:g}")
+    if name in _RATES:
+        if not 0 < value <= QUICKEST:
+            raise ConfigurationError(
+                f"{where} must be a number above 0, not {value:g}; to hold all back: octavia-admin governor pause"
+                if not value > 0
+                else f"{where} must be a number above 0, {QUICKEST:,} at most, not {value:g}"
+            )
+        return value
     if name in _NOT_ZERO and value <= 0:
         raise ConfigurationError(f"{where} must be more than 0 seconds, not {value:g}")
+    if isinstance(value, float) and not 0 <= value <= LONGEST:
+        raise ConfigurationError(
+            f"{where} must be a number of seconds from 0 to {LONGEST:,} (ten years), not {value:g}"
+        )
     return value
 
 
@@ -387,7 +396,7 @@ def _convert(value: Any, hint: Any, where: str) -> Any:
             if isinstance(value, bool) or not isinstance(value, (int, float, str)):
                 raise ValueError
             number = hint(value)
-        except ValueError:
+        except (ValueError, OverflowError):
             word = "a whole number" if hint is int else "a number"
             raise ConfigurationError(f"{where} must be {word}, not {value!r}") from None
         return number

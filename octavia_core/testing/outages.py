@@ -19,6 +19,10 @@ from octavia_core.errors import BadRequest
 __all__ = ["SCENARIOS", "Outage", "Place", "Shape", "Trouble", "generated", "recorded"]
 
 EVER = math.inf
+MOST_PLACES = 1_000_000
+"""Amphorae, hosts and zones of a rehearsal: what is built in seconds and fits into a gibibyte."""
+MOST_RECEIVERS = 1000
+"""Each is asked at each look."""
 
 
 @attrs.frozen(kw_only=True)
@@ -26,14 +30,18 @@ class Shape:
     """What a rehearsal consists of.
 
     Attributes:
-        amphorae: how many there are, spread evenly over `hosts`, which are spread evenly over `zones`.
-        receivers: health managers that listen; each amphora sends to one after the other.
+        amphorae: how many there are, spread evenly over `hosts`, which are spread evenly over `zones`: a million of each at
+            most.
+        receivers: health managers that listen, a thousand at most; each amphora sends to one after the other.
         duration: seconds that are rehearsed.
         begin: when the outage begins, and `lasts`: how long, where it ends by itself.
         share: of the hosts that a partition cuts off, 0 to 1.
         slow: how much longer the pauses between slow heartbeats are.
         proof: whether compute says of what died that it did (a dead host often goes on to be reported as running).
         boot: seconds until a replacement serves.
+
+    Raises:
+        BadRequest: one of them is out of its bounds; the sentence says which they are. Nothing is built before.
     """
 
     amphorae: int = 1000
@@ -50,16 +58,15 @@ class Shape:
 
     def __attrs_post_init__(self) -> None:
         rules = {
-            "there must be at least one amphora, host, zone and receiver": min(
-                self.amphorae, self.hosts, self.zones, self.receivers
-            )
-            >= 1,
-            "there are at most a million amphorae": self.amphorae <= 1_000_000,
+            f"there are 1 to {MOST_PLACES:,} amphorae": 1 <= self.amphorae <= MOST_PLACES,
+            f"there are 1 to {MOST_PLACES:,} hosts": 1 <= self.hosts <= MOST_PLACES,
+            f"there are 1 to {MOST_PLACES:,} zones": 1 <= self.zones <= MOST_PLACES,
+            f"there are 1 to {MOST_RECEIVERS:,} receivers": 1 <= self.receivers <= MOST_RECEIVERS,
             "the outage must begin before the rehearsal ends": 0 <= self.begin < self.duration,
-            "an outage lasts longer than no time": self.lasts > 0,
+            "an outage lasts longer than no time, and less than a year": 0 < self.lasts <= 365 * 86400,
             "the share must be between 0 and 1": 0 <= self.share <= 1,
             "a replacement takes a while, of less than a week": 0 <= self.boot <= 7 * 86400,
-            "slow heartbeats are not quicker ones": 1 <= self.slow <= 1_000_000,
+            "slow heartbeats are 1 to 1,000,000 times as slow": 1 <= self.slow <= 1_000_000,
             "a rehearsal lasts a week at most": self.duration <= 7 * 86400,
         }
         for rule, kept in rules.items():

@@ -147,7 +147,14 @@ def test_governor_show_without_its_database_is_one_sentence(admin: Admin, tmp_pa
             0,
             "must be a number above 0, not 0; to hold all back: octavia-admin governor pause",
         ),
-        ("engine", "failovers_per_minute", "inf", "must be a"),
+        ("engine", "failovers_per_minute", "inf", "must be a number above 0, 1,000,000 at most, not inf"),
+        ("engine", "failovers_per_minute", 1e308, r"1,000,000 at most, not 1e\+308"),
+        ("health_manager", "health_check_interval", 1e308, r"from 0 to 315,360,000 \(ten years\), not 1e\+308"),
+        ("health_manager", "heartbeat_interval", 1e18, "ten years"),
+        ("health_manager", "heartbeat_timeout", "inf", "ten years"),
+        ("engine", "event_timeout", 10**400, "must be a number"),
+        ("house_keeping", "cert_interval", "1e99", "ten years"),
+        ("health_manager", "failover_threshold", float("inf"), "must be a whole number"),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_in_a_sentence(
