@@ -107,8 +107,9 @@ class Fleet(Protocol):
         """How many amphorae there are in each status; the DELETED ones are left out."""
 
     def unserving(self, *, limit: int = 1000) -> Sequence[Unserving]:
-        """Amphorae that are in ERROR or declared dead, whose load balancer (ACTIVE or ERROR) has served before, is not
-        one whose deletion failed, and that no open operation is about: the longest lost first.
+        """Amphorae that are in ERROR or declared dead, whose load balancer (ACTIVE or ERROR) has served before (or somebody
+        else has made it, and its VIP has an address), is not one whose deletion failed, and that no open operation is
+        about: the longest lost first.
         """
 
     def lost_lately(self, seconds: float) -> Mapping[str, int]:

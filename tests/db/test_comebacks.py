@@ -12,11 +12,12 @@ from octavia_core.controller.health.again import Comebacks
 from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation, OperationState
+from octavia_core.domain.tree import LoadBalancer, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.settings import Engine, Settings
 from tests.db.test_fleet import served
-from tests.db.values import operation
+from tests.db.values import amphora, new_id, operation
 
 
 def settings(**engine: float) -> Settings:
@@ -120,6 +121,30 @@ def test_a_load_balancer_whose_deletion_failed_is_not_rebuilt(storage: SqlStorag
     fail(storage, box, "the network is away")
     assert again.look() == 0
     assert storage.read(lambda tx: tx.comebacks()) == []
+
+
+def made(storage: SqlStorage, address: str | None, *, by_us: bool) -> Amphora:
+    """An amphora in ERROR of a load balancer that has no revision of ours."""
+    tree = LoadBalancer(id=new_id(), provisioning_status=Provisioning.ERROR, vip=Vip(ip_address=address))
+    box = amphora(tree.id, status=AmphoraStatus.ERROR)
+    storage.transaction(lambda tx: (tx.insert(tree), tx.insert(box)))
+    if by_us:
+        row = storage.transaction(lambda tx: tx.add_operation(operation(tree.id, flow="create")))
+        storage.transaction(lambda tx: tx.close_operation(row.id, OperationState.FAILED, "no valid host"))
+    return box
+
+
+def test_what_somebody_else_has_built_comes_back_as_often_as_it_takes(storage: SqlStorage, again: Comebacks) -> None:
+    made(storage, None, by_us=False)
+    made(storage, "10.0.0.5", by_us=True)
+    box = made(storage, "10.0.0.6", by_us=False)
+    for attempt in (1, 2):
+        assert again.look() == 1, "the others were never built"
+        (row,) = storage.read(lambda tx: tx.comebacks())
+        assert (row.amphora_id, row.attempts) == (box.id, attempt)
+        tree = storage.read(lambda tx: tx.tree(str(box.load_balancer_id)))
+        storage.transaction(lambda tx, of=tree, n=attempt: tx.store_revision(of.id, of, str(n)))  # type: ignore[misc]
+        fail(storage, box, "no valid host")
 
 
 def test_two_of_one_load_balancer_come_back_one_after_the_other(storage: SqlStorage, again: Comebacks) -> None:

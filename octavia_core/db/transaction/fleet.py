@@ -12,7 +12,7 @@ from octavia_core.db.clock import db_now
 from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora
-from octavia_core.db.tables.balancer import load_balancer
+from octavia_core.db.tables.balancer import load_balancer, vip
 from octavia_core.db.tables.own import (
     oc_comeback,
     oc_event,
@@ -189,17 +189,23 @@ def _declared(limit: int) -> Select[Any]:
 
 
 def _wanting(limit: int) -> Select[Any]:
-    """Amphorae of load balancers that have served and that no operation is about."""
+    """Amphorae of load balancers that have served and that no operation is about. One of upstream's making has no revision of
+    ours: that it has an address tells that it was built.
+    """
     of, lb, heart = amphora.c, load_balancer.c, oc_liveness.c
     other, good = oc_operation.c, oc_revision.c
     busy = exists(select(other.id).where(other.load_balancer_id == of.load_balancer_id, other.state.in_(OPEN)))
     served = exists(select(good.number).where(good.load_balancer_id == of.load_balancer_id, good.good.is_(True)))
+    ours = exists(select(other.id).where(other.load_balancer_id == of.load_balancer_id, other.flow == "create"))
+    built = exists(
+        select(vip.c.ip_address).where(vip.c.load_balancer_id == of.load_balancer_id, vip.c.ip_address != "")
+    )
     dead = func.coalesce(heart.declared_dead, 0).label("dead")
     return (
         select(of.id, of.load_balancer_id, dead)
         .join_from(amphora, load_balancer, lb.id == of.load_balancer_id)
         .outerjoin(oc_liveness, heart.amphora_id == of.id)
-        .where(lb.provisioning_status.in_(_SETTLED), served, ~busy)
+        .where(lb.provisioning_status.in_(_SETTLED), served | (built & ~ours), ~busy)
         .order_by(dead, of.id)
         .limit(limit)
     )
