@@ -107,15 +107,16 @@ class Hearts(Protocol):
         """
 
     def last_reports(self, load_balancer_ids: Collection[str]) -> Sequence[LastReport]:
-        """What `keep_reports` has of their ALLOCATED amphorae, by amphora, in one query."""
+        """What `keep_reports` has of their amphorae that do not go, by amphora, in one query."""
 
     def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, Outline | None]:
         """The load balancer of each amphora with what `lifecycle.operating.roll_up` needs (statuses, names, enabled), five
-        hundred in a query; None for one that is not ALLOCATED to any, unknown amphorae are left out.
+        hundred in a query; None for one that is DELETED or PENDING_DELETE, or belongs to none or to one that is DELETED; unknown
+        amphorae are left out.
         """
 
     def changed_under(self, since: int) -> Collection[str]:
-        """ALLOCATED amphorae whose load balancer, or a listener, pool or member of it, was written at `since` (microseconds)
+        """Amphorae that are not DELETED or PENDING_DELETE whose load balancer, or a listener, pool or member of it, was written at `since` (microseconds)
         or later, by whoever keeps `updated_at` and `created_at`: in one query.
         """
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import attrs
+import pytest
 from sqlalchemy import event, text
 
 from octavia_core.domain.outline import Outline
-from octavia_core.domain.vocabulary import AmphoraStatus, Operating, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Operating, Provisioning, Topology
 from tests.benchmarks.heartbeat_rows import store_rows
 from tests.db.values import amphora, balancer, full, member, new_id, pool
 from tests.support.outlines import outline
@@ -44,14 +45,23 @@ def test_it_is_the_tree_in_outline_whatever_things_are_called(storage):
 
 
 def test_who_serves_nobody_has_none_and_the_unknown_are_left_out(storage):
-    lb = full()
-    gone, booting = (amphora(lb.id, status=status) for status in (AmphoraStatus.DELETED, AmphoraStatus.BOOTING))
+    lb, removed = full(), full(provisioning_status=Provisioning.DELETED)
+    replaced = amphora(lb.id, status=AmphoraStatus.PENDING_DELETE)
+    gone, left = amphora(lb.id, status=AmphoraStatus.DELETED), amphora(removed.id, status=AmphoraStatus.ALLOCATED)
     spare = amphora(status=AmphoraStatus.READY)
-    store(storage, lb, gone, booting, spare)
-    assert reported_on(storage, gone.id, booting.id, spare.id, new_id()) == dict.fromkeys(
-        (gone.id, booting.id, spare.id)
-    )
+    store(storage, lb, removed, gone, replaced, left, spare)
+    nobodys = (gone.id, replaced.id, left.id, spare.id)
+    assert reported_on(storage, *nobodys, new_id()) == dict.fromkeys(nobodys)
     assert reported_on(storage) == {}
+
+
+@pytest.mark.parametrize("status", ["ALLOCATED", "BOOTING", "ERROR", "FAILOVER_STOPPED"])
+def test_whoever_does_not_go_says_something_of_its_load_balancer(storage, status):
+    lb = full()
+    box = amphora(lb.id, status=AmphoraStatus(status))
+    store(storage, lb, box)
+    assert reported_on(storage, box.id)[box.id].id == lb.id
+    assert box.id in storage.read(lambda tx: tx.changed_under(0))
 
 
 def test_an_id_that_would_mean_something_in_a_statement_is_only_an_id(storage):

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from octavia_core.controller.health import look
 from octavia_core.controller.health.act import Actor
@@ -297,3 +298,17 @@ def test_a_look_costs_with_the_silent_not_with_all(rig: Make, monkeypatch: pytes
         here.look()
     assert set(asked) == {gone}
     assert set(read) == {gone}
+
+
+def test_what_a_deleted_load_balancer_left_behind_is_not_failed_over(rig: Make) -> None:
+    here = rig(3)
+    here.mute()
+    left, gone, well = here.amphorae
+    words = "UPDATE load_balancer SET provisioning_status = 'DELETED' WHERE id = :id"
+    with here.storage._engine.begin() as connection:
+        connection.execute(text(words), {"id": left.load_balancer_id})
+    here.pass_(0.7, well.id)
+    here.answered(left.id, gone.id)
+    here.pass_(1.0, well.id)
+    assert here.failovers() == [gone.id]
+    assert len(here.events("amphora.lost")) == 1

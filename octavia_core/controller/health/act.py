@@ -14,7 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.rotation import last_marks
 from octavia_core.domain.operation import Event, Operation, Subject
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning
 from octavia_core.errors import BadRequest
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.policy.governor import Act, Decision, Rule, used_up
@@ -188,8 +188,12 @@ def _declare_all(
     tokens = bucket_of(shared, rate).tokens
     declared: list[tuple[Decision, str | None]] = []
     waiting = []
+    owners = {Subject(Kind.LOAD_BALANCER, heart.load_balancer_id) for heart, _ in lost if heart.load_balancer_id}
+    deleted = {subject.id for subject, at in tx.provisioning(owners).items() if at is Provisioning.DELETED}
     for heart, decision in lost:
-        if tokens < 1:
+        if heart.load_balancer_id in deleted:
+            log.info("amphora %s is silent, and its load balancer is DELETED: it is not missed", heart.amphora_id)
+        elif tokens < 1:
             waiting.append(
                 attrs.evolve(decision, act=Act.WAIT, rule=Rule.RATE, evidence=used_up(decision.evidence, rate))
             )

@@ -69,7 +69,7 @@ _HEART = Prepared(_HEARTS.where(amphora.c.id == bindparam("one", type_=amphora.c
 _REPORTS = (
     select(amphora.c.id, amphora.c.load_balancer_id, oc_liveness.c.last_heard, oc_liveness.c.report)
     .join(oc_liveness, oc_liveness.c.amphora_id == amphora.c.id)
-    .where(amphora.c.status == str(AmphoraStatus.ALLOCATED), oc_liveness.c.report.is_not(None))
+    .where(amphora.c.status.not_in((_DELETED, str(AmphoraStatus.PENDING_DELETE))), oc_liveness.c.report.is_not(None))
     .order_by(amphora.c.id)
 )
 SILENT = select(oc_liveness.c.amphora_id).where(

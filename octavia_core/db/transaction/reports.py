@@ -23,6 +23,8 @@ __all__ = ["Reports"]
 
 _AT_ONCE = 500
 """Amphorae of one statement; from 1000 on MariaDB would make a table of them."""
+_GONE = frozenset((str(AmphoraStatus.DELETED), str(AmphoraStatus.PENDING_DELETE)))
+"""Amphorae in these say nothing of a load balancer: it goes too, or another serves it in their place."""
 _OPERATING = {str(each): each for each in Operating}
 _PROVISIONING = {str(each): each for each in Provisioning}
 _PROTOCOL = {str(each): each for each in ListenerProtocol}
@@ -43,7 +45,7 @@ _OWNERS = union(
 _CHANGED = (
     select(amphora.c.id)
     .join(_OWNERS, _OWNERS.c.owner == amphora.c.load_balancer_id)
-    .where(amphora.c.status == str(AmphoraStatus.ALLOCATED))
+    .where(amphora.c.status.not_in(sorted(_GONE)))
 )
 
 
@@ -63,7 +65,7 @@ class Reports(Session):
             for (text,) in self._outlines(ids):
                 head, *below = _read(text)
                 amphora_id, status, owner = head[:3]
-                if owner is None or status != AmphoraStatus.ALLOCATED:
+                if owner is None or status in _GONE or head[6] == Provisioning.DELETED:
                     found[amphora_id] = None
                     continue
                 if owner not in made:  # the two of a pair have one
