@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -11,6 +11,8 @@ from octavia_core.cli.command import command
 from octavia_core.cli.session import Session, until_ctrl_c
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from octavia_core.controller.fleet_health import Fleet, Manager
 
 __all__ = ["add"]
@@ -27,6 +29,8 @@ _COLUMNS = (
     "dropped",
     "held",
 )
+_LESS = ("oldest", "held", "dropped", "never heard", "lag", "per second", "silent", "wrote")
+"""What a live table that is too wide for its terminal goes without, in this order; `show` has all of it."""
 
 
 def add(app: typer.Typer) -> None:
@@ -72,7 +76,7 @@ def top(
             return
         with Live(console=session.screen.out, auto_refresh=False) as live:
             for found in looks:
-                live.update(_picture(found), refresh=True)
+                live.update(_picture(found, session.screen.out), refresh=True)
 
 
 def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iterator[Fleet]:
@@ -85,15 +89,45 @@ def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iter
         controller.clock.sleep(every)
 
 
-def _picture(found: Fleet) -> Any:
+def _picture(found: Fleet, console: Console) -> Any:
+    """As wide as the terminal at most: names are whole, and what matters least is left out and named."""
     from rich.console import Group
+    from rich.text import Text
+
+    left_out: list[str] = []
+    table = _table(found, left_out)
+    for column in _LESS:
+        if _width(table, console) <= console.width:
+            break
+        left_out.append(column)
+        table = _table(found, left_out)
+    lines = [Text(line) if isinstance(line, str) else line for line in _summary(found)]
+    if left_out:
+        words = f"left out, for want of room: {', '.join(left_out)}; all of it: octavia-admin health show"
+        return Group(*lines, table, Text(words, style="dim"))
+    return Group(*lines, table)
+
+
+def _table(found: Fleet, left_out: Collection[str]) -> Any:
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*_COLUMNS, header_style="bold")
+    shown = [place for place, name in enumerate(_COLUMNS) if name not in left_out]
+    table = Table(header_style="bold") if not left_out else Table(box=None, pad_edge=False, header_style="bold")
+    for place in shown:
+        table.add_column(_COLUMNS[place], overflow="fold")
     for manager in found.managers:
-        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in _row(manager)))
-    return Group(*(Text(line) if isinstance(line, str) else line for line in _summary(found)), table)
+        row = _row(manager)
+        cells = [row[place] for place in shown]
+        table.add_row(*(cell if isinstance(cell, Text) else Text(str(cell)) for cell in cells))
+    return table
+
+
+def _width(table: Any, console: Console) -> int:
+    """What it takes without folding anything."""
+    from rich.measure import Measurement
+
+    return Measurement.get(console, console.options.update(max_width=10_000), table).maximum
 
 
 def _summary(found: Fleet) -> list[Any]:
