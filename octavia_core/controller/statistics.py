@@ -15,12 +15,12 @@ from operator import add
 
 import attrs
 
-from octavia_core.errors import DriverNotFound
+from octavia_core.errors import BadRequest, DriverNotFound
 from octavia_core.hooks.plugins import ALIASES, Offer, Plugins
 from octavia_core.hooks.specs import hookimpl
 from octavia_core.ports.hearts import TrafficDelta
 from octavia_core.ports.statistics import StatisticsPort
-from octavia_core.ports.storage import Storage
+from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 
 __all__ = ["InDatabase", "InLog", "Statistics", "Totals", "octavia_statistics_drivers", "places"]
@@ -30,6 +30,8 @@ traffic_log = logging.getLogger("octavia_core.statistics")
 
 _COUNTED = ("bytes_in", "bytes_out", "total_connections", "request_errors")
 _NOTHING = (0, 0, 0, 0)
+_NAMED = 5
+"""Listeners that are named at most when the database refuses their traffic."""
 _MANY = 200_000
 """Listeners on old amphorae of which is remembered what they had before; more are looked up again."""
 IDLE = 86_400.0
@@ -138,6 +140,15 @@ class Totals:
             return {id: attrs.evolve(total) for id, total in self._totals.items()}, open_
 
 
+class _Fine(Exception):
+    """What was tried can be written; raised so that it is not."""
+
+
+def _tried(tx: Transaction, batch: Sequence[TrafficDelta]) -> None:
+    tx.add_traffic(batch)
+    raise _Fine
+
+
 def _numbers(each: TrafficDelta) -> tuple[int, int, int, int]:
     return each.bytes_in, each.bytes_out, each.total_connections, each.request_errors
 
@@ -182,13 +193,15 @@ class Statistics:
         places: by name.
 
     Attributes:
-        failures: place -> batches that it did not take.
+        failures: place -> batches that it did not take, or not wholly.
+        refused: listeners on amphorae whose traffic the database refused, for good.
     """
 
     def __init__(self, storage: Storage, places: Mapping[str, StatisticsPort]) -> None:
         self._storage, self.places = storage, dict(places)
         self._in_database = any(isinstance(place, InDatabase) for place in places.values())
         self.failures = Counter[str]()
+        self.refused = 0
         self._had: dict[tuple[str, str], tuple[int, ...]] = {}
 
     def store(self, batch: Sequence[TrafficDelta]) -> None:
@@ -198,14 +211,47 @@ class Statistics:
             TransientError: the database is away; nobody has counted it.
         """
         if self._in_database:
-            counted = batch = self._continued(batch)
-            self._storage.transaction(lambda tx: tx.add_traffic(counted))
+            batch = self._in_rows(self._continued(batch))
         for name, place in self.places.items():
             try:
                 place.store(batch)
             except Exception as error:  # a plugin may raise anything; it must not hurt anybody else's counters
                 self.failures[name] += 1
                 log.error("statistics driver %s did not count the traffic of %d listeners: %s", name, len(batch), error)
+
+    def _in_rows(self, batch: Sequence[TrafficDelta]) -> Sequence[TrafficDelta]:
+        """Add it to the rows; what of it is in them. One row that can never be stored holds up no other."""
+        try:
+            self._storage.transaction(lambda tx: tx.add_traffic(batch))
+        except BadRequest as error:
+            bad = self._refused(batch, error)
+            good = [each for each in batch if id(each) not in bad]
+            self._storage.transaction(lambda tx: tx.add_traffic(good))
+            self.refused += len(bad)
+            self.failures.update(name for name, place in self.places.items() if isinstance(place, InDatabase))
+            for each, why in [(each, bad[id(each)]) for each in batch if id(each) in bad][:_NAMED]:
+                log.error(
+                    "traffic of listener %.80r on amphora %.80r is left out: %s", each.listener_id, each.amphora_id, why
+                )
+            if len(bad) > _NAMED:
+                log.error("traffic of %d more listeners is left out", len(bad) - _NAMED)
+            return good
+        return batch
+
+    def _refused(self, batch: Sequence[TrafficDelta], error: BadRequest) -> dict[int, BadRequest]:
+        """id() -> why, of those that the database refuses, found by halves; nothing is written."""
+        if len(batch) == 1:
+            return {id(batch[0]): error}
+        found: dict[int, BadRequest] = {}
+        middle = len(batch) // 2
+        for half in (batch[:middle], batch[middle:]):
+            try:
+                self._storage.transaction(lambda tx, half=half: _tried(tx, half))  # type: ignore[misc]
+            except _Fine:
+                continue
+            except BadRequest as why:
+                found |= self._refused(half, why)
+        return found or {id(each): error for each in batch}  # together only: none can be told from the others
 
     def _continued(self, batch: Sequence[TrafficDelta]) -> Sequence[TrafficDelta]:
         """The same with totals that go on from the rows: where the first of this process is less than its row, HAProxy began anew

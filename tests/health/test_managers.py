@@ -357,3 +357,27 @@ def _bytes_in() -> object:
     from octavia_core.db.tables.listener import listener_statistics
 
     return select(func.sum(listener_statistics.c.bytes_in))
+
+
+def test_amphorae_are_judged_again_after_a_blip_though_their_traffic_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(batch: object) -> None:
+        raise ValueError("traffic that nobody can write")
+
+    here = Managed(tmp_path, heartbeat_timeout=1.0, heartbeat_interval=0.2, health_check_interval=0.1)
+    try:
+        run = here.storage._run
+        monkeypatch.setattr(here.health._statistics, "store", never)
+        until(lambda: (here.beat(), here.health._listening_since > 0)[1])  # type: ignore[func-returns-value]
+
+        def away(once: object) -> None:
+            raise TransientError("the database does not answer")
+
+        monkeypatch.setattr(here.storage, "_run", away)
+        until(lambda: (here.beat(), here.health._listening_since == 0)[1])  # type: ignore[func-returns-value]
+        monkeypatch.setattr(here.storage, "_run", run)
+        until(lambda: (here.beat(), here.health._listening_since > 0)[1])  # type: ignore[func-returns-value]
+    finally:
+        monkeypatch.undo()
+        here.close()

@@ -13,7 +13,7 @@ from urllib.request import urlopen
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from sqlalchemy import select
+from sqlalchemy import select, text
 
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.health.memory import Memory
@@ -30,6 +30,7 @@ from octavia_core.settings import Settings
 from tests.health.rig import KEY, Rig, until
 from tests.health.test_managers import Managed
 from tests.heartbeat.vectors import DOCUMENT_A
+from tests.support import servers
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -108,6 +109,77 @@ def test_while_the_database_is_away_nobody_counts_so_that_nothing_counts_twice(r
         assert [row["bytes_in"] for row in rows(rig.storage)] == [7]
     finally:
         storage.close()
+
+
+def refusing(storage: SqlStorage, *listeners: str) -> None:
+    """From now on the database refuses the traffic of these, as one does that holds 36 characters of an id."""
+    names = ", ".join(f"'{each}'" for each in listeners)
+    storage.write(
+        lambda tx: tx.write(
+            text(
+                "CREATE TRIGGER refusing BEFORE INSERT ON listener_statistics"
+                f" WHEN NEW.listener_id IN ({names}) BEGIN SELECT RAISE(ABORT, 'it is too long'); END"
+            )
+        )
+    )
+
+
+def test_what_the_database_refuses_for_good_is_left_out_and_holds_up_nobody(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = [f"l{number}" for number in (7, 8, 20, 21, 22, 23)]
+    refusing(rig.storage, *bad)
+    place = Place()
+    both = Statistics(rig.storage, {"database": InDatabase(), "place": place})
+    for turn in (1, 2):
+        both.store([delta(f"l{number}", bytes_in=number + 1) for number in range(24)])
+        counted = {row["listener_id"]: row["bytes_in"] for row in rows(rig.storage)}
+        assert counted == {f"l{number}": turn * (number + 1) for number in range(24) if f"l{number}" not in bad}
+        assert (both.refused, dict(both.failures)) == (6 * turn, {"database": turn})
+    assert len(place.got) == 2 * (24 - 6)
+    assert "traffic of listener 'l7' on amphora 'a' is left out" in caplog.text
+    assert "traffic of 1 more listeners is left out" in caplog.text
+    both.store([delta(bad[0], bytes_in=1)])
+    assert both.refused == 13, "alone, too"
+
+
+def test_while_one_that_is_refused_is_looked_for_nothing_counts_twice(rig: Rig) -> None:
+    class Goes(SqlStorage):
+        left = 3
+
+        def transaction(self, work: Any) -> Any:
+            self.left -= 1
+            if self.left < 0:
+                raise TransientError("the database does not answer")
+            return super().transaction(work)
+
+    refusing(rig.storage, "l3")
+    storage = Goes.open(rig.settings)
+    try:
+        counting = Statistics(storage, {"database": InDatabase()})
+        batch = [delta(f"l{number}", bytes_in=1) for number in range(8)]
+        with pytest.raises(TransientError):
+            counting.store(batch)
+        assert rows(rig.storage) == []
+        storage.left = 100
+        counting.store(batch)
+        assert [row["bytes_in"] for row in rows(rig.storage)] == [1] * 7
+    finally:
+        storage.close()
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("server", ["mariadb", "postgresql"])
+def test_an_id_that_a_server_cannot_hold_is_left_out(server: str, tmp_path: Path) -> None:
+    with servers.server(server).new_database() as url:
+        here = Rig(tmp_path, 0, database=url)
+        try:
+            counting = Statistics(here.storage, {"database": InDatabase()})
+            counting.store([delta("l", bytes_in=1), delta("x" * 200, bytes_in=1), delta("m", bytes_in=1)])
+            assert sorted(row["listener_id"] for row in rows(here.storage)) == ["l", "m"]
+            assert counting.refused == 1
+        finally:
+            here.close()
 
 
 def test_without_stats_db_the_table_stays_as_it_is(rig: Rig) -> None:

@@ -228,10 +228,13 @@ class HealthManager:
             if not self._memory.more:
                 self._pending.wait(self._write_every)
             self._pending.clear()
+            began = self._clock.monotonic()
             try:
-                self._writer.flush(self._clock)
-                if self._listening_since == 0 and not self._deaf:
-                    self._listening_since = self._wall.now()
+                try:
+                    self._writer.flush(self._clock)
+                finally:  # what was heard may be in the rows though its traffic is not
+                    if self._listening_since == 0 and not self._deaf and self._writer.written_at >= began:
+                        self._listening_since = self._wall.now()
             except TransientError as error:
                 log.warning("heartbeats cannot be written, they are kept in memory: %s", error)
                 self._wall.forget()
