@@ -309,7 +309,7 @@ def test_those_that_the_network_turned_round_count_both() -> None:
     memory = Memory(reapply=1000.0)
     memory.keep([beat(20, rx=1), beat(22, rx=2), beat(21, rx=4), beat(23, rx=8)], 1.0)
     assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [15]
-    assert memory.counters == {"accepted": 4}
+    assert memory.counters == {"accepted": 3, "late": 1}
 
 
 def test_the_oldest_form_has_no_number_and_always_counts() -> None:
@@ -351,3 +351,24 @@ def test_what_could_not_be_written_is_added_to_what_came_since() -> None:
     again = memory.take(2.0, traffic=0.0)
     assert [(d.bytes_in, d.active_connections) for d in again.traffic] == [(11, 2)]
     assert set(again.beats) == {"a"}
+
+
+def test_one_that_was_overtaken_changes_traffic_and_nothing_else() -> None:
+    def said(seq: int, status: str, conns: int, ver: int = 3, rx: int = 10) -> Heartbeat:
+        reports = {"l": {"status": status, "stats": {"rx": rx, "conns": conns}}}
+        document = {"id": f"v{ver}", "seq": seq, "ver": ver, "listeners": reports, "pools": {}}
+        return decode(encode(document, "k"), ["k"])
+
+    memory = Memory(reapply=10.0)
+    for place, each in enumerate((said(100, "OPEN", 1), said(102, "FULL", 7), said(101, "OPEN", 3))):
+        memory.keep([each], float(place))
+    batch = memory.take(3.0, traffic=0.0)
+    assert batch.beats["v3"].heartbeat.listeners["l"].status == "FULL"
+    assert batch.beats["v3"].seq == 102
+    assert memory.heard_at("v3") == 2.0, "it lives all the same"
+    assert [(each.bytes_in, each.active_connections) for each in batch.traffic] == [(30, 7)]
+    memory = Memory(reapply=10.0)
+    for seq, rx in ((100, 900), (102, 1000), (101, 950)):
+        memory.keep([said(seq, "OPEN", 0, 2, rx)], float(seq))
+    assert [each.bytes_in for each in memory.take(200.0, traffic=0.0).traffic] == [1000]
+    assert memory.counters["late"] == 1

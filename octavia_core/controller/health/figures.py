@@ -21,7 +21,7 @@ KEEP = 3600.0
 """Seconds after which the row of a health manager that is gone is removed."""
 SOME = 10
 """Amphorae that are named where there may be many."""
-_FINE = frozenset({"accepted", "repeated"})
+_FINE = frozenset({"accepted", "late", "repeated"})
 
 
 class Figures:

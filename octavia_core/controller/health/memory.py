@@ -40,6 +40,8 @@ EVERYBODY = 250_000
 """The same before it is known which amphorae there are."""
 TOO_MANY = "too many unknown amphorae"
 
+_NOTHING = (0,) * FIELDS
+
 
 @attrs.frozen
 class Beat:
@@ -114,7 +116,7 @@ class Memory:
             for each in heartbeats:
                 said = skimmed(each) if isinstance(each, Heartbeat) else each
                 known = self._known.get(said.amphora_id)
-                if known is not None and not self._counts(known, said.seq, said.mark, said.counters, now):
+                if known is not None and not self._counts(known, said, said.seq, said.mark, said.counters, now):
                     continue
                 accepted += 1
                 changed |= self._take_in(known, said, now)
@@ -133,7 +135,7 @@ class Memory:
                     continue
                 id = said.amphora_id
                 known, counters = get(id), record[5:]
-                if known is not None and not self._counts(known, seq, mark, counters, at):
+                if known is not None and not self._counts(known, said, seq, mark, counters, at):
                     continue
                 accepted += 1
                 if known is None or known.said.words != said.words:
@@ -151,12 +153,32 @@ class Memory:
             self.counters["accepted"] += accepted
         return changed
 
-    def _counts(self, known: Known, seq: int | None, mark: bytes, counters: Sequence[int], now: float) -> bool:
-        """Whether it says something of now; what it is else is counted."""
+    def _late(self, known: Known, said: Skimmed, counters: Sequence[int], now: float) -> None:
+        """It was overtaken: its deltas are added, of listeners that the newer one has as well; totals say less than the newer."""
+        self.counters[Turn.BEHIND] += 1
+        if known.deltas:
+            if known.doubt is not None:
+                self._lay_apart(known)
+            of = known.listeners if said.words == known.said.words else said.complete().listeners or ()
+            numbers = {id: counters[place * FIELDS : (place + 1) * FIELDS] for place, id in enumerate(of)}
+            gauges = known.open
+            added(known, [number for id in known.listeners for number in numbers.get(id, _NOTHING)])
+            known.open = gauges
+        known.heard_at = max(known.heard_at, now)
+        self._known.move_to_end(known.said.amphora_id)
+        self._fresh.add(known.said.amphora_id)
+
+    def _counts(
+        self, known: Known, said: Skimmed, seq: int | None, mark: bytes, counters: Sequence[int], now: float
+    ) -> bool:
+        """Whether it says something of now; what it is else is counted. Of `said`, only words and listeners."""
         turn = known.turn(seq, mark, counters, now)
         if turn is None:
             return True
         doubt = known.doubt
+        if turn is Turn.BEHIND:
+            self._late(known, said, counters, now)
+            return False
         if turn is Turn.REPEATED or turn is Turn.REPLAYED or doubt is None:
             self.counters[turn] += 1
             return False

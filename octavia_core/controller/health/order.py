@@ -31,7 +31,7 @@ _LOW = [bytes((number,)) for number in range(256)]
 
 
 class Turn(StrEnum):
-    """What a heartbeat is that does not simply count; the first three are counted under their words."""
+    """What a heartbeat is that does not simply count; all but the last two are counted under their words."""
 
     REPEATED = "repeated"
     """The newest, once more: it changes nothing."""
@@ -39,6 +39,8 @@ class Turn(StrEnum):
     """Heard before, or from further back than anything is late: it changes nothing."""
     RECORDED = "recorded"
     """One of a row that goes up, but heard before: somebody lives, for all that is known; its words and numbers are old."""
+    BEHIND = "late"
+    """Overtaken by a newer one, which may have come before: somebody lives, its deltas count, its words are old."""
     REFUTED = "refuted"
     """It counts, and the row that stepped back before it did not: the process before it goes on."""
     TRUSTED = "trusted"
@@ -104,7 +106,7 @@ class Order:
                 return Turn.REPLAYED
             self.back = None
             if late and not seen and seq >= LATE:
-                seq = self.seq
+                seq, found = self.seq, Turn.BEHIND
             else:
                 found = self._steps_back(entry, counters, now, seen=seen)
         self.seq = seq
