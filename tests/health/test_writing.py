@@ -15,6 +15,7 @@ from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.domain.vocabulary import Kind, Operating
 from octavia_core.errors import TransientError
+from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.storage import Transaction
 from tests.health.rig import Rig
 
@@ -177,3 +178,23 @@ def test_a_first_report_that_says_what_the_rows_say_changes_when_it_was_heard_an
 
 
 _WRITES = ("INSERT", "UPDATE", "DELETE")
+
+
+def test_traffic_of_listeners_that_are_not_of_the_amphoras_load_balancer_is_not_stored(rig: Rig) -> None:
+    one, two, gone = rig.ids
+    rig.storage.transaction(lambda tx: tx.settle_amphora(gone, AmphoraEvent.DELETE))
+    rig.storage.transaction(lambda tx: tx.settle_amphora(gone, AmphoraEvent.DELETED))
+    for _ in range(3):
+        rig.clock.advance(11.0)
+        now = rig.clock.monotonic()
+        rig.memory.keep([rig.beat(one, [rig.listeners[one], rig.listeners[two]], rx=7)], now)
+        rig.memory.keep([rig.beat(two, rx=5), rig.beat(gone, rx=3), rig.beat("invented", ["nobodys"], rx=9)], now)
+        rig.writer.flush(rig.clock)
+    rig.memory.forget_others(rig.ids, rig.clock.monotonic() + 1.0)
+    rig.writer.flush(rig.clock, last=True)
+    columns = listener_statistics.c
+    with rig.storage._engine.connect() as connection:
+        query = select(columns.amphora_id, columns.listener_id, columns.bytes_in).where(columns.bytes_in > 0)
+        found = {tuple(row) for row in connection.execute(query)}
+    assert found == {(one, rig.listeners[one], 21), (two, rig.listeners[two], 15)}
+    assert rig.memory.counters["traffic of foreign listeners"] == 9

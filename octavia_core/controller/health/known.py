@@ -18,6 +18,7 @@ __all__ = ["NEVER", "Known", "added", "deltas_of", "emptied"]
 
 NEVER = -1
 """The gauge of a listener that has no row yet."""
+NONE: frozenset[str] = frozenset()
 
 
 @attrs.define(eq=False)
@@ -32,6 +33,7 @@ class Known(Order):
             those that the rows have.
         counted_at: since when `sums` are sums.
         totals: of an agent that sends no deltas.
+        foreign: those of its listeners whose traffic is nobody's: they are not of its load balancer, or its row is not there.
     """
 
     said: Skimmed
@@ -47,6 +49,7 @@ class Known(Order):
     applied_at: float = 0.0
     matches: bool = True
     totals: Grown | None = None
+    foreign: frozenset[str] = NONE
 
 
 def added(known: Known, counters: Sequence[int]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import attrs
 
 from octavia_core.controller.health.grown import Grown
-from octavia_core.controller.health.known import NEVER, Known, added, deltas_of, emptied
+from octavia_core.controller.health.known import NEVER, NONE, Known, added, deltas_of, emptied
 from octavia_core.controller.health.merge import merged
 from octavia_core.controller.health.order import Turn
 from octavia_core.domain.heartbeat import Heartbeat
@@ -39,6 +39,7 @@ STRANGERS = 10_000
 EVERYBODY = 250_000
 """The same before it is known which amphorae there are."""
 TOO_MANY = "too many unknown amphorae"
+FOREIGN = "traffic of foreign listeners"
 
 _NOTHING = (0,) * FIELDS
 
@@ -284,8 +285,6 @@ class Memory:
                 known = self._known.get(id)
                 if known is None:
                     continue
-                if traffic is not None and now - known.counted_at >= traffic:
-                    self._count(deltas, id, known, now, traffic)
                 if known.applied != known.said.words:
                     due = True
                 elif again and (not known.matches or now - known.applied_at > reapply):
@@ -300,6 +299,10 @@ class Memory:
                 else:
                     self._fresh.add(id)
                     self.more = True
+                    if traffic and known.applied is None:  # it is not known yet whose listeners these are
+                        continue
+                if traffic is not None and now - known.counted_at >= traffic:
+                    self._count(deltas, id, known, now, traffic)
             if traffic is not None:
                 deltas = self._leftovers(deltas, now, traffic)
         return Batch(beats, steady, tuple(deltas))
@@ -345,13 +348,39 @@ class Memory:
             self._left = [*batch.traffic, *self._left]
             self.more = False  # whatever stands in the way, let it have its time
 
-    def written(self, batch: Batch, matches: Mapping[str, bool], now: float) -> None:
-        """It is written. `matches` says of each report that was held against its rows whether its listeners were as many."""
+    def own(self, traffic: Sequence[TrafficDelta]) -> Sequence[TrafficDelta]:
+        """What of it is of listeners that the amphora may speak of, by its rows; the rest is counted by `FOREIGN`."""
+        with self._lock:
+            known = self._known.get
+            foreign = [
+                each
+                for each in traffic
+                if (one := known(each.amphora_id)) is not None and one.foreign and each.listener_id in one.foreign
+            ]
+            if not foreign:
+                return traffic
+            self.counters[FOREIGN] += len(foreign)
+        nobodys = {(each.amphora_id, each.listener_id) for each in foreign}
+        return [each for each in traffic if (each.amphora_id, each.listener_id) not in nobodys]
+
+    def written(
+        self, batch: Batch, matches: Mapping[str, bool], now: float, foreign: Mapping[str, frozenset[str]] | None = None
+    ) -> None:
+        """It is written.
+
+        Args:
+            batch: what.
+            matches: of each report that was held against its rows, whether its listeners were as many.
+            now: monotonic.
+            foreign: listeners of such reports that are not of their load balancers, of those that have any.
+        """
+        foreign = foreign or {}
         with self._lock:
             for id, match in matches.items():
                 known, beat = self._known.get(id), batch.beats.get(id)
                 if known is not None and beat is not None:
                     known.matches, known.applied_at, known.applied = match, now, beat.said.words
+                    known.foreign = foreign.get(id, NONE)
                     (self._miscounted.discard if match else self._miscounted.add)(id)
 
     # -- looked at -------------------------------------------------------------------------------------------------
@@ -418,5 +447,5 @@ class Memory:
                 self._miscounted.discard(id)
                 self.forgotten += 1
                 if known.doubt is None or not known.doubt.apart:
-                    self._left += deltas_of(id, known)
+                    self._left += [each for each in deltas_of(id, known) if each.listener_id not in known.foreign]
             self._trim()

@@ -74,6 +74,7 @@ class Writer:
         self.pairs = Pairs(memory, fresh=30.0, patience=20.0)
         self.statistics = Statistics(storage, {"database": InDatabase()})
         self._news: list[Difference] = []
+        self._foreign: dict[str, frozenset[str]] = {}
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self._reread_at: float | None = None
         self._reread_wall = 0
@@ -97,10 +98,10 @@ class Writer:
                 if portion.beats or portion.steady:
                     wall = self._wall.at(now)
                     matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
-                    self._memory.written(portion, matches, now)
+                    self._memory.written(portion, matches, now, self._foreign)
                     self.pairs.told(self._news)
-                if portion.traffic:
-                    self.statistics.store(portion.traffic)
+                if portion.traffic and (own := self._memory.own(portion.traffic)):
+                    self.statistics.store(own)
                 rest = _without(rest, portion)
                 if not len(rest):
                     self.written_at = now  # what is left is traffic
@@ -120,7 +121,7 @@ class Writer:
         self._reread_at, self._reread_wall = now, wall
 
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
-        self._news = []
+        self._news, self._foreign = [], {}
         matches: dict[str, bool] = {}
         heard = dict(batch.steady)
         if batch.beats:
@@ -132,6 +133,8 @@ class Writer:
             for id, heartbeat in beats.items():
                 if id not in trees:
                     self._memory.counters["unknown amphora"] += 1
+                if strange := _strange(heartbeat, trees.get(id)):
+                    self._foreign[id] = strange
                 news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
                 statuses |= news
                 if matches[id] and news:
@@ -211,6 +214,11 @@ class Writer:
         if not matches:
             self._memory.counters["listener count differs"] += 1
         return verdict.statuses, matches
+
+
+def _strange(beat: Heartbeat, tree: Outline | None) -> frozenset[str]:
+    """Listeners that it reports and that are not of its load balancer."""
+    return frozenset(beat.listeners.keys() - {each.id for each in tree.listeners} if tree else beat.listeners)
 
 
 def _paired(tree: Outline | None) -> bool:
