@@ -115,9 +115,10 @@ class Hearts(Protocol):
         amphorae are left out.
         """
 
-    def changed_under(self, since: int) -> Collection[str]:
-        """Amphorae that are not DELETED or PENDING_DELETE whose load balancer, or a listener, pool or member of it, was written at `since` (microseconds)
-        or later, by whoever keeps `updated_at` and `created_at`: in one query.
+    def changed_under(self, since: int, after: int) -> Collection[str]:
+        """Amphorae that are not DELETED or PENDING_DELETE whose load balancer's row was written at `since` (microseconds) or
+        later, by whoever keeps `updated_at` and `created_at`, or is named by an event with a higher sequence than `after`: in one
+        query. Upstream's API and all workers write that row before they change anything below; health managers emit events.
         """
 
     def silent(self, before: int) -> Sequence[Liveness]:

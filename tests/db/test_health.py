@@ -11,6 +11,7 @@ from sqlalchemy import event, select, text
 from octavia_core.db.tables.amphora import amphora_health
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.db.transaction.health import SILENT
+from octavia_core.domain.operation import Event
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating
 from octavia_core.ports.hearts import Heard, TrafficDelta
 from tests.db.values import amphora, full, new_id
@@ -180,19 +181,25 @@ def test_only_the_silent_are_read_by_an_index(storage):
     assert "ix_oc_liveness_last_heard" in plan
 
 
-def test_what_others_changed_under_an_amphora_is_found_by_its_date(storage):
+def test_what_others_changed_under_an_amphora_is_found_by_its_date_or_by_its_event(storage):
     box = amphora(status=AmphoraStatus.ALLOCATED)
     lb = full()
+
+    def found(after=10**9):
+        since = storage.now() - 60 * SECOND
+        return storage.read(lambda tx: tx.changed_under(since, after))
+
     storage.transaction(lambda tx: (tx.insert(lb), tx.insert(attrs.evolve(box, load_balancer_id=lb.id))))
-    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == {box.id}, "it was made"
     past = "2020-01-01 00:00:00"
-    for table in ("load_balancer", "listener", "pool", "member"):
-        words = text(f"UPDATE {table} SET created_at = '{past}', updated_at = '{past}'")
-        storage.write(lambda tx, words=words: tx.write(words))
-    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == set()
-    member = next(each for pool in lb.pools for each in pool.members)
-    storage.transaction(lambda tx: tx.set_operating({(Kind.MEMBER, member.id): Operating.ERROR}))
-    assert storage.read(lambda tx: tx.changed_under(storage.now() - 60 * SECOND)) == {box.id}
+    storage.write(lambda tx: tx.write(text(f"UPDATE load_balancer SET created_at = '{past}', updated_at = '{past}'")))
+    assert found() == set()
+    newest = storage.read(lambda tx: tx.last_event())
+    assert found(newest) == set()
+    event = Event(name="member.error", text="it is", load_balancer_id=lb.id, amphora_id=box.id)
+    storage.transaction(lambda tx: tx.emit(event))
+    assert found(newest) == {box.id}
+    storage.transaction(lambda tx: tx.set_operating({(Kind.LOAD_BALANCER, lb.id): Operating.ERROR}))
+    assert found() == {box.id}
 
 
 @pytest.mark.parametrize("own_row", [True, False], ids=["ours", "upstreams"])

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import event, text
 
 from octavia_core.domain.outline import Outline
-from octavia_core.domain.vocabulary import AmphoraStatus, Operating, Provisioning, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provisioning, Topology
 from tests.benchmarks.heartbeat_rows import store_rows
 from tests.db.values import amphora, balancer, full, member, new_id, pool
 from tests.support.outlines import outline
@@ -61,7 +61,8 @@ def test_whoever_does_not_go_says_something_of_its_load_balancer(storage, status
     box = amphora(lb.id, status=AmphoraStatus(status))
     store(storage, lb, box)
     assert reported_on(storage, box.id)[box.id].id == lb.id
-    assert box.id in storage.read(lambda tx: tx.changed_under(0))
+    storage.transaction(lambda tx: tx.set_operating({(Kind.LOAD_BALANCER, lb.id): Operating.ERROR}))
+    assert box.id in storage.read(lambda tx: tx.changed_under(0, 0))
 
 
 def test_an_id_that_would_mean_something_in_a_statement_is_only_an_id(storage):

@@ -77,7 +77,7 @@ class Writer:
         self._foreign: dict[str, frozenset[str]] = {}
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self._reread_at: float | None = None
-        self._reread_wall = 0
+        self._reread_wall = self._reread_event = 0
         self.written_at = 0.0
         """Monotonic time up to which all that was heard is in the rows, but for traffic."""
 
@@ -114,11 +114,11 @@ class Writer:
     def _look_for_changes(self, now: float) -> None:
         if self._reread_at is not None and now - self._reread_at < self._pace.reread:
             return
-        wall = self._wall.at(now)
+        wall, newest = self._wall.at(now), self._storage.read(lambda tx: tx.last_event())
         if self._reread_at is not None:
-            since = self._reread_wall - LATE
-            self._memory.doubt(self._storage.read(lambda tx: tx.changed_under(since)))
-        self._reread_at, self._reread_wall = now, wall
+            since, after = self._reread_wall - LATE, self._reread_event
+            self._memory.doubt(self._storage.read(lambda tx: tx.changed_under(since, after)))
+        self._reread_at, self._reread_wall, self._reread_event = now, wall, newest
 
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
         self._news, self._foreign = [], {}

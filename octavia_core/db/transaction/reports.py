@@ -8,12 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import BindParameter, ColumnElement, DateTime, Row, Table, bindparam, or_, select, union
+from sqlalchemy import BigInteger, BindParameter, DateTime, Row, bindparam, or_, select, union
 
 from octavia_core.db.tables.amphora import amphora
 from octavia_core.db.tables.balancer import load_balancer
-from octavia_core.db.tables.listener import listener
-from octavia_core.db.tables.pool import member, pool
+from octavia_core.db.tables.own import oc_event
 from octavia_core.db.transaction.amphorae import naive_utc
 from octavia_core.db.transaction.session import Session, chunks, is_plain
 from octavia_core.domain.outline import ListenerOutline, MemberOutline, Outline, PoolOutline
@@ -31,17 +30,16 @@ _PROTOCOL = {str(each): each for each in ListenerProtocol}
 _read = json.JSONDecoder(strict=False).decode
 
 
-def _since(table: Table) -> ColumnElement[bool]:
-    since: BindParameter[datetime] = bindparam("since", type_=DateTime())
-    return or_(table.c.updated_at >= since, table.c.created_at >= since)
-
-
+_SINCE: BindParameter[datetime] = bindparam("since", type_=DateTime())
 _OWNERS = union(
-    select(load_balancer.c.id.label("owner")).where(_since(load_balancer)),
-    select(listener.c.load_balancer_id).where(_since(listener)),
-    select(pool.c.load_balancer_id).where(_since(pool)),
-    select(pool.c.load_balancer_id).join(member, member.c.pool_id == pool.c.id).where(_since(member)),
+    select(load_balancer.c.id.label("owner")).where(
+        or_(load_balancer.c.updated_at >= _SINCE, load_balancer.c.created_at >= _SINCE)
+    ),
+    select(oc_event.c.load_balancer_id).where(oc_event.c.sequence > bindparam("after", type_=BigInteger())),
 ).subquery()
+"""Of the big tables only load balancers are looked through: nobody changes what is below one without the one above, but health
+managers, who say so by an event.
+"""
 _CHANGED = (
     select(amphora.c.id)
     .join(_OWNERS, _OWNERS.c.owner == amphora.c.load_balancer_id)
@@ -52,10 +50,9 @@ _CHANGED = (
 class Reports(Session):
     """Two methods of the port."""
 
-    def changed_under(self, since: int) -> Collection[str]:
-        """See `octavia_core.ports.storage.Transaction.changed_under`."""
-        at = naive_utc(since / 1_000_000)
-        return {row.id for row in self.rows(_CHANGED, since=at)}
+    def changed_under(self, since: int, after: int) -> Collection[str]:
+        """See `octavia_core.ports.hearts.Hearts.changed_under`."""
+        return {row.id for row in self.rows(_CHANGED, since=naive_utc(since / 1_000_000), after=after)}
 
     def reported_on(self, amphora_ids: Collection[str]) -> Mapping[str, Outline | None]:
         """See `octavia_core.ports.storage.Transaction.reported_on`."""
