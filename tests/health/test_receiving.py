@@ -372,3 +372,17 @@ def test_one_that_was_overtaken_changes_traffic_and_nothing_else() -> None:
         memory.keep([said(seq, "OPEN", 0, 2, rx)], float(seq))
     assert [each.bytes_in for each in memory.take(200.0, traffic=0.0).traffic] == [1000]
     assert memory.counters["late"] == 1
+
+
+def test_a_row_that_is_played_back_over_and_over_does_not_keep_the_dead_alive() -> None:
+    """Three idle heartbeats, recorded before their agent ended; what is not recognised begins the account anew."""
+    memory = Book(reapply=1000.0)
+    alive = []
+    for time in range(10 * KEPT):
+        memory.keep([beat(100 + time % 3)], float(time))
+        memory.counted(float(time))
+        alive.append(memory.heard_at("a") == time)
+    assert any(alive[3 : KEPT + 3]), "it may be an agent that was restarted"
+    assert not any(alive[2 * KEPT :])
+    assert heard(memory, 103, 9999.0)
+    assert heard(memory, 104, 10000.0)

@@ -70,11 +70,13 @@ class Doubt:
 @attrs.define(eq=False, kw_only=True)
 class Order:
     """Of one amphora. `seq`: number of its newest; `back`: of one that stepped back and was not believed; `marks`: an entry for
-    each of the last `KEPT` that were, one behind the other.
+    each of the last `KEPT` that were, one behind the other; `again`: how many came that were recognised, and nothing new since: more
+    than `KEPT` are of nobody who lives.
     """
 
     seq: int | None = None
     marks: bytes = b""
+    again: int = 0
     back: int | None = None
     doubt: Doubt | None = None
 
@@ -95,6 +97,7 @@ class Order:
             self.back = None
             if self.doubt is not None:
                 found = self._goes_up(self.doubt, seq, entry, counters, now)
+            known = self.again > 0 and (found is Turn.RECORDED or (self.doubt is None and entry in self.marks))
         else:
             doubt = self.doubt
             seen = entry in self.marks or (doubt is not None and entry in doubt.before)
@@ -104,12 +107,16 @@ class Order:
             if (seen or not (late or seq < LATE)) and (self.back is None or seq <= self.back):
                 self.back = seq
                 return Turn.REPLAYED
-            self.back = None
+            self.back, known = None, seen
             if late and not seen and seq >= LATE:
                 seq, found = self.seq, Turn.BEHIND
             else:
                 found = self._steps_back(entry, counters, now, seen=seen)
         self.seq = seq
+        if known or found is Turn.RECORDED:  # its mark is kept already, and must not push out others
+            self.again += 1
+            return Turn.REPLAYED if self.again > KEPT else found
+        self.again = 0
         self.marks = (self.marks + entry)[-KEPT * ENTRY :]
         return found
 
