@@ -192,7 +192,7 @@ class _Lane:
         while (batch := self._jobs.get()) is not None:
             try:
                 self._listener(events=batch)
-            except BaseException as error:  # a plugin may raise anything, SystemExit too; its next batch comes
+            except BaseException as error:  # a plugin may raise anything; its next batch comes all the same
                 said = f": {error}" if str(error) else ""
                 self._failed(f"did not take a batch of events: {type(error).__name__}{said}")
             finally:

@@ -122,6 +122,7 @@ def test_a_plugin_that_hangs_holds_up_nobody_and_gets_what_came_meanwhile_when_i
 
     outbox = deliver(("slow", slow), ("reader", reader), timeout=0.05)
     emit(storage, "a")
+    calls.until("a")
     reader.until("a")
     emit(storage, "b")
     reader.until("b")
@@ -158,7 +159,9 @@ def test_a_plugin_that_is_slow_but_in_time_holds_up_nobody(storage, deliver):
         free.wait(PATIENCE)
 
     outbox = deliver(("a-slow", takes_its_time), ("b-reader", reader), timeout=2 * PATIENCE)
-    for name in ("a", "b", "c"):
+    emit(storage, "a")
+    slow.until("a")
+    for name in ("b", "c"):
         emit(storage, name)
         reader.until(name)  # while the slow one has not returned from its first batch
     assert slow.names == ["a"]
