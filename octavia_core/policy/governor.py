@@ -395,7 +395,7 @@ ROWS: tuple[Row, ...] = (
         Rule.REFRESH,
         "its agent answers (or reports a wrong number of listeners)",
         Act.PUSH,
-        "push configuration and heartbeat settings again, once",
+        "have a worker send its heartbeat settings and its configuration again, once",
         lambda one, view: _when(
             one.agent is Agent.ANSWERS and not one.pushed,
             f"{one.evidence}; its agent answers, so it is given its configuration and heartbeat settings again",

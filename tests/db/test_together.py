@@ -60,7 +60,7 @@ class Crowd:
         def one(call):
             try:
                 return call()
-            except Exception as error:
+            except Exception as error:  # what each call raised is what the test looks at
                 return error
 
         calls = [*(functools.partial(self.storage.transaction, work) for work in works), *beside]

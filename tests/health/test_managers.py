@@ -113,7 +113,7 @@ class Managed:
                 self.storage, self.settings, world, self.bound, lambda: None, processes=processes
             )
             self.health.start()
-        except BaseException:
+        except BaseException:  # whatever it was, nothing of it may stay open
             self.bound.close()
             self.cloud.close()
             self.storage.close()
