@@ -41,6 +41,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             started.receiver,
             on_failover=Knocker(started.settings),
             processes=max(1, started.settings.health_manager.health_update_threads),
+            alone=True,
         )
         health.start()
         try:

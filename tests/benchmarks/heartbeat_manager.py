@@ -77,7 +77,9 @@ class _Measured:
         self.storage.wire._execute = counted  # type: ignore[assignment]
         bound = bind_receiver(self.settings)
         self.port = int(bound.getsockname()[1])
-        self.health = HealthManager(self.storage, self.settings, world, bound, lambda: None, processes=processes)
+        self.health = HealthManager(
+            self.storage, self.settings, world, bound, lambda: None, processes=processes, alone=True
+        )
         self.lags, self.behind, self.ended = list[float](), 0.0, threading.Event()
         lag: Any = self.health._hearing._lag  # type: ignore[attr-defined]
         note = lag.note

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.deaths import Deaths
+from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
@@ -61,6 +62,7 @@ class HealthManager:
         receiver: a bound UDP socket; closed by `stop`.
         on_failover: called when a failover was stored, so that a worker of this process starts it at once.
         processes: how many processes receive; 0: a thread of this one.
+        alone: whether this process is for nothing else, so that its garbage collector may be spared what memory knows.
 
     Attributes:
         metrics: what Prometheus reads, None unless the settings say where.
@@ -78,6 +80,7 @@ class HealthManager:
         on_failover: Callable[[], None],
         *,
         processes: int = 0,
+        alone: bool = False,
     ) -> None:
         health = settings.health_manager
         if health.heartbeat_timeout <= health.heartbeat_interval * max(1, len(health.controller_ip_port_list)):
@@ -129,6 +132,7 @@ class HealthManager:
             else Here(settings, receiver, self._memory, told)
         )
         self._lookout.replaced = lambda: self._hearing.replaced
+        self._frozen = Frozen() if alone else None
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
         self._listening_since, self._deaf = 0, False
@@ -267,6 +271,8 @@ class HealthManager:
                 log.exception("amphorae cannot be judged now")
 
     def _look(self, since: int) -> None:
+        if self._frozen is not None:
+            self._frozen.tick(len(self._memory))
         dropped, lag = self._hearing.dropped(), self._hearing.lag()
         if dropped:
             self.counters["dropped"] += dropped
