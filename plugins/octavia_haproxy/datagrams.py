@@ -32,7 +32,7 @@ _UDP = "UDP"
 _SERVES, _ABSENT = "ACTIVE", ""
 _LOOKS = (0.0, 0.5, 1.0, 2.0)
 """Seconds before each look at a service that was just started for the first time."""
-_NOT_OURS_TO_TELL = (401, 403)
+_NOT_OURS_TO_TELL, _FAILED = (401, 403), 500
 _NO_IP_VS = "keepalived does not stay there (the agent says {}); its kernel may lack ip_vs"
 
 
@@ -139,7 +139,7 @@ class _One:
             agent.delete_certificate(self.lb.id, note)
         if stored != self.text:
             agent.upload_udp_listener(id, self.text)
-        agent.reload(id)
+        self._start()
         if self._is_to_serve:
             self._see_it_serve(first=before != _SERVES)
         if agent.udp_listener(id) != self.text:
@@ -148,6 +148,16 @@ class _One:
             )
         agent.upload_certificate(self.lb.id, note, Secret(_md5(self.text)))
         return True
+
+    def _start(self) -> None:
+        """An agent that notices at once that keepalived ends says so itself, in words that explain nothing."""
+        try:
+            self.agent.reload(self.listener.id)
+        except AmphoraRefused as error:
+            if error.status != _FAILED or APPLY in self.agent.about().offers:
+                raise
+            details = _NO_IP_VS.format(error.details or error)
+            raise AmphoraRefused(str(error), status=error.status, details=details) from error
 
     @property
     def _is_to_serve(self) -> bool:
@@ -168,7 +178,7 @@ class _One:
                 return
         raise AmphoraRefused(
             f"amphora {self.agent.at.amphora_id} does not serve listener {self.listener.id}: {_NO_IP_VS.format(seen)}",
-            status=500,
+            status=_FAILED,
             details=_NO_IP_VS.format(seen),
         )
 

@@ -3,34 +3,44 @@
 from __future__ import annotations
 
 import gc
+import weakref
 
 import pytest
 
 from octavia_core.controller.health.frozen import Frozen
 
 
-@pytest.fixture(autouse=True)
-def thawed():
-    yield
+@pytest.fixture
+def frozen():
+    before = gc.get_threshold()
+    yield Frozen()
     gc.unfreeze()
+    gc.set_threshold(*before)
 
 
-def frozen_by(calls: list[int]) -> list[bool]:
-    frozen, found = Frozen(), []
-    for known in calls:
-        gc.unfreeze()
-        frozen.tick(known)
-        found.append(gc.get_freeze_count() > 0)
-    return found
+class Thing:
+    other: Thing
 
 
-def test_it_is_done_when_many_came_and_not_again_before_many_more_did() -> None:
-    assert frozen_by([10, 5000, 5000, 5900, 6000]) == [False, True, False, False, True]
+def test_what_stays_is_not_looked_at_again(frozen: Frozen) -> None:
+    kept = [Thing() for _ in range(1000)]
+    frozen.tick()
+    assert gc.get_freeze_count() > len(kept)
+    assert not any(one is kept for one in gc.get_objects())
 
 
-def test_a_tenth_more_is_many_for_a_large_fleet() -> None:
-    assert frozen_by([100_000, 105_000, 110_000]) == [True, False, True]
+def test_rings_that_nobody_holds_are_collected_before_they_are_frozen(frozen: Frozen) -> None:
+    one, two = Thing(), Thing()
+    one.other, two.other = two, one
+    gone = weakref.ref(one)
+    del one, two
+    frozen.tick()
+    assert gone() is None
 
 
-def test_those_that_went_may_come_again() -> None:
-    assert frozen_by([5000, 1000, 1900, 2000]) == [True, False, False, True]
+def test_what_is_frozen_goes_when_nobody_holds_it_any_more(frozen: Frozen) -> None:
+    kept = Thing()
+    gone = weakref.ref(kept)
+    frozen.tick()
+    del kept
+    assert gone() is None

@@ -1,7 +1,8 @@
 """What is known of amphorae is kept from the garbage collector.
 
 A full collection looks at every object that there is and holds all threads meanwhile: with a hundred thousand amphorae for more than
-a second, several times in a minute. What memory knows has no cycles, so it needs no collector.
+a second, once in a second or two, as what heartbeats replace counts as growth. What memory knows has no cycles, so it needs no
+collector.
 """
 
 from __future__ import annotations
@@ -10,21 +11,19 @@ import gc
 
 __all__ = ["Frozen"]
 
-_MORE = 1000
-"""So many new amphorae, or a tenth more than before, are worth it: what is frozen while it is in use stays looked after by
-reference counts alone.
-"""
+_YOUNG = 50_000
+"""Objects that are made before the young ones are looked through (CPython's default, 700, is for programs that hold little)."""
+_SELDOM = 1000
+"""Collections of the young between two full ones, but for those that are asked for here."""
 
 
 class Frozen:
-    """For a process that is a health manager and nothing else: `gc.freeze` counts for all its objects. Used by one thread."""
+    """For a process that is a health manager and nothing else: thresholds and `gc.freeze` count for all that is in it."""
 
     def __init__(self) -> None:
-        self._known = 0
+        gc.set_threshold(_YOUNG, 20, _SELDOM)
 
-    def tick(self, known: int) -> None:
-        """So many amphorae are known by now."""
-        self._known = min(self._known, known)
-        if known - self._known >= max(_MORE, self._known // 10):
-            self._known = known
-            gc.freeze()
+    def tick(self) -> None:
+        """Collect what came since the last time, and freeze what is left of it: the next collection is as short again."""
+        gc.collect()
+        gc.freeze()

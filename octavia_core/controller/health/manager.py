@@ -272,7 +272,7 @@ class HealthManager:
 
     def _look(self, since: int) -> None:
         if self._frozen is not None:
-            self._frozen.tick(len(self._memory))
+            self._frozen.tick()
         dropped, lag = self._hearing.dropped(), self._hearing.lag()
         if dropped:
             self.counters["dropped"] += dropped

@@ -403,9 +403,6 @@ class Memory:
         known = self._known.get(amphora_id)
         return None if known is None or not known.matches else known.heard_at
 
-    def __len__(self) -> int:
-        return len(self._known)
-
     def knows(self, amphora_id: str) -> bool:
         """Whether a heartbeat of it ever came, and was not forgotten."""
         return amphora_id in self._known
