@@ -52,7 +52,7 @@ one of its pair."""
 DISPUTED = 2
 """Heartbeats for which the two of a pair may differ about a member."""
 TRAFFIC_EVERY = 30.0
-"""Seconds over which traffic is summed at most; a third of the timeout where that is shorter."""
+"""Seconds over which traffic is summed at most; half the timeout where that is shorter."""
 
 
 class HealthManager:
@@ -108,7 +108,7 @@ class HealthManager:
             self._wall,
             self._observer,
             Pace(
-                traffic=min(TRAFFIC_EVERY, self._timeout / 3),
+                traffic=min(TRAFFIC_EVERY, self._timeout / 2),
                 timeout=self._timeout,
                 reread=max(REREAD, health.heartbeat_interval),
             ),

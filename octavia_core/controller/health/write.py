@@ -34,6 +34,8 @@ PORTION = 500
 """Reports that one transaction holds against the rows."""
 TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
+BESIDE = 0.5
+"""Seconds after which what was heard meanwhile comes before further traffic; some of it is written each time."""
 GRAINS = 60
 """Into so many grains the timeout is cut to tell when somebody was heard: those of one grain share a statement."""
 LATE = 10_000_000
@@ -105,9 +107,13 @@ class Writer:
                 rest = _without(rest, portion)
                 if not len(rest):
                     self.written_at = now  # what is left is traffic
+                    if rest.traffic and not last and clock.monotonic() - now > BESIDE:
+                        break
         except BaseException:  # whatever it was, what was counted must not be lost
             self._memory.give_back(rest)
             raise
+        if rest.traffic:
+            self._memory.give_back(rest)
         self.written_at = now
         return len(batch)
 
