@@ -23,6 +23,7 @@ from itertools import islice
 from operator import add
 
 from octavia_core.controller.health.frames import Again, frame
+from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.health.order import ENTRY, GAUGE, LATE, has_traffic
 from octavia_core.controller.health.receive import PATIENCE, Receiver
 from octavia_core.domain.heartbeat import BadPacket
@@ -43,6 +44,8 @@ PIPE = 1024 * 1024
 F_SETPIPE_SZ = 1031
 PR_SET_PDEATHSIG = 1
 """Linux, linux/prctl.h: the signal that comes when the thread ends that started this process."""
+FREEZE = 3.0
+"""Seconds between two times that the garbage collector is asked to look through what came since."""
 SAY = 1.0
 """Seconds without news after which an empty frame says that it lives."""
 
@@ -75,15 +78,18 @@ class Front:
         self._oldest, self._sent_at = 0.0, float("-inf")
         self._rest = memoryview(b"")
 
-    def run(self) -> None:
-        """To the end."""
-        end = select.poll()
+    def run(self, frozen: Frozen | None = None) -> None:
+        """To the end. `frozen`: spares the garbage collector of this process what is remembered of amphorae."""
+        end, frozen_at = select.poll(), time.monotonic()
         if self._until is not None:
             end.register(self._until, select.POLLIN | select.POLLHUP)
         while not end.poll(0):
             packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else min(PATIENCE, self._say))
             self._take(packets)
             self._hand_on()
+            if frozen is not None and time.monotonic() - frozen_at > FREEZE:
+                frozen.tick()
+                frozen_at = time.monotonic()
             if 0 < len(packets) < FEW:
                 time.sleep(GATHER)
         os.set_blocking(self._out, True)
@@ -244,7 +250,7 @@ def main() -> int:
         pass  # what the pipe holds by itself will do
     with socket.socket(fileno=orders["socket"]) as bound:
         try:
-            Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0, orders["say"]).run()
+            Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0, orders["say"]).run(Frozen())
         except BrokenPipeError:
             return 0  # the health manager is gone
     return 0

@@ -47,7 +47,7 @@ _MICRO = 1_000_000
 _WATCHED = (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED, AmphoraStatus.BOOTING, AmphoraStatus.READY)
 MANY = 200
 """Amphorae that memory does not clear, above which the database is asked who is silent instead of about each."""
-PART, PARTS = 2000, 10
+PART, PARTS = 2000, 20
 """Rows of amphorae that one look reads at least when all are to be read anew, and looks that this takes at most: a look at a
 hundred thousand must not keep the machine for seconds.
 """
