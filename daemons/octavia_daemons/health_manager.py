@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 
 from octavia_core.controller.health import HealthManager
+from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.knock import Knocker
 from octavia_core.controller.start import start
 from octavia_core.errors import ConfigurationError
@@ -41,8 +42,8 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             started.receiver,
             on_failover=Knocker(started.settings),
             processes=max(1, started.settings.health_manager.health_update_threads),
-            alone=True,
         )
+        health.frozen = Frozen()
         health.start()
         try:
             stop.wait()

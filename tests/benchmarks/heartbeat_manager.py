@@ -50,6 +50,7 @@ class _Measured:
         from sqlalchemy import event
 
         from octavia_core.controller.health import HealthManager, bind_receiver
+        from octavia_core.controller.health.frozen import Frozen
         from octavia_core.controller.wiring import build_world
         from octavia_core.db.storage import SqlStorage
         from octavia_core.hooks.plugins import Plugins
@@ -77,9 +78,8 @@ class _Measured:
         self.storage.wire._execute = counted  # type: ignore[assignment]
         bound = bind_receiver(self.settings)
         self.port = int(bound.getsockname()[1])
-        self.health = HealthManager(
-            self.storage, self.settings, world, bound, lambda: None, processes=processes, alone=True
-        )
+        self.health = HealthManager(self.storage, self.settings, world, bound, lambda: None, processes=processes)
+        self.health.frozen = Frozen()
         self.lags, self.behind, self.ended = list[float](), 0.0, threading.Event()
         lag: Any = self.health._hearing._lag  # type: ignore[attr-defined]
         note = lag.note

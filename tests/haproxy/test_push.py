@@ -1,4 +1,7 @@
-"""What a push sends, in which order, and what it leaves when it is cut off anywhere."""
+"""What a push sends, in which order, and what it leaves when it is cut off anywhere.
+
+One file, since all of it is one conversation with one played agent, whose fixtures and requests each test shares.
+"""
 
 from __future__ import annotations
 

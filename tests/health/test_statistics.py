@@ -1,4 +1,7 @@
-"""Traffic, counted where the settings say: it only grows, nothing counts twice, and one place's trouble is its own."""
+"""Traffic, counted where the settings say: it only grows, nothing counts twice, and one place's trouble is its own.
+
+One file, since each place that counts is held against the same heartbeats.
+"""
 
 from __future__ import annotations
 

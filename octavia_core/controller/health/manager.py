@@ -62,9 +62,9 @@ class HealthManager:
         receiver: a bound UDP socket; closed by `stop`.
         on_failover: called when a failover was stored, so that a worker of this process starts it at once.
         processes: how many processes receive; 0: a thread of this one.
-        alone: whether this process is for nothing else, so that its garbage collector may be spared what memory knows.
 
     Attributes:
+        frozen: spares the garbage collector what memory knows; None unless a process that is for nothing else sets it.
         metrics: what Prometheus reads, None unless the settings say where.
         counters: datagrams by what became of them: "accepted", "repeated", a reason of `BadPacket`, "dropped" (by the
             kernel), and reports: "unknown amphora", "listener count differs".
@@ -80,7 +80,6 @@ class HealthManager:
         on_failover: Callable[[], None],
         *,
         processes: int = 0,
-        alone: bool = False,
     ) -> None:
         health = settings.health_manager
         if health.heartbeat_timeout <= health.heartbeat_interval * max(1, len(health.controller_ip_port_list)):
@@ -132,7 +131,7 @@ class HealthManager:
             else Here(settings, receiver, self._memory, told)
         )
         self._lookout.replaced = lambda: self._hearing.replaced
-        self._frozen = Frozen() if alone else None
+        self.frozen: Frozen | None = None
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
         self._listening_since, self._deaf = 0, False
@@ -271,8 +270,8 @@ class HealthManager:
                 log.exception("amphorae cannot be judged now")
 
     def _look(self, since: int) -> None:
-        if self._frozen is not None:
-            self._frozen.tick()
+        if self.frozen is not None:
+            self.frozen.tick()
         dropped, lag = self._hearing.dropped(), self._hearing.lag()
         if dropped:
             self.counters["dropped"] += dropped

@@ -172,23 +172,21 @@ class Supervisor:
         while not self._ending:
             self._turn(None)
 
-    def finish_all(self, patience: float) -> None:
-        """Ask every child to finish what it has begun; returns when all have ended, after `patience` seconds at the latest."""
+    def _ask_all(self, by: Callable[[Child], int], patience: float) -> None:
         self._closed = True  # nothing is started any more, and no death is acted upon
         for child in list(self._children.values()):
-            child.signal(child.last_signal)
+            child.signal(by(child))
         deadline = time.monotonic() + patience
         while self._children and time.monotonic() < deadline:
             self._turn(deadline)
 
+    def finish_all(self, patience: float) -> None:
+        """Ask every child to finish what it has begun; returns when all have ended, after `patience` seconds at the latest."""
+        self._ask_all(lambda child: child.last_signal, patience)
+
     def end_all(self, patience: float) -> None:
         """End every child: SIGTERM, and SIGKILL for those that are still there after `patience` seconds."""
-        self._closed = True  # nothing is started any more, and no death is acted upon
-        for child in list(self._children.values()):
-            child.signal(signal.SIGTERM)
-        deadline = time.monotonic() + patience
-        while self._children and time.monotonic() < deadline:
-            self._turn(deadline)
+        self._ask_all(lambda _: signal.SIGTERM, patience)
         for child in list(self._children.values()):
             child.signal(signal.SIGKILL)
         while self._children:
