@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+from octavia_core.controller.signals import on_signals
 from octavia_core.controller.sources import load_settings, settings_files
 from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
 from octavia_core.settings import Settings
@@ -92,39 +93,35 @@ def run(
     stop, reload = threading.Event(), threading.Event()
     current = [stop if again else threading.Event()]  # what ends the work that is done now
 
-    def end(number: int, _: object) -> None:
-        signal.signal(number, signal.SIG_DFL)
+    def end() -> None:
         stop.set()
         current[0].set()
 
-    def read_anew(*_: object) -> None:
+    def read_anew() -> None:
         reload.set()
         current[0].set()
 
-    handlers: dict[int, Callable[[int, object], None]] = {signal.SIGTERM: end, signal.SIGINT: end}
+    handlers: dict[int, Callable[[], None]] = {signal.SIGTERM: end, signal.SIGINT: end}
     if again is None:
         handlers[signal.SIGHUP] = read_anew
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
-        state = os.path.abspath(options.state_directory) if options.state_directory else ""
+        with on_signals(handlers, once=(signal.SIGTERM, signal.SIGINT)):
+            state = os.path.abspath(options.state_directory) if options.state_directory else ""
 
-        def read() -> Settings:
-            files = settings_files(options.config_file, options.config_dir)
-            return load_settings(files, state_directory=state)
+            def read() -> Settings:
+                files = settings_files(options.config_file, options.config_dir)
+                return load_settings(files, state_directory=state)
 
-        if again is not None:
-            again(read)
-            serve(read(), stop)
-        else:
-            _serve(serve, read, stop, reload, current)
+            if again is not None:
+                again(read)
+                serve(read(), stop)
+            else:
+                _serve(serve, read, stop, reload, current)
     except OctaviaError as error:
         wrong = isinstance(error, ConfigurationError)
         if not (wrong and tell is not None and tell(str(error))):
             print(f"{name}: {error}", file=sys.stderr)
         return CONFIGURATION if wrong else FAILED
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     return OK
 
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 
 from octavia_core.controller.knock import Door
 from octavia_core.controller.outbox import Outbox
+from octavia_core.controller.signals import on_signals
 from octavia_core.controller.start import promptly, start_worker
 from octavia_core.controller.supervisor import Program, Supervisor, follow_input, report_ready, report_refusal
 from octavia_core.controller.worker import Worker
@@ -49,8 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     reload = threading.Event()
     reader: list[Callable[[], Settings]] = []
-    before = signal.signal(signal.SIGHUP, lambda *_: reload.set())
-    try:
+    with on_signals({signal.SIGHUP: reload.set}):
         return daemon.run(
             NAME,
             ABOUT,
@@ -58,8 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
             argv,
             again=reader.append,
         )
-    finally:
-        signal.signal(signal.SIGHUP, before)
 
 
 def serve(

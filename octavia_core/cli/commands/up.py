@@ -50,10 +50,10 @@ def up(
     """
     _log_to_stderr(log_level)
     from octavia_core.controller.facade import Controller
+    from octavia_core.controller.signals import on_signals
 
     ended = threading.Event()
-    before = {number: signal.signal(number, lambda *_: ended.set()) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), ended.set)):
         with Controller.open(session.path) as controller:
             after = controller.storage.read(lambda tx: tx.delivered(f"up {os.getpid()}"))  # the newest event there is
             _greet(session, controller)
@@ -64,9 +64,6 @@ def up(
         session.screen.note(
             "ended; start again with: octavia-admin up, or end the amphorae too with: octavia-admin down"
         )
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def down(

@@ -17,6 +17,7 @@ from octavia_core.cli.demo.acts import ACTS, deleted
 from octavia_core.cli.demo.place import agent_pid
 from octavia_core.cli.demo.stage import NAME, NotHeld, Result, Stage
 from octavia_core.cli.session import Session
+from octavia_core.controller.signals import on_signals
 from octavia_core.errors import BadRequest, OctaviaError
 
 __all__ = ["tell"]
@@ -90,8 +91,7 @@ def _stay(stage: Stage) -> None:
     stage.show.close()
     plain, secure = stage.places
     ended = threading.Event()
-    before = {n: signal.signal(n, lambda *_: ended.set()) for n in (signal.SIGINT, signal.SIGTERM)}
-    for line in (
+    lines = (
         "",
         "It goes on running, with its traffic, until Ctrl-C. In another terminal:",
         f"  export OCTAVIA_STATE={stage.state}",
@@ -104,13 +104,11 @@ def _stay(stage: Stage) -> None:
         f"  curl {plain}/",
         f"  curl -k {secure}/",
         "",
-    ):
-        say(line)
-    try:
+    )
+    with on_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), ended.set)):
+        for line in lines:
+            say(line)
         ended.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     stage.show = stage.new_show()
 
 
