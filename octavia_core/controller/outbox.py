@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from octavia_core.controller.duty import LATE, Duty
+from octavia_core.controller.reminders import Reminders
 from octavia_core.domain.operation import Event
 from octavia_core.errors import TransientError
 from octavia_core.ports.clock import SystemClock
@@ -59,6 +60,7 @@ class Outbox:
             longest = 3 * (timeout + 1.0)  # a batch may take its time
             self._duty = Duty(storage, SystemClock(), EVENTS, deputy=deputy, least=max(LATE, longest))
         self._stop, self._nudge = threading.Event(), threading.Event()
+        self._said = Reminders(log, SystemClock())
         self._lanes = [_Lane(name, listener, timeout, self._nudge.set) for name, listener in listeners]
         self._thread: threading.Thread | None = None
 
@@ -109,8 +111,9 @@ class Outbox:
                     for lane in self._lanes:
                         self._hand(lane)
                 busy = any(lane.in_time() for lane in self._lanes)
+                self._said.over("read")
             except TransientError as error:
-                log.warning("events cannot be read, trying again: %s", error)
+                self._said.say("read", f"events cannot be read, trying again: {error}")
             if end is not None and (not busy or time.monotonic() >= end):
                 return
             self._nudge.wait(min(self._pause, *(lane.left() for lane in self._lanes)))

@@ -20,8 +20,10 @@ from collections.abc import Callable, Mapping, Sequence
 import attrs
 
 from octavia_core.controller.knock import Door
+from octavia_core.controller.reminders import Reminders
 from octavia_core.errors import ConfigurationError, TransientError
 from octavia_core.policy.retry import RetryPolicy
+from octavia_core.ports.clock import SystemClock
 
 __all__ = ["REPORT", "Program", "Supervisor", "follow_input", "report_ready", "report_refusal"]
 
@@ -161,6 +163,7 @@ class Supervisor:
         self._again: dict[int, tuple[float, int]] = {}
         self._next = 0
         self._pause = BUSY
+        self._said = Reminders(log, SystemClock())
 
     @property
     def pids(self) -> list[int]:
@@ -261,8 +264,9 @@ class Supervisor:
         """Tell one child after the other while something is due; seconds until the next look."""
         try:
             due = self._look()
+            self._said.over("queue")
         except TransientError as error:
-            log.warning("the queue cannot be read, trying again: %s", error)
+            self._said.say("queue", f"the queue cannot be read, trying again: {error}")
             return self._poll
         working = self._at_work()
         if due is None or due > 0 or not working:

@@ -18,6 +18,7 @@ import uuid
 from collections.abc import Callable
 
 from octavia_core.controller.duty import Duty
+from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
 from octavia_core.domain.operation import Operation
@@ -90,6 +91,7 @@ class Worker:
         duty = Duty(runner.storage, runner.world.clock, SWEEP, deputy=deputy)
         self._sweep = Sweep(runner.storage, SweepMode(engine.sweep), every=engine.sweep_interval, duty=duty)
         self._parked = threading.Event()
+        self._said = Reminders(log, runner.world.clock)
         self.on_ended: Callable[[Operation, Ending], None] | None = None
         self.holder = holder_name()
         self._work: queue.SimpleQueue[tuple[Operation, Claim] | None] = queue.SimpleQueue()
@@ -165,8 +167,9 @@ class Worker:
                     # what is due now and was not to be had is somebody else's, or of a version that is not known here
                     later = due if not free else due or None
                     pause = self._poll if later is None else min(self._poll, max(0.005, later))
+                self._said.over("queue")
             except TransientError as error:
-                log.warning("the queue cannot be read, trying again: %s", error)
+                self._said.say("queue", f"the queue cannot be read, trying again: {error}")
             finally:
                 for _ in range(free - taken):
                     self._free.release()
@@ -188,13 +191,14 @@ class Worker:
             self._parked.clear()
             if self._stopping.is_set():  # after the clearing, so that a stop in between is not slept through
                 return
-            for chore, at in due.items():
+            for number, (chore, at) in enumerate(due.items()):
                 if clock.monotonic() < at:
                     continue
                 try:
                     pause = chore()
+                    self._said.over(f"chore {number}")
                 except TransientError as error:
-                    log.warning("the database cannot be read, trying again: %s", error)
+                    self._said.say(f"chore {number}", f"the database cannot be read, trying again: {error}")
                     pause = self._again
                 except Exception:  # a bug of ours must not cost the thread
                     log.exception("a chore ended in a bug; it is tried again")

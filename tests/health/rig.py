@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,14 +25,23 @@ from octavia_core.hooks.plugins import Plugins
 from octavia_core.policy.governor import Agent
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.compute import ServerSpec
+from octavia_core.ports.hearts import TrafficDelta
 from octavia_core.settings import Settings
 from octavia_core.testing.clock import VirtualClock
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from octavia_core.testing.plugin import Simulator
 from tests.db.values import new_id
+from tests.support.databases import copy_to
 
 KEY = "key"
 TIMEOUT = 1.0
+
+
+def due(memory: Memory, now: float, traffic: float = 0.0) -> Sequence[TrafficDelta]:
+    """What is to be counted once all that was heard is written; with sums that are so many seconds old."""
+    batch = memory.take(now, traffic=traffic)
+    memory.written(batch, dict.fromkeys(batch.beats, True), now)
+    return memory.take_traffic(1_000_000)
 
 
 class Rig:
@@ -54,6 +63,7 @@ class Rig:
         **health: Any,
     ) -> None:
         create_authorities(str(folder / "authority"))
+        database = database or copy_to(folder / "octavia.db")
         authority = folder / "authority"
         noop = {"compute_driver": "noop", "network_driver": "noop", "amphora_driver": "noop"}
         self.settings = Settings.load(
@@ -66,7 +76,7 @@ class Rig:
                         "ca_certificate": str(authority / "agents.pem"),
                         "ca_private_key": str(authority / "agents.key"),
                     },
-                    "database": {"connection": database or f"sqlite:///{folder}/octavia.db"},
+                    "database": {"connection": database},
                     "engine": dict(engine or {}),
                     "health_manager": {"heartbeat_timeout": TIMEOUT, "heartbeat_interval": 0.2} | health,
                 },
@@ -99,6 +109,12 @@ class Rig:
         self.amphorae = [self._amphora() for _ in range(count)]
         self.heard(*self.ids)
         self.writer.flush(self.clock)
+        self.writer.count()
+
+    def written(self) -> None:
+        """All that was heard and counted is written."""
+        self.writer.flush(self.clock, last=True)
+        self.writer.count()
 
     @property
     def ids(self) -> list[str]:

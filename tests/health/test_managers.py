@@ -32,13 +32,14 @@ from tests.db.values import new_id
 from tests.health.managing import KEY, settings_of, world_of
 from tests.health.rig import until
 from tests.support import servers
+from tests.support.databases import copy_to, ready_on
 
 MANY = pytest.param(1000, 100, marks=pytest.mark.slow)
 
 
 @pytest.fixture
 def mariadb() -> Iterator[str]:
-    with servers.server("mariadb").new_database() as url:
+    with ready_on(servers.server("mariadb")) as url:
         yield url
 
 
@@ -99,8 +100,7 @@ class Managed:
     def __init__(
         self, folder: Path, worker: Mapping[str, object] | None = None, *, processes: int = 0, **health: object
     ) -> None:
-        self.settings = settings_of(folder, f"sqlite:///{folder}/octavia.db", worker, **health)
-        prepare(self.settings)
+        self.settings = settings_of(folder, copy_to(folder / "octavia.db"), worker, **health)
         self.storage = SqlStorage.open(self.settings)
         self.amphorae = amphorae(self.storage, 6)
         self.bound = bind_receiver(self.settings)
@@ -297,6 +297,7 @@ def test_two_receivers_that_hear_one_amphora_in_turn_end_as_its_newest_report_sa
             word = "FULL" if seq < 20 and seq % 3 else "OPEN"
             memory.keep([report(tree, amphora, seq, word)], clock.monotonic())
             writer.flush(clock)
+            writer.count()
             row = here.storage.read(lambda tx: tx.tree(tree.id))
             assert row is not None
             said.append((row.listeners[0].operating_status, word))
@@ -331,6 +332,7 @@ def test_an_agent_that_restarts_and_a_receiver_that_is_killed_leave_the_newest_r
         def say(to: tuple[Memory, Writer], seq: int, word: str) -> None:
             to[0].keep([report(tree, amphora, seq, word)], clock.monotonic())
             to[1].flush(clock)
+            to[1].count()
 
         for seq in range(100, 106):  # opposite views, and each has heard its own
             say(one if seq % 2 else two, seq, "FULL" if seq % 2 else "OPEN")

@@ -77,6 +77,7 @@ class PairRig:
         memory, writer = self.hosts[host]
         memory.keep([decode(encode(document, KEY), [KEY])], self.rig.clock.monotonic())
         writer.flush(self.rig.clock)
+        writer.count()
 
     def statuses(self) -> dict[Kind, Operating]:
         tree = self.rig.storage.read(lambda tx: tx.tree(self.lb.id))
@@ -195,7 +196,7 @@ def test_traffic_of_both_is_kept_apart_and_can_be_summed(pair: PairRig) -> None:
 
     pair.says(pair.master, "UP", rx=5, tx=7, conns=1, totconns=2)
     pair.says(pair.backup, "UP", rx=50, tx=70, conns=10, totconns=20)
-    pair.rig.writer.flush(pair.rig.clock, last=True)
+    pair.rig.written()
     query = "SELECT SUM(bytes_in), SUM(bytes_out), SUM(active_connections), COUNT(*) FROM listener_statistics"
     with pair.rig.storage._engine.connect() as connection:
         assert tuple(connection.execute(text(query)).one()) == (55, 77, 11, 2)

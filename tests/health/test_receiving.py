@@ -15,6 +15,7 @@ from octavia_core.controller.health.order import KEPT
 from octavia_core.controller.health.receive import BATCH, Receiver, bind_receiver
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.settings import HealthManager, Settings
+from tests.health.rig import due
 
 
 @pytest.fixture
@@ -66,9 +67,7 @@ class Book(Memory):
 
     def counted(self, now: float) -> int:
         """Bytes in all that were to be written by then."""
-        batch = self.take(now, traffic=0.0)
-        self.written(batch, dict.fromkeys(batch.beats, True), now)
-        self.bytes_in += sum(delta.bytes_in for delta in batch.traffic)
+        self.bytes_in += sum(delta.bytes_in for delta in due(self, now))
         return self.bytes_in
 
 
@@ -261,10 +260,8 @@ def test_whatever_comes_in_whatever_order_nothing_is_taken_away_and_one_entry_is
     for document, passed, written in sent:
         now += passed
         memory.keep([decode(encode(document, "k"), ["k"])], now)
-        batch = memory.take(now, traffic=0.0 if written else 30.0)
-        assert all(min(each.bytes_in, each.active_connections) >= 0 for each in batch.traffic)
-        assert len({(each.listener_id, each.amphora_id) for each in batch.traffic}) == len(batch.traffic)
-        memory.written(batch, dict.fromkeys(batch.beats, True), now)
+        traffic = due(memory, now, 0.0 if written else 30.0)
+        assert all(min(each.bytes_in, each.active_connections) >= 0 for each in traffic)
     memory.take(now + 1000, traffic=0.0)
     assert len(memory._known) <= 1
     assert all(known.doubt is None for known in memory._known.values())
@@ -308,7 +305,7 @@ def test_before_anybody_has_looked_into_the_rows_all_are_kept_that_a_fleet_may_h
 def test_those_that_the_network_turned_round_count_both() -> None:
     memory = Memory(reapply=1000.0)
     memory.keep([beat(20, rx=1), beat(22, rx=2), beat(21, rx=4), beat(23, rx=8)], 1.0)
-    assert [delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic] == [15]
+    assert [delta.bytes_in for delta in due(memory, 1.0)] == [15]
     assert memory.counters == {"accepted": 3, "late": 1}
 
 
@@ -323,23 +320,23 @@ def test_the_oldest_form_has_no_number_and_always_counts() -> None:
 def test_deltas_are_added_gauges_and_totals_replace() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1, rx=5, tx=1, conns=4, totconns=2), beat(2, rx=6, conns=3, ereq=1)], 1.0)
-    (delta,) = memory.take(1.0, traffic=0.0).traffic
+    (delta,) = due(memory, 1.0)
     assert (delta.bytes_in, delta.bytes_out, delta.active_connections) == (11, 1, 3)
     assert (delta.total_connections, delta.request_errors, delta.absolute) == (2, 1, False)
     memory.keep([beat(3, ver=2, rx=50), beat(4, ver=2, rx=70)], 2.0)
-    (total,) = memory.take(2.0, traffic=0.0).traffic
+    (total,) = due(memory, 2.0)
     assert (total.bytes_in, total.absolute) == (70, True)
     memory.keep([beat(5, ver=2, rx=3, conns=1), beat(6, ver=2, rx=8, conns=2)], 3.0)
-    (total,) = memory.take(3.0, traffic=0.0).traffic
+    (total,) = due(memory, 3.0)
     assert (total.bytes_in, total.active_connections) == (78, 2), "HAProxy began anew, so what it had is added"
 
 
 def test_an_idle_listener_costs_no_statement() -> None:
     memory = Memory(reapply=10.0)
     memory.keep([beat(1)], 1.0)
-    assert len(memory.take(1.0, traffic=0.0).traffic) == 1, "its row is made"
+    assert len(due(memory, 1.0)) == 1, "its row is made"
     memory.keep([beat(2)], 2.0)
-    assert memory.take(2.0, traffic=0.0).traffic == ()
+    assert not due(memory, 2.0)
 
 
 def test_what_could_not_be_written_is_added_to_what_came_since() -> None:
@@ -349,8 +346,32 @@ def test_what_could_not_be_written_is_added_to_what_came_since() -> None:
     memory.keep([beat(2, rx=6, conns=2)], 2.0)
     memory.give_back(lost)
     again = memory.take(2.0, traffic=0.0)
-    assert [(d.bytes_in, d.active_connections) for d in again.traffic] == [(11, 2)]
     assert set(again.beats) == {"a"}
+    memory.give_back(again)
+    assert [(d.bytes_in, d.active_connections) for d in due(memory, 2.0)] == [(11, 2)]
+
+
+def test_traffic_that_could_not_be_stored_is_the_oldest_again() -> None:
+    memory = Memory(reapply=10.0)
+    memory.keep([beat(1, rx=5, conns=9)], 1.0)
+    lost = due(memory, 1.0)
+    memory.keep([beat(2, rx=6, conns=2)], 2.0)
+    later = due(memory, 2.0)
+    memory.give_back_traffic(later)
+    memory.give_back_traffic(lost)
+    assert memory.take_traffic(10) == [*lost, *later]
+    assert memory.take_traffic(10) == []
+
+
+def test_traffic_that_waits_for_long_is_put_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_of, "APART", 10)
+    memory = Memory(reapply=1000.0)
+    for seq in range(100):
+        memory.keep([beat(seq, rx=1, conns=seq)], float(seq))
+        memory.give_back_traffic(due(memory, float(seq)))
+    waiting = memory.take_traffic(100)
+    assert len(waiting) <= 11
+    assert (sum(each.bytes_in for each in waiting), waiting[-1].active_connections) == (100, 99)
 
 
 def test_one_that_was_overtaken_changes_traffic_and_nothing_else() -> None:
@@ -366,11 +387,12 @@ def test_one_that_was_overtaken_changes_traffic_and_nothing_else() -> None:
     assert batch.beats["v3"].heartbeat.listeners["l"].status == "FULL"
     assert batch.beats["v3"].seq == 102
     assert memory.heard_at("v3") == 2.0, "it lives all the same"
-    assert [(each.bytes_in, each.active_connections) for each in batch.traffic] == [(30, 7)]
+    memory.give_back(batch)
+    assert [(each.bytes_in, each.active_connections) for each in due(memory, 3.0)] == [(30, 7)]
     memory = Memory(reapply=10.0)
     for seq, rx in ((100, 900), (102, 1000), (101, 950)):
         memory.keep([said(seq, "OPEN", 0, 2, rx)], float(seq))
-    assert [each.bytes_in for each in memory.take(200.0, traffic=0.0).traffic] == [1000]
+    assert [each.bytes_in for each in due(memory, 200.0)] == [1000]
     assert memory.counters["late"] == 1
 
 

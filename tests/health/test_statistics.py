@@ -34,6 +34,7 @@ from tests.health.rig import KEY, Rig, until
 from tests.health.test_managers import Managed
 from tests.heartbeat.vectors import DOCUMENT_A
 from tests.support import servers
+from tests.support.databases import ready_on
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "reference" / "metrics.md"
 
@@ -104,10 +105,10 @@ def test_while_the_database_is_away_nobody_counts_so_that_nothing_counts_twice(r
         rig.memory.keep([rig.beat(rig.ids[0], rx=7)], rig.clock.monotonic())
         for _ in range(3):
             with pytest.raises(TransientError):
-                rig.writer.flush(rig.clock, last=True)
+                rig.written()
         assert place.got == []
         storage.away = False
-        rig.writer.flush(rig.clock, last=True)
+        rig.written()
         assert [each.bytes_in for each in place.got] == [7]
         assert [row["bytes_in"] for row in rows(rig.storage)] == [7]
     finally:
@@ -174,7 +175,7 @@ def test_while_one_that_is_refused_is_looked_for_nothing_counts_twice(rig: Rig) 
 @pytest.mark.external
 @pytest.mark.parametrize("server", ["mariadb", "postgresql"])
 def test_an_id_that_a_server_cannot_hold_is_left_out(server: str, tmp_path: Path) -> None:
-    with servers.server(server).new_database() as url:
+    with ready_on(servers.server(server)) as url:
         here = Rig(tmp_path, 0, database=url)
         try:
             counting = Statistics(here.storage, {"database": InDatabase()})
@@ -265,6 +266,7 @@ class Old:
 
     def row(self, name: str) -> int:
         self.writer.flush(self.rig.clock, last=True)
+        self.writer.count()
         (row,) = [each for each in rows(self.rig.storage) if each["listener_id"] == self.listener]
         return int(row[name])
 

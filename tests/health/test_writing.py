@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from octavia_core.domain.vocabulary import Kind, Operating
 from octavia_core.errors import TransientError
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.storage import Transaction
-from tests.health.rig import Rig
+from tests.health.rig import Rig, due
 
 
 @pytest.fixture
@@ -81,14 +82,15 @@ def test_traffic_that_cannot_be_written_holds_up_nobodys_liveness_and_is_not_los
         return transaction(guarded, **more)
 
     monkeypatch.setattr(rig.storage, "transaction", failing)
+    rig.writer.flush(rig.clock)
     with pytest.raises(TransientError):
-        rig.writer.flush(rig.clock)
+        rig.writer.count()
     monkeypatch.undo()
     after = rig.storage.read(lambda tx: tx.liveness([id]))[0].last_heard
     assert before is not None
     assert after is not None
     assert after > before
-    rig.writer.flush(rig.clock, last=True)
+    rig.written()
     total = rig.storage.look(lambda tx: tx.value(select(func.sum(listener_statistics.c.bytes_in))))
     assert total == 7
 
@@ -98,10 +100,8 @@ def beat(id: str, seq: int, *listeners: str, ver: int = 3, **stats: int) -> Hear
     return decode(encode({"id": id, "seq": seq, "ver": ver, "listeners": reports, "pools": {}}, "k"), ["k"])
 
 
-def applied(memory: Memory, now: float, traffic: float | None) -> int:
-    batch = memory.take(now, traffic=traffic)
-    memory.written(batch, dict.fromkeys(batch.beats, True), now)
-    return sum(delta.bytes_in for delta in batch.traffic)
+def applied(memory: Memory, now: float, traffic: float) -> int:
+    return sum(delta.bytes_in for delta in due(memory, now, traffic))
 
 
 def test_traffic_of_each_amphora_is_written_after_its_own_half_minute() -> None:
@@ -121,7 +121,9 @@ def test_what_a_listener_counted_is_kept_when_the_amphora_has_others() -> None:
     memory.keep([beat("a", 1, "l", rx=1)], 0.0)
     applied(memory, 0.0, 0.0)
     memory.keep([beat("a", 2, "l", rx=5), beat("a", 3, "m", rx=6), beat("a", 4, "l", "m", rx=7)], 1.0)
-    sums = {delta.listener_id: delta.bytes_in for delta in memory.take(1.0, traffic=0.0).traffic}
+    sums = Counter[str]()
+    for delta in due(memory, 1.0):
+        sums[delta.listener_id] += delta.bytes_in
     assert sums == {"l": 12, "m": 13}
 
 
@@ -150,12 +152,12 @@ def test_more_news_than_a_batch_takes_come_with_the_next(monkeypatch: pytest.Mon
 def test_counters_of_a_liar_stop_at_what_a_column_holds() -> None:
     memory = Memory(reapply=1000.0)
     memory.keep([beat("a", n, rx=2**62) for n in range(5)], 0.0)
-    (delta,) = memory.take(0.0, traffic=0.0).traffic
+    (delta,) = due(memory, 0.0)
     assert delta.bytes_in == 2**63 - 1
 
 
 def test_a_first_report_that_says_what_the_rows_say_changes_when_it_was_heard_and_nothing_else(rig: Rig) -> None:
-    rig.writer.flush(rig.clock, last=True)
+    rig.written()
     rig.clock.advance(5.0)
     memory = Memory(reapply=1000.0)  # of a health manager that begins
     writer = Writer(rig.storage, memory, rig.wall, "another", Pace(timeout=60.0))
@@ -191,7 +193,7 @@ def test_traffic_of_listeners_that_are_not_of_the_amphoras_load_balancer_is_not_
         rig.memory.keep([rig.beat(two, rx=5), rig.beat(gone, rx=3), rig.beat("invented", ["nobodys"], rx=9)], now)
         rig.writer.flush(rig.clock)
     rig.memory.forget_others(rig.ids, rig.clock.monotonic() + 1.0)
-    rig.writer.flush(rig.clock, last=True)
+    rig.written()
     columns = listener_statistics.c
     with rig.storage._engine.connect() as connection:
         query = select(columns.amphora_id, columns.listener_id, columns.bytes_in).where(columns.bytes_in > 0)

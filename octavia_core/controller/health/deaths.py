@@ -6,7 +6,9 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 
+from octavia_core.controller.reminders import Reminders
 from octavia_core.errors import OctaviaError
+from octavia_core.ports.clock import SystemClock
 from octavia_core.ports.compute import Death
 
 __all__ = ["Deaths"]
@@ -26,6 +28,7 @@ class Deaths:
     def __init__(self, judge: Callable[[Mapping[str, str]], None], again: float) -> None:
         self._judge, self._again = judge, again
         self._lock = threading.Condition()
+        self._said = Reminders(log, SystemClock())
         self._told: dict[str, str] = {}
         self._judging, self._stopping = False, False
         self._thread: threading.Thread | None = None
@@ -61,8 +64,9 @@ class Deaths:
             try:
                 self._judge(some)
                 judged = True
+                self._said.over("judge")
             except OctaviaError as error:
-                log.warning("the deaths of %d servers cannot be judged now: %s", len(some), error)
+                self._said.say("judge", f"the deaths of servers cannot be judged now: {error}")
             except Exception:  # a mistake here must not end the thread that everybody's failovers depend on
                 log.exception("the deaths of %d servers were not judged", len(some))
             with self._lock:

@@ -9,14 +9,12 @@ from typing import Any
 from octavia_core.errors import TransientError
 from octavia_core.ports.storage import Storage
 
-__all__ = ["EVERY", "Figures", "rates", "signatures"]
+__all__ = ["EVERY", "SOME", "Figures", "rates", "signatures"]
 
 log = logging.getLogger("octavia_core.health")
 
 EVERY = 3.0
 """Seconds between two times that the row is written, at least."""
-PER_AMPHORA = 1e-4
-"""Seconds for each amphora, since each is counted: ten for a hundred thousand."""
 KEEP = 3600.0
 """Seconds after which the row of a health manager that is gone is removed."""
 SOME = 10
@@ -31,7 +29,6 @@ class Figures:
         self._storage = storage
         self._at: float | None = None
         self._before: Mapping[str, int] = {}
-        self._pause = EVERY
 
     def tick(self, now: float, name: str, counters: Mapping[str, int], rest: Callable[[], Mapping[str, Any]]) -> bool:
         """Write the row when it is time; whether it was.
@@ -42,13 +39,11 @@ class Figures:
             counters: datagrams by what became of them, since it began.
             rest: everything else, asked for only when it is written.
         """
-        if self._at is not None and now - self._at < self._pause:
+        if self._at is not None and now - self._at < EVERY:
             return False
         counted = dict(counters)
         passed = None if self._at is None else now - self._at
-        more = rest()
-        figures = {**rates(counted, self._before, passed), **more}
-        self._pause = max(EVERY, PER_AMPHORA * int(more.get("watched", 0)))
+        figures = {**rates(counted, self._before, passed), **rest()}
         self._at, self._before = now, counted
         try:
             self._storage.transaction(lambda tx: tx.observe(name, figures, keep=KEEP))
@@ -59,7 +54,7 @@ class Figures:
 
 
 def signatures(
-    signed: Mapping[int, Sequence[str]], fingerprints: Sequence[str]
+    signed: Mapping[int, tuple[int, Sequence[str]]], fingerprints: Sequence[str]
 ) -> Mapping[str, Mapping[str, int | Sequence[str]]]:
     """Fingerprint of a key -> how many amphorae sign with it, and some of them.
 
@@ -68,8 +63,8 @@ def signatures(
         fingerprints: of all keys that are valid, in their order.
     """
     return {
-        fingerprints[key]: {"amphorae": len(ids), "some": sorted(ids[:SOME])}
-        for key, ids in sorted(signed.items())
+        fingerprints[key]: {"amphorae": many, "some": list(some)}
+        for key, (many, some) in sorted(signed.items())
         if key < len(fingerprints)
     }
 

@@ -14,7 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
-from octavia_core.controller.health.figures import Figures, signatures
+from octavia_core.controller.health.figures import SOME, Figures, signatures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
@@ -316,22 +316,20 @@ class Lookout:
 
     def _figure(self, ear: Ear, mono: float, silent: int) -> Mapping[str, Any]:
         """What of this look goes into the row of this health manager."""
-        mine, never, oldest = 0, 0, (0, "")
-        for heart in self._all.hearts.values():
-            own = self._memory.heard_at(heart.amphora_id)
-            mine += own is not None and (mono - own) * _MICRO <= ear.timeout
-            newest = self._newest(heart, ear, mono)
-            if newest is None:
-                never += 1
-            else:
-                oldest = max(oldest, (ear.now - newest, heart.amphora_id))
+        hearts = self._all.hearts
+        silent_here = self._memory.late(mono - ear.timeout / _MICRO) | self._all.strangers
+        unheard = [id for id in silent_here if id in hearts]
+        first = self._memory.oldest(hearts, silent_here)
+        newest = {id: self._newest(hearts[id], ear, mono) for id in (*unheard, *([first] if first else []))}
+        ages = [(ear.now - at, id) for id, at in newest.items() if at is not None]
+        oldest = max(ages, default=(0, ""))
         self.figures = {
             "listening_since": ear.listening_since,
             "accepts": self._accepts,
-            "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO), self._accepts),
-            "watched": len(self._all.hearts),
-            "hears": mine,
-            "never_heard": never,
+            "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO, SOME), self._accepts),
+            "watched": len(hearts),
+            "hears": len(hearts) - len(unheard),
+            "never_heard": len(newest) - len(ages),
             "silent": silent,
             "oldest": {"amphora_id": oldest[1], "seconds": round(oldest[0] / _MICRO, 3)} if oldest[1] else None,
             "lag": None if self.lag is None else round(max(0.0, self.lag()), 3),

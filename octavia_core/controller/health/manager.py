@@ -1,4 +1,4 @@
-"""The parts of health at work: somebody hears, one thread writes, one judges silence.
+"""The parts of health at work: somebody hears, one thread writes what was heard, one what was counted, one judges silence.
 
 Deaths that the compute driver has proof of are acted on at once. An observed death is claimed by a compare-and-set, so
 that any number of controllers start one failover.
@@ -23,6 +23,7 @@ from octavia_core.controller.health.metrics import Metrics, State
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
+from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.statistics import Statistics, Totals
 from octavia_core.controller.worker import holder_name
 from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
@@ -123,7 +124,8 @@ class HealthManager:
         self._lookout = Lookout(storage, settings, world.clock, self._wall, evidence, self._actor)
         self.metrics = self._metrics_at(health.metrics_address)
         self._deaths = Deaths(self._lookout.died_together, self._check_every)
-        self._stop, self._pending = threading.Event(), threading.Event()
+        self._stop, self._pending, self._flushed = threading.Event(), threading.Event(), threading.Event()
+        self._said = Reminders(log, world.clock)
         told = Told(self._pending.set, self._deafness)
         self._hearing: Hearing = (
             Fronts(settings, receiver, self._memory, told, processes)
@@ -157,7 +159,7 @@ class HealthManager:
         except TransientError as error:
             log.warning("nobody is judged until the database answers: %s", error)  # then the writer sets it
         self._hearing.start()
-        for name, target in (("write", self._write), ("check", self._check)):
+        for name, target in (("write", self._write), ("count", self._count), ("check", self._check)):
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
             thread.start()
             self._threads.append(thread)
@@ -227,19 +229,19 @@ class HealthManager:
             self._listening_since = 0  # the writer sets it when something can be heard and written again
 
     def _write(self) -> None:
+        began = self._clock.monotonic()
         while not self._stop.is_set():
-            if not self._memory.more:
-                self._pending.wait(self._write_every)
+            if not self._memory.more:  # counted from the last beginning: what takes long is not waited for besides
+                self._pending.wait(max(0.0, self._write_every - (self._clock.monotonic() - began)))
             self._pending.clear()
             began = self._clock.monotonic()
             try:
-                try:
-                    self._writer.flush(self._clock)
-                finally:  # what was heard may be in the rows though its traffic is not
-                    if self._listening_since == 0 and not self._deaf and self._writer.written_at >= began:
-                        self._listening_since = self._wall.now()
+                self._writer.flush(self._clock)
+                self._said.over("write")
+                if self._listening_since == 0 and not self._deaf:
+                    self._listening_since = self._wall.now()
             except TransientError as error:
-                log.warning("heartbeats cannot be written, they are kept in memory: %s", error)
+                self._said.say("write", f"heartbeats cannot be written, they are kept in memory: {error}")
                 self._wall.forget()
                 self._listening_since = 0
             except Exception:  # a mistake here must not end the thread that everybody's statuses depend on
@@ -250,6 +252,20 @@ class HealthManager:
             self._writer.flush(self._clock, last=True)
         except TransientError as error:
             log.warning("the last heartbeats were not written: %s", error)
+        finally:
+            self._flushed.set()
+
+    def _count(self) -> None:
+        ended = False
+        while not ended:
+            ended = self._flushed.wait(self._write_every)
+            try:
+                self._writer.count()
+                self._said.over("count")
+            except TransientError as error:
+                self._said.say("count", f"traffic cannot be counted, it is kept in memory: {error}")
+            except Exception:  # likewise: what everybody pays for is counted by this thread
+                log.exception("traffic was not counted, it is kept in memory")
 
     def _check(self) -> None:
         self._last_check = self._clock.monotonic()
@@ -264,8 +280,9 @@ class HealthManager:
                     self._listening_since = 0 if self._deaf else self._wall.now()
                 elif since := self._listening_since:
                     self._look(since)
+                self._said.over("check")
             except OctaviaError as error:
-                log.warning("amphorae cannot be judged now: %s", error)
+                self._said.say("check", f"amphorae cannot be judged now: {error}")
             except Exception:  # a mistake here must not end the thread that finds the dead
                 log.exception("amphorae cannot be judged now")
 

@@ -6,11 +6,11 @@ statuses are to be held against the rows.
 
 from __future__ import annotations
 
-import threading
 from array import array
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
+from zlib import crc32
 
 import attrs
 
@@ -18,6 +18,7 @@ from octavia_core.controller.health.grown import Grown
 from octavia_core.controller.health.known import NEVER, NONE, Known, added, deltas_of, emptied
 from octavia_core.controller.health.merge import merged
 from octavia_core.controller.health.order import Turn
+from octavia_core.controller.health.remembered import Remembered
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.skim import FIELDS, Skimmed, skimmed
 from octavia_core.ports.hearts import TrafficDelta
@@ -38,6 +39,8 @@ STRANGERS = 10_000
 """Amphorae that no row is known of, of which is kept what they said; the oldest leave."""
 EVERYBODY = 250_000
 """The same before it is known which amphorae there are."""
+APART = 50_000
+"""Differences in traffic that wait as they came; more of them are put together, as often as they have doubled."""
 TOO_MANY = "too many unknown amphorae"
 FOREIGN = "traffic of foreign listeners"
 
@@ -68,18 +71,18 @@ class Batch:
     Attributes:
         beats: reports to hold against the rows, by amphora.
         steady: when the others were heard, by amphora: they say what the rows have.
-        traffic: to add to the rows, no listener of an amphora twice.
+        traffic: how many seconds old sums are that are due once the reports are written, None for none.
     """
 
     beats: Mapping[str, Beat]
     steady: Mapping[str, float]
-    traffic: tuple[TrafficDelta, ...] = ()
+    traffic: float | None = None
 
     def __len__(self) -> int:
         return len(self.beats) + len(self.steady)
 
 
-class Memory:
+class Memory(Remembered):
     """Safe for threads. One entry per amphora, however much comes in.
 
     Args:
@@ -90,17 +93,14 @@ class Memory:
 
     def __init__(self, reapply: float, trial: float = TRIAL) -> None:
         self._reapply, self._trial = reapply, trial
-        self._lock = threading.Lock()
-        self._known: OrderedDict[str, Known] = OrderedDict()  # who was heard longest ago comes first
-        self._miscounted: set[str] = set()
+        super().__init__()
         self._fresh: set[str] = set()
         self._left: list[TrafficDelta] = []
+        self._merge_above = APART
         self._wanted: Collection[str] | None = None
         self._strangers: dict[str, None] = {}
         self._swept_at: float | None = None
         self.counters: Counter[str] = Counter()
-        self.forgotten = 0
-        """How many amphorae were forgotten so far."""
         self.more = False
         """Whether the last batch left reports to the next one."""
 
@@ -145,7 +145,8 @@ class Memory:
                 if known.doubt is not None:
                     self._lay_apart(known)
                 added(known, counters)
-                known.key = key
+                if key != known.key:
+                    self._signed_with(known, key)
                 if at >= known.heard_at:
                     known.heard_at = at
                     self._known.move_to_end(id)
@@ -206,7 +207,9 @@ class Memory:
             known = self._meet(known, said, now)
             known.said = said._replace(counters=())
         self._count_in(known, said, now)
-        known.heard_at, known.key = max(known.heard_at, now), said.key
+        known.heard_at = max(known.heard_at, now)
+        if said.key != known.key:
+            self._signed_with(known, said.key)
         self._known.move_to_end(said.amphora_id)
         self._fresh.add(said.amphora_id)
         return known.applied != said.words
@@ -221,9 +224,9 @@ class Memory:
         elif known.listeners == listeners and known.deltas == said.deltas:
             return known
         elif known.doubt is not None and known.doubt.apart:
-            known.doubt.left = merged([*known.doubt.left, *deltas_of(said.amphora_id, known)])
+            known.doubt.left = merged([*known.doubt.left, *self._deltas(said.amphora_id, known)])
         else:  # those of listeners that it has no more, and the others'
-            self._left += deltas_of(said.amphora_id, known)
+            self._left += self._deltas(said.amphora_id, known)
         gauges = dict(zip(known.listeners, known.gauges, strict=True))
         known.listeners, known.deltas = listeners, said.deltas
         known.sums = array("q", bytes(8 * FIELDS * len(listeners)))
@@ -246,7 +249,7 @@ class Memory:
         """What it counts from now on may have been counted before."""
         if known.doubt is not None and not known.doubt.apart:
             known.doubt.apart = True
-            self._left += deltas_of(known.said.amphora_id, known)
+            self._left += self._deltas(known.said.amphora_id, known)
             emptied(known)
 
     def _strange(self, amphora_id: str) -> None:
@@ -261,18 +264,18 @@ class Memory:
             oldest = next(iter(self._strangers))
             del self._strangers[oldest]
             self._known.pop(oldest, None)
-            self._miscounted.discard(oldest)
-            self.forgotten += 1
+            self._leaves(oldest)
             self._fresh.discard(oldest)
             self.counters[TOO_MANY] += 1
 
     # -- out -------------------------------------------------------------------------------------------------------
     def take(self, now: float, *, traffic: float | None) -> Batch:
-        """What was heard since the last batch that was written.
+        """What was heard since the last batch that was written. Traffic that is due is laid ready for `take_traffic`; that of
+        reports in this batch when they are written, since only then it is known whose their listeners are.
 
         Args:
             now: monotonic.
-            traffic: with the sums that are that many seconds old; 0: all, None: none.
+            traffic: sums that are that many seconds old are due; 0: all, None: none.
         """
         with self._lock:
             fresh, self._fresh = self._fresh, set()
@@ -280,7 +283,6 @@ class Memory:
             reapply = max(self._reapply, len(self._known) / PER_SECOND)
             beats, steady = {}, {}
             self.more = False
-            deltas: list[TrafficDelta] = []
             for id in fresh:
                 known = self._known.get(id)
                 if known is None:
@@ -296,18 +298,33 @@ class Memory:
                         steady[id] = known.heard_at
                 elif room:
                     beats[id], room = Beat(known.said, known.heard_at, known.matches, known.seq), room - 1
+                    continue
                 else:
                     self._fresh.add(id)
                     self.more = True
-                    if traffic and known.applied is None:  # it is not known yet whose listeners these are
+                    if known.applied != known.said.words:
                         continue
                 if traffic is not None and now - known.counted_at >= traffic:
-                    self._count(deltas, id, known, now, traffic)
+                    self._count(id, known, now, traffic)
             if traffic is not None:
-                deltas = self._leftovers(deltas, now, traffic)
-        return Batch(beats, steady, tuple(deltas))
+                self._sweep(now, traffic, beats)
+        return Batch(beats, steady, traffic)
 
-    def _count(self, deltas: list[TrafficDelta], id: str, known: Known, now: float, traffic: float) -> None:
+    def take_traffic(self, most: int) -> Sequence[TrafficDelta]:
+        """The oldest of what is due, in the order of time; whoever takes it stores it or gives it back."""
+        with self._lock:
+            if len(self._left) > self._merge_above:
+                self._left = merged(self._left)
+                self._merge_above = max(APART, 2 * len(self._left))
+            some, self._left = self._left[:most], self._left[most:]
+        return some
+
+    def give_back_traffic(self, traffic: Sequence[TrafficDelta]) -> None:
+        """It could not be stored: it is the oldest again."""
+        with self._lock:
+            self._left = [*traffic, *self._left]
+
+    def _count(self, id: str, known: Known, now: float, traffic: float) -> None:
         if (doubt := known.doubt) is not None:
             if now - doubt.since >= self._trial:
                 self._left += doubt.left
@@ -320,48 +337,38 @@ class Memory:
         if known.counted_at == float(
             "-inf"
         ):  # the first time: from now on at a time of its own, so that all are spread
-            known.counted_at = now - hash(id) % 1000 / 1000 * traffic
+            known.counted_at = now - crc32(id.encode()) % 1000 / 1000 * traffic
         else:
             known.counted_at = now
-        deltas += deltas_of(id, known)
+        self._left += self._deltas(id, known)
         emptied(known)
 
-    def _leftovers(self, deltas: list[TrafficDelta], now: float, traffic: float) -> list[TrafficDelta]:
-        """With what was given back or left over, and with sums of those that are not heard any more."""
+    def _sweep(self, now: float, traffic: float, but: Collection[str]) -> None:
+        """Sums of those that are not heard any more are due, too; not of those whose reports are to be written first."""
         if self._swept_at is None:
             self._swept_at = now
         if not traffic or now - self._swept_at > 2 * traffic:
             self._swept_at = now
             for id, known in self._known.items():
-                if now - known.counted_at > 2 * traffic and known.counted_at != float("-inf"):
-                    self._count(deltas, id, known, now, traffic)
-        if not self._left:
-            return deltas
-        left, self._left = self._left, []
-        return merged([*left, *deltas])
+                old = now - known.counted_at > 2 * traffic and known.counted_at != float("-inf")
+                if old and id not in but and known.applied == known.said.words:
+                    self._count(id, known, now, traffic)
 
     def give_back(self, batch: Batch) -> None:
-        """It could not be written: what it counted is added to what came since."""
+        """It could not be written: it is new again."""
         with self._lock:
             self._fresh |= batch.beats.keys()
             self._fresh |= batch.steady.keys()
-            self._left = [*batch.traffic, *self._left]
             self.more = False  # whatever stands in the way, let it have its time
 
-    def own(self, traffic: Sequence[TrafficDelta]) -> Sequence[TrafficDelta]:
-        """What of it is of listeners that the amphora may speak of, by its rows; the rest is counted by `FOREIGN`."""
-        with self._lock:
-            known = self._known.get
-            foreign = [
-                each
-                for each in traffic
-                if (one := known(each.amphora_id)) is not None and one.foreign and each.listener_id in one.foreign
-            ]
-            if not foreign:
-                return traffic
-            self.counters[FOREIGN] += len(foreign)
-        nobodys = {(each.amphora_id, each.listener_id) for each in foreign}
-        return [each for each in traffic if (each.amphora_id, each.listener_id) not in nobodys]
+    def _deltas(self, id: str, known: Known) -> list[TrafficDelta]:
+        """Of the listeners that it may speak of, by the rows; the rest is counted by `FOREIGN`."""
+        deltas = deltas_of(id, known)
+        if not known.foreign:
+            return deltas
+        own = [each for each in deltas if each.listener_id not in known.foreign]
+        self.counters[FOREIGN] += len(deltas) - len(own)
+        return own
 
     def written(
         self, batch: Batch, matches: Mapping[str, bool], now: float, foreign: Mapping[str, frozenset[str]] | None = None
@@ -381,6 +388,8 @@ class Memory:
                 if known is not None and beat is not None:
                     known.matches, known.applied_at, known.applied = match, now, beat.said.words
                     known.foreign = foreign.get(id, NONE)
+                    if batch.traffic is not None and now - known.counted_at >= batch.traffic:
+                        self._count(id, known, now, batch.traffic)
                     (self._miscounted.discard if match else self._miscounted.add)(id)
 
     # -- looked at -------------------------------------------------------------------------------------------------
@@ -398,42 +407,6 @@ class Memory:
             known = self._known.get(amphora_id)
             return None if known is None else Beat(known.said, known.heard_at, known.matches, known.seq)
 
-    def heard_at(self, amphora_id: str) -> float | None:
-        """When a heartbeat of it came that counts, None for never."""
-        known = self._known.get(amphora_id)
-        return None if known is None or not known.matches else known.heard_at
-
-    def knows(self, amphora_id: str) -> bool:
-        """Whether a heartbeat of it ever came, and was not forgotten."""
-        return amphora_id in self._known
-
-    def late(self, before: float) -> set[str]:
-        """Those that were heard, but not at that time or later, or whose last report does not count. Costs with their number: the
-        first that was heard later ends it, and who was taken in out of turn is late when that one is heard again.
-        """
-        with self._lock:
-            found = set(self._miscounted)
-            for id, known in self._known.items():
-                if known.heard_at >= before:
-                    break
-                found.add(id)
-            return found
-
-    def miscounted(self, amphora_id: str) -> bool:
-        """Whether its last report had a wrong number of listeners."""
-        known = self._known.get(amphora_id)
-        return known is not None and not known.matches
-
-    def signed(self, since: float) -> Mapping[int, Sequence[str]]:
-        """Key (by its number) -> the amphorae whose newest heartbeat is signed with it and came at that time or later."""
-        with self._lock:
-            everybody = list(self._known.items())
-        found: dict[int, list[str]] = {}
-        for id, known in everybody:
-            if known.heard_at >= since:
-                found.setdefault(known.key, []).append(id)
-        return found
-
     def forget_others(self, wanted: Collection[str], before: float) -> None:
         """Forget those that are not wanted and were last heard before that time; their traffic is written all the same. Of
         others that are not wanted, at most `STRANGERS` are kept from now on.
@@ -444,8 +417,7 @@ class Memory:
             for id in [id for id in self._strangers if self._known[id].heard_at < before]:
                 del self._strangers[id]
                 known = self._known.pop(id)
-                self._miscounted.discard(id)
-                self.forgotten += 1
+                self._leaves(id)
                 if known.doubt is None or not known.doubt.apart:
-                    self._left += [each for each in deltas_of(id, known) if each.listener_id not in known.foreign]
+                    self._left += self._deltas(id, known)
             self._trim()

@@ -1,13 +1,13 @@
 """From memory into the database: transactions for all that was heard, however many they are.
 
-Reports that say something new come first, in portions, so that no transaction is long. Liveness follows, then traffic:
-trouble with one does not hold up the other.
+Reports that say something new come first, in portions, so that no transaction is long. Liveness follows. Traffic is written
+beside it, by another thread: trouble with one does not hold up the other, and neither does a long queue of it.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 
 import attrs
@@ -23,7 +23,7 @@ from octavia_core.domain.vocabulary import Kind, Operating, Topology
 from octavia_core.lifecycle.operating import roll_up
 from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
-from octavia_core.ports.hearts import Heard, LastReport, TrafficDelta
+from octavia_core.ports.hearts import Heard, LastReport
 from octavia_core.ports.storage import Storage, Transaction
 
 __all__ = ["Pace", "Writer"]
@@ -34,8 +34,6 @@ PORTION = 500
 """Reports that one transaction holds against the rows."""
 TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
-BESIDE = 0.5
-"""Seconds after which what was heard meanwhile comes before further traffic; some of it is written each time."""
 GRAINS = 60
 """Into so many grains the timeout is cut to tell when somebody was heard: those of one grain share a statement."""
 LATE = 10_000_000
@@ -60,7 +58,7 @@ class Pace:
 
 
 class Writer:
-    """Writes what memory holds. Used by one thread.
+    """Writes what memory holds: `flush` what was heard, `count` the traffic, each used by one thread.
 
     Args:
         observer: who heard it.
@@ -81,10 +79,10 @@ class Writer:
         self._reread_at: float | None = None
         self._reread_wall = self._reread_event = 0
         self.written_at = 0.0
-        """Monotonic time up to which all that was heard is in the rows, but for traffic."""
+        """Monotonic time up to which all that was heard is in the rows."""
 
     def flush(self, clock: Clock, *, last: bool = False) -> int:
-        """Write everything that is new; how many heartbeats. `last`: the traffic too, whenever it was written before.
+        """Write everything that is new, but for traffic; how many heartbeats. `last`: all traffic is due then.
 
         Raises:
             TransientError: the database is away; memory still has it all.
@@ -97,25 +95,32 @@ class Writer:
         rest = batch
         try:
             for portion in _portions(batch):
-                if portion.beats or portion.steady:
-                    wall = self._wall.at(now)
-                    matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
-                    self._memory.written(portion, matches, now, self._foreign)
-                    self.pairs.told(self._news)
-                if portion.traffic and (own := self._memory.own(portion.traffic)):
-                    self.statistics.store(own)
+                wall = self._wall.at(now)
+                matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
+                self._memory.written(portion, matches, now, self._foreign)
+                self.pairs.told(self._news)
                 rest = _without(rest, portion)
-                if not len(rest):
-                    self.written_at = now  # what is left is traffic
-                    if rest.traffic and not last and clock.monotonic() - now > BESIDE:
-                        break
-        except BaseException:  # whatever it was, what was counted must not be lost
+        except BaseException:  # whatever it was, what was heard must not be lost
             self._memory.give_back(rest)
             raise
-        if rest.traffic:
-            self._memory.give_back(rest)
         self.written_at = now
         return len(batch)
+
+    def count(self) -> int:
+        """Write the traffic that is due; of how many listeners on amphorae.
+
+        Raises:
+            TransientError: the database is away; memory still has what is not written.
+        """
+        written = 0
+        while some := self._memory.take_traffic(TRAFFIC_PORTION):
+            try:
+                self.statistics.store(some)
+            except BaseException:  # whatever it was, what was counted must not be lost
+                self._memory.give_back_traffic(some)
+                raise
+            written += len(some)
+        return written
 
     def _look_for_changes(self, now: float) -> None:
         if self._reread_at is not None and now - self._reread_at < self._pace.reread:
@@ -265,21 +270,18 @@ def _said_before(tx: Transaction, event: Event, after: int) -> bool:
 
 
 def _portions(batch: Batch) -> Iterator[Batch]:
-    """News in portions, then all of liveness, then traffic in portions. An empty batch has none."""
+    """News in portions, then all of liveness. An empty batch has none."""
     beats = iter(batch.beats.items())
     while some := dict(islice(beats, PORTION)):
-        yield Batch(some, {})
+        yield Batch(some, {}, batch.traffic)
     if batch.steady:
         yield Batch({}, batch.steady)
-    for start in range(0, len(batch.traffic), TRAFFIC_PORTION):
-        yield Batch({}, {}, batch.traffic[start : start + TRAFFIC_PORTION])
 
 
 def _without(batch: Batch, portion: Batch) -> Batch:
     """What is left when a portion, which comes first, is written."""
     beats: Mapping[str, Beat] = {id: beat for id, beat in batch.beats.items() if id not in portion.beats}
-    traffic: Sequence[TrafficDelta] = batch.traffic[len(portion.traffic) :]
-    return Batch(beats, {} if portion.steady else batch.steady, tuple(traffic))
+    return Batch(beats, {} if portion.steady else batch.steady)
 
 
 def _name(tree: Outline, id: str) -> str:
