@@ -117,12 +117,14 @@ class AgentClient:
         at: the agent.
         fence: (operation id, fence) to send along.
         deadline: monotonic time by which a series of calls has to be over.
+        beside: not to wait for other requests to this agent: for questions that change nothing.
     """
 
     transport: Transport
     at: AgentAddress
     fence: tuple[str, int] | None = None
     deadline: float = math.inf
+    beside: bool = False
 
     def version(self) -> str:
         """The newest API version of the agent.
@@ -323,7 +325,7 @@ class AgentClient:
         if self.fence is not None:
             sent[FENCE_HEADER] = f"{self.fence[0]}:{self.fence[1]}"
         request = HttpRequest(method=method, path=path, body=body, headers=sent)
-        return self.transport.send(self.at, request, deadline=self.deadline)
+        return self.transport.send(self.at, request, deadline=self.deadline, beside=self.beside)
 
     def _checked(self, answer: Answer, asked: str, *, absent: bool = False) -> Answer:
         if 200 <= answer.status < 300:

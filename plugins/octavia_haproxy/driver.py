@@ -72,7 +72,7 @@ class HaproxyDriver:
 
     def info(self, at: AgentAddress, *, limit: float | None = None) -> AgentInfo:
         """See `AmphoraPort.info`."""
-        agent = self._agent(at, limit)
+        agent = attrs.evolve(self._agent(at, limit), beside=limit is not None)  # who is in a hurry waits for no push
         if self._current.get(at) is None:
             agent.version()
             self._current.put(at, True)

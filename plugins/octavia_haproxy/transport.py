@@ -11,7 +11,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import attrs
@@ -115,13 +115,16 @@ class Transport:
         self._guard = threading.Lock()
         self._context: tuple[tuple[object, ...], ssl.SSLContext] | None = None
 
-    def send(self, at: AgentAddress, request: HttpRequest, *, deadline: float = math.inf) -> Answer:
+    def send(
+        self, at: AgentAddress, request: HttpRequest, *, deadline: float = math.inf, beside: bool = False
+    ) -> Answer:
         """One request, one answer, whatever its status.
 
         Args:
             at: the agent.
             request: what to ask.
             deadline: monotonic time that ends it, when that is earlier than its own time limit.
+            beside: where another request to this amphora is under way, on a connection of its own rather than after it.
 
         Raises:
             AmphoraUnreachable: no connection, no answer in time, or the connection broke.
@@ -130,7 +133,7 @@ class Transport:
         """
         deadline = min(deadline, time.monotonic() + self.time_limit)
         context = self._current_context()
-        with self._line(at, deadline) as line:
+        with self._line(at, deadline, beside=beside) as line:
             fresh = line.context is not context or time.monotonic() - line.used > _IDLE
             if fresh or line.address != (at.host, at.port):
                 line.close()
@@ -190,12 +193,16 @@ class Transport:
         return connection
 
     @contextmanager
-    def _line(self, at: AgentAddress, deadline: float) -> Iterator[_Line]:
+    def _line(self, at: AgentAddress, deadline: float, *, beside: bool) -> Iterator[_Line]:
         with self._guard:
             line = self._lines.setdefault(at.amphora_id, _Line())
             line.users += 1
             self._lines.move_to_end(at.amphora_id)
         try:
+            if beside and line.lock.locked():
+                with closing(_Line()) as own:
+                    yield own
+                return
             if not line.lock.acquire(timeout=max(0.0, deadline - time.monotonic())):
                 raise AmphoraUnreachable(f"amphora {at.amphora_id} is busy with another request of this controller")
             try:

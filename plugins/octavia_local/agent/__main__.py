@@ -81,11 +81,12 @@ class _Agent:
     def run(self) -> None:
         from octavia_local.agent.api import Api, Wires
         from octavia_local.agent.balancer import Balancer, Surroundings
-        from octavia_local.agent.beats import Beats
+        from octavia_local.agent.beats import Beats, Ledger
         from octavia_local.agent.heirlooms import Heirlooms
         from octavia_local.agent.machine import most_connections
         from octavia_local.agent.ping import may_ping
         from octavia_local.agent.plugs import Plugs
+        from octavia_local.agent.sight import eyes
         from octavia_local.agent.supervisor import Supervisor
         from octavia_local.agent.translate import Limits
         from octavia_local.agent.udp import UdpCalls
@@ -104,17 +105,15 @@ class _Agent:
 
         self._obey_signals(supervisor, held)
 
-        def look() -> list[Any]:
-            found = [balancer.observe() for balancer in list(api.balancers.values()) if balancer.running]
-            return [observation for observation in (*found, *udp.observe()) if observation is not None]
-
         def now_and_then() -> None:
             for balancer in list(api.balancers.values()):
                 balancer.tidy()
             heirlooms.tidy()
             self._watch_orphanhood(time.monotonic() - api.last_asked, local)
 
-        beats = Beats(conf, look, now_and_then)
+        ledger = Ledger()
+        seeing = eyes(lambda: list(api.balancers.values()), lambda: udp, ledger, now_and_then)
+        beats = Beats(conf, seeing, ledger)
         around = Surroundings(
             root=self._root,
             base_path=conf.base_path,
@@ -122,7 +121,7 @@ class _Agent:
             haproxy=local.haproxy,
             limits=Limits(most_connections(), host, local.namespace, local.namespace and may_ping()),
             offset=local.privileged_port_offset,
-            before_handover=beats.ledger.absorb,
+            counted=ledger.absorb,
             changed=beats.nudge,
             inherit=heirlooms.take,
             let_go=heirlooms.let_go,

@@ -1,4 +1,5 @@
-"""What the agent answers: upstream's REST API, version 1.0 (agent API reference), one request at a time.
+"""What the agent answers: upstream's REST API, version 1.0 (agent API reference), one request at a time; but who only asks
+whether it lives does not wait for a change that is under way.
 
 Where an amphora cannot do what a call asks for, the answer says so in one sentence: keepalived (`vrrp/*`) needs a network
 namespace (400 on loopback), SCTP needs a kernel that has it (400), UDP needs nginx or nft (400), and nobody here filters
@@ -36,6 +37,9 @@ APPLIED = "octavia-applied.pem"
 for them."""
 _SAFE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._:-]{0,254}\Z")
 _FENCE = re.compile(r"(.{1,255}):([0-9]{1,18})\Z")
+_FENCED = "x-octavia-fence"
+_SIGNS_OF_LIFE = ("/", "/1.0/info")
+"""What health managers ask an amphora whose heartbeats they miss. A part of a change (with a fence) waits for its turn."""
 _NO_RULES = "a local amphora has no packet filter; it knows no interface rules"
 
 
@@ -148,10 +152,11 @@ class Api:
 
     def handle(self, request: Request) -> Response:
         """Answer a request; whatever goes wrong is an answer too."""
-        with self._serving:
+        whether_it_lives = request.method == "GET" and request.path in _SIGNS_OF_LIFE and _FENCED not in request.headers
+        with contextlib.nullcontext() if whether_it_lives else self._serving:
             self.last_asked = time.monotonic()
             try:
-                self._fences.check(request.headers.get("x-octavia-fence"))
+                self._fences.check(request.headers.get(_FENCED))
                 return self._route(request)
             except Refusal as refusal:
                 return refusal.response

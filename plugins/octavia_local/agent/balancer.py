@@ -7,7 +7,8 @@ import hashlib
 import os
 import socket
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 from octavia_local.agent.changes import (
@@ -31,10 +32,15 @@ from octavia_local.agent.supervisor import Supervisor
 from octavia_local.agent.translate import Document, Limits
 from octavia_local.agent.wire import Refusal
 
-__all__ = ["Balancer", "Observation", "Surroundings", "peer_name"]
+__all__ = ["Balancer", "Observation", "Surroundings", "frontend", "peer_name"]
 
 
-_CHANGES_WITHIN = 0.5  # seconds that a look at the statistics waits for a change to end
+_CHANGES_WITHIN = 0.5  # seconds that a look at the statistics waits for members that are being changed
+_COUNTED_WITHIN = 1.0  # seconds that a process which is being replaced has to say what it has counted
+_ANSWERS_WITHIN = 3.0  # seconds that HAProxy has to say more of its statistics; heartbeats do not wait for it
+_KNOWN_FOR = 5.0
+"""Seconds for which a process that does not answer is reported as it was seen last: on a busy machine it is merely late."""
+_SEEN, _MEMBERS = 3, 4  # types of rows of `show stat`: frontends and backends; servers (HAProxy management guide)
 
 
 class Surroundings(NamedTuple):
@@ -47,7 +53,7 @@ class Surroundings(NamedTuple):
         haproxy: absolute path of HAProxy.
         limits: what this machine gives.
         offset: how much higher a port is served that needs privileges.
-        before_handover: told what a process counted just before another takes over from it.
+        counted: told what a process has counted, at each look and just before another one takes over from it.
         changed: told that a process was started, replaced or ended.
         inherit: finds sockets that an amphora before this one has left.
         let_go: told that no others of these are wanted.
@@ -59,7 +65,7 @@ class Surroundings(NamedTuple):
     haproxy: str
     limits: Limits
     offset: int
-    before_handover: Callable[[Observation], None]
+    counted: Callable[[Observation], None]
     changed: Callable[[], None]
     inherit: Inherit
     let_go: Callable[[], None]
@@ -81,6 +87,11 @@ class Observation(NamedTuple):
     leaving: frozenset[str]
 
 
+def frontend(name: str) -> StatRow:
+    """A listener that has just begun: its process answers, so it is open."""
+    return StatRow("frontend", name, "FRONTEND", "OPEN", 0, dict.fromkeys(("scur", "stot", "bin", "bout", "ereq"), 0))
+
+
 def peer_name(amphora_id: str) -> str:
     """The name of an amphora in a `peers` section: base64 of SHA-1 of its id, with `_` for `+` and `-` for `/`, `x` for
     a leading `-`, without `=` (agent API reference, 6.1).
@@ -91,7 +102,7 @@ def peer_name(amphora_id: str) -> str:
 
 
 class Balancer:
-    """A load balancer of this amphora. One request at a time calls it; `observe` and `tidy` may be called beside them.
+    """A load balancer of this amphora. One request at a time calls it; `observe`, `known` and `tidy` may be called beside them.
 
     Args:
         id: the load balancer's id.
@@ -105,6 +116,12 @@ class Balancer:
         self._run = around.root.inside(self._home + "/run")
         self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace, inherit=around.inherit)
         self._changing = threading.Lock()
+        self._members = threading.Lock()
+        """Held while members change one after the other: in between, one on its way in looks like one in maintenance."""
+        self._counting = threading.Lock()
+        """Held from the question what a process has counted until that is told, so that nothing is told twice."""
+        self._seen: Mapping[str, StatRow] = {}
+        self._heard = 0.0
         self._generations = 0
         self._leaving: dict[str, ServerLine] = {}
         remove_tree(self._run)  # of an earlier agent on the same root
@@ -235,29 +252,43 @@ class Balancer:
         """Running HAProxy processes."""
         return self._haproxy.count
 
-    def observe(self) -> Observation | None:
-        """What the process counts; None when there is none, or when it was replaced meanwhile.
+    def observe(self, *, members: bool = True) -> Observation | None:
+        """What the process says of itself; None when there is none, it does not answer, or it was replaced meanwhile.
 
-        Waits for a change that is under way, so that a member on its way in is not reported as in maintenance.
+        Args:
+            members: of its members, too, which may be thousands.
         """
-        still = self._changing.acquire(timeout=_CHANGES_WITHIN)
+        if not self._members.acquire(timeout=_CHANGES_WITHIN):
+            return None
         try:
-            return self._observe()
+            return self._observe(_SEEN | _MEMBERS if members else _SEEN, _ANSWERS_WITHIN)
         finally:
-            if still:
-                self._changing.release()
+            self._members.release()
 
-    def _observe(self) -> Observation | None:
-        running = self._haproxy.current
+    def known(self) -> Observation | None:
+        """Its listeners as they were seen last; None when none is in service, or for too long none was heard of. Asks nobody."""
+        generation = self._haproxy.generation
+        if generation is None or self._haproxy.current is None or time.monotonic() - self._heard > _KNOWN_FOR:
+            return None
+        rows = tuple(self._seen.get(name) or frontend(name) for name in generation.listeners)
+        return Observation(self.id, 0, rows, frozenset())
+
+    def _observe(self, kinds: int, within: float) -> Observation | None:
+        running, leaving = self._haproxy.current, frozenset(self._leaving)
         if running is None:
             return None
-        try:
-            rows = read_stats(running.channel.ask("show stat -1 7 -1", timeout=1.0))
-        except (OSError, ValueError, KeyError):
-            return None
-        if self._haproxy.current is not running:
-            return None
-        return Observation(self.id, running.child.pid, tuple(rows), frozenset(self._leaving))
+        with self._counting:
+            try:
+                rows = read_stats(running.channel.ask(f"show stat -1 {kinds} -1", timeout=within))
+            except (OSError, ValueError, KeyError):
+                return None
+            if self._haproxy.current is not running:
+                return None
+            found = Observation(self.id, running.child.pid, tuple(rows), leaving)
+            self._around.counted(found)
+        self._seen = {row.proxy: row for row in rows if row.kind == "frontend"}
+        self._heard = time.monotonic()
+        return found
 
     def tidy(self) -> None:
         """Delete members whose last connection has ended."""
@@ -310,6 +341,8 @@ class Balancer:
         except BaseException:  # sockets that nothing serves are let go
             self._sockets.release(new)
             raise
+        if fresh:
+            self._heard = time.monotonic()  # it answered
         if before is not None:
             remove_tree(before.folder)
         return fresh
@@ -349,10 +382,11 @@ class Balancer:
 
     def _apply(self, running: Running, steps: tuple[Step, ...], before: Generation, wanted: Generation) -> None:
         pem = {step.name: wanted.contents(step.name) for step in steps if isinstance(step, SetCertificate)}
-        revived = tuple(other for step in steps for other in self._revived(running, step))
         members = servers(before.rendered)
-        for path in apply(running.channel, revived, pem):
-            self._leaving[path] = members[path]
+        with self._members:
+            revived = tuple(other for step in steps for other in self._revived(running, step))
+            for path in apply(running.channel, revived, pem):
+                self._leaving[path] = members[path]
         if any(not isinstance(step, SetCertificate) for step in steps):
             verify(running.channel, servers(wanted.rendered))
 
@@ -386,9 +420,8 @@ class Balancer:
         self._leaving.clear()
 
     def _hand_over(self) -> None:
-        last = self._observe()
-        if last is not None:
-            self._around.before_handover(last)
+        """What the old one has counted until now is told by the look."""
+        self._observe(_SEEN, _COUNTED_WITHIN)
 
     def _keep_sockets(self, uploaded: Document) -> None:
         """Hold what is uploaded and what runs, nothing else."""

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple, Protocol
 
-from octavia_local.agent.balancer import Observation
+from octavia_local.agent.balancer import Observation, frontend
 from octavia_local.agent.checks import Checks
 from octavia_local.agent.lvs import Real, Service, read_service
 from octavia_local.agent.root import Local, Root, log
@@ -164,6 +164,15 @@ class _Listener:
             self._lock.release()
         return self._seen
 
+    def known(self) -> Observation | None:
+        """The listener alone, as it was seen last. Asks nobody."""
+        service, seen = self._service, self._seen
+        if self._lock.locked():
+            return seen and seen._replace(rows=seen.rows[:1])
+        if service is None or not service.enabled or (service.groups and not self._forwarder.running):
+            return None
+        return Observation(f"udp {self.id}", self._starts, seen.rows[:1] if seen else (frontend(self.id),), frozenset())
+
     def _observe(self) -> Observation | None:
         service = self._service
         if service is None or not service.enabled or (service.groups and not self._forwarder.running):
@@ -304,6 +313,11 @@ class Datagrams:
     def observe(self) -> list[Observation]:
         """What heartbeats say of them."""
         found = [one.observe() for one in list(self._listeners.values())]
+        return [one for one in found if one is not None]
+
+    def known(self) -> list[Observation]:
+        """The same without asking anybody: the listeners alone, as they were seen last."""
+        found = [one.known() for one in list(self._listeners.values())]
         return [one for one in found if one is not None]
 
     @property

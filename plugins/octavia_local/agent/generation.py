@@ -35,6 +35,7 @@ class Generation(NamedTuple):
         digests: name of each copied file to the digest of its contents.
         descriptors: the held sockets it uses.
         threads: whether the configuration sets `nbthread` itself.
+        listeners: names of its frontends.
     """
 
     folder: str
@@ -42,6 +43,7 @@ class Generation(NamedTuple):
     digests: Mapping[str, bytes]
     descriptors: tuple[int, ...]
     threads: bool
+    listeners: tuple[str, ...] = ()
 
     def changed_files(self, other: Generation) -> list[str]:
         """Names whose contents differ; names that only one has are not looked at."""
@@ -103,7 +105,8 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
         raise
     threads = any(line.word(0) == "nbthread" for section in document.sections for line in section.lines)
     descriptors = tuple(sockets.descriptor(bind) for bind in document.binds)
-    return Generation(folder, rendered, digests, descriptors, threads)
+    listeners = tuple(name for name, _ in document.listeners)
+    return Generation(folder, rendered, digests, descriptors, threads, listeners)
 
 
 def remove_tree(path: str) -> None:

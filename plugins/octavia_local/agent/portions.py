@@ -24,6 +24,15 @@ class Portions:
         """As many members as fitted beside the listeners the last time; 0 while nothing was too large."""
         self._next: dict[Hashable, int] = {}
 
+    def listeners_alone(
+        self, document: Mapping[str, Any], key: str | bytes, to: Hashable, urgent: Collection[tuple[str, str]]
+    ) -> bytes | None:
+        """As `pack`, without a word about pools and members; nobody loses a turn by it."""
+        from octavia_core.domain.heartbeat import LARGEST_DATAGRAM, PARTIAL, encode
+
+        packet = encode({**document, "pools": {}, PARTIAL: True}, key)
+        return packet if len(packet) <= LARGEST_DATAGRAM else None
+
     def pack(
         self, document: Mapping[str, Any], key: str | bytes, to: Hashable, urgent: Collection[tuple[str, str]]
     ) -> bytes | None:

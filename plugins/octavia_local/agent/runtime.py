@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 from octavia_local.agent.changes import AddServer, RemoveServer, ServerLine, SetCertificate, SetState, SetWeight, Step
@@ -211,42 +212,42 @@ def _states(dump: str) -> Iterable[dict[str, str]]:
 
 
 class StatRow(NamedTuple):
-    """One row of `show stat`: kind is `frontend`, `backend` or `server`."""
+    """One row of `show stat`: kind is `frontend`, `backend` or `server`.
+
+    `counters` of a frontend are traffic; of a backend `act` and `bck`, how many members work; of a member there are none.
+    """
 
     kind: str
     proxy: str
     name: str
     status: str
     weight: int
-    counters: dict[str, int]
+    counters: Mapping[str, int]
 
 
 _KINDS = {"FRONTEND": "frontend", "BACKEND": "backend"}
-_COUNTERS = ("scur", "stot", "bin", "bout", "ereq")
+_COUNTERS = {"frontend": ("scur", "stot", "bin", "bout", "ereq"), "backend": ("act", "bck")}
+_NONE: Mapping[str, int] = MappingProxyType({})
 
 
 def read_stats(text: str) -> list[StatRow]:
     """The rows of `show stat` that a heartbeat needs; Prometheus internals are left out.
 
-    Only the columns up to `weight` are looked at; free text, where commas may be quoted, comes later.
+    Only the columns up to `bck` are looked at; free text, where commas may be quoted, comes later.
     """
     lines = text.splitlines()
     if not lines or not lines[0].startswith("# "):
         return []
     columns = {name: index for index, name in enumerate(lines[0][2:].split(","))}
-    last = columns["weight"]
+    status, weight = columns["status"], columns["weight"]
+    counted = {kind: [(name, columns[name]) for name in names if name in columns] for kind, names in _COUNTERS.items()}
+    last = max(status, weight, *(place for places in counted.values() for _, place in places))
     rows = []
     for line in lines[1:]:
         cells = line.split(",", last + 1)
-        if len(cells) > last and "prometheus" not in cells[0]:
-            rows.append(
-                StatRow(
-                    kind=_KINDS.get(cells[1], "server"),
-                    proxy=cells[0],
-                    name=cells[1],
-                    status=cells[columns["status"]],
-                    weight=int(cells[last] or 0),
-                    counters={name: int(cells[columns[name]] or 0) for name in _COUNTERS},
-                )
-            )
+        if len(cells) <= last or "prometheus" in cells[0]:
+            continue
+        kind = _KINDS.get(cells[1], "server")
+        counters = _NONE if kind == "server" else {name: int(cells[place] or 0) for name, place in counted[kind]}
+        rows.append(StatRow(kind, cells[0], cells[1], cells[status], int(cells[weight] or 0), counters))
     return rows

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import NamedTuple
 
@@ -26,6 +27,9 @@ _REFUSED_SECTIONS = frozenset(
         "acme",
     }
 )
+
+
+_PLAIN, _NOT_PLAIN = re.compile(r"[^ \t\r]+"), re.compile(r"[\\'\"#]")
 
 
 class Word(NamedTuple):
@@ -71,6 +75,13 @@ def words(raw: str) -> tuple[Word, ...]:
     Raises:
         ValueError: a quote is not closed.
     """
+    if _NOT_PLAIN.search(raw) is None:  # nearly all: a configuration may have thousands of members
+        return tuple([Word(found.start(), found.end(), found[0]) for found in _PLAIN.finditer(raw)])
+    return _spelt_words(raw)
+
+
+def _spelt_words(raw: str) -> tuple[Word, ...]:
+    """The same letter by letter, for lines with quotes, escapes or comments."""
     found: list[Word] = []
     text: list[str] = []
     start, quote, position = -1, "", 0

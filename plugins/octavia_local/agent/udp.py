@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -29,6 +30,7 @@ class UdpCalls:
     def __init__(self, folder: str, make: Callable[[], Datagrams]) -> None:
         self._folder, self._make = folder, make
         self._made: Datagrams | None = None
+        self._making = threading.Lock()
 
     # -- requests --------------------------------------------------------------------------------------------------
     def upload(self, request: Request, amphora: str, id: str) -> Response:
@@ -93,12 +95,17 @@ class UdpCalls:
         """What heartbeats say of them."""
         return self._made.observe() if self._made is not None else []
 
+    def known(self) -> list[Observation]:
+        """The listeners alone, as they were seen last. Asks nobody."""
+        return self._made.known() if self._made is not None else []
+
     @property
     def sockets(self) -> list[socket.socket]:
         """Those that datagrams come in by."""
         return self._made.sockets if self._made is not None else []
 
     def _all(self) -> Datagrams:
-        if self._made is None:
-            self._made = self._make()
-        return self._made
+        with self._making:
+            if self._made is None:
+                self._made = self._make()
+            return self._made
