@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from octavia_core.controller.facade import Controller
     from octavia_core.controller.handle import Operation
+    from octavia_core.domain.tree import AdditionalVip
     from octavia_core.domain.wishes import (
         NewHealthMonitor,
         NewL7Policy,
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOME = {
+    "AdditionalVip": "octavia_core.domain.tree",
     "Controller": "octavia_core.controller.facade",
     "Operation": "octavia_core.controller.handle",
     "OctaviaError": "octavia_core.errors",
@@ -39,6 +41,7 @@ _HOME = {
 }
 
 __all__ = [
+    "AdditionalVip",
     "Controller",
     "NewHealthMonitor",
     "NewL7Policy",

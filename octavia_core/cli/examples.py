@@ -36,6 +36,7 @@ _OWN: Mapping[str, tuple[str, ...]] = {
     "db check": ("db check",),
     "lb create": (
         "lb create --name web --listener HTTP:80 --member 10.0.0.1:80 --member '10.0.0.2:80 weight=5'",
+        "lb create --name both --listener HTTP:80 --member 10.0.0.1:80 --additional-vip any --additional-vip 10.0.1.9",
         "lb create --name shop --listener TERMINATED_HTTPS:443 --cert ./shop.pem --member 10.0.0.1:80 --monitor HTTP:/healthz",
     ),
     "lb list": ("lb list", "lb list --json"),

@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import attrs
 import typer
 
-from octavia_core.domain.tree import SessionPersistence
+from octavia_core.domain.tree import AdditionalVip, SessionPersistence
 from octavia_core.errors import BadRequest
 
 __all__ = ["POOL", "Field", "fields_of", "reference", "values_of"]
@@ -31,6 +31,7 @@ _HELP: Mapping[str, str] = {
     "vip_subnet_id": "Subnet of the VIP.",
     "vip_network_id": "Network of the VIP.",
     "vip_qos_policy_id": "QoS policy of the VIP.",
+    "additional_vips": "A further VIP: an address, or any; subnet_id=ID may follow: 'any subnet_id=ID'.",
     "flavor_id": "Flavor.",
     "availability_zone": "Availability zone.",
     "protocol": "Protocol.",
@@ -85,12 +86,19 @@ _HELP: Mapping[str, str] = {
     "invert": "True when it does not match.",
 }
 
+_METAVARS: Mapping[Any, str] = {
+    int: "NUMBER",
+    float: "NUMBER",
+    Mapping[str, str]: "NAME=VALUE",
+    tuple[AdditionalVip, ...]: "ADDRESS",
+}
 _FLAGS: Mapping[str, str] = {"enabled": "--enable/--disable"}
 _SHORT: Mapping[str, str] = {"lb_algorithm": "--algorithm", "session_persistence": "--persistence"}
 _RENAMED: Mapping[str, str] = {
     "timeout": "--check-timeout",
     "tls_certificate_id": "--cert",
     "sni_container_ids": "--sni",
+    "additional_vips": "--additional-vip",
 }
 _SECRETS = frozenset(
     {
@@ -125,7 +133,7 @@ class Field:
             self.flag, help=self.help, metavar=self._metavar(), show_default=False, rich_help_panel="What it should be"
         )
         kind = self.type
-        if kind in (tuple[str, ...], Mapping[str, str]):
+        if kind in (tuple[str, ...], tuple[AdditionalVip, ...], Mapping[str, str]):
             kind = list[str]
         elif kind is SessionPersistence:
             kind = str
@@ -138,7 +146,7 @@ class Field:
             return self.metavar
         if isinstance(self.type, type) and issubclass(self.type, StrEnum):
             return "|".join(one.value for one in self.type)
-        return {int: "NUMBER", float: "NUMBER", Mapping[str, str]: "NAME=VALUE"}.get(self.type, "TEXT")
+        return _METAVARS.get(self.type, "TEXT")
 
     def value(self, given: Any) -> Any:
         """What was typed, as the value of a wish."""
@@ -205,7 +213,8 @@ def _bare(hint: Any) -> Any:
 
 
 def _typeable(kind: Any) -> bool:
-    if kind in (str, int, float, bool, tuple[str, ...], Mapping[str, str], SessionPersistence):
+    several = (tuple[str, ...], tuple[AdditionalVip, ...], Mapping[str, str])
+    if kind in (str, int, float, bool, SessionPersistence, *several):
         return True
     return isinstance(kind, type) and issubclass(kind, StrEnum)
 

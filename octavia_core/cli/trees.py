@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from octavia_core.domain.operation import Operation as Row
     from octavia_core.domain.tree import L7Policy, Listener, LoadBalancer, Node, Pool
 
-__all__ = ["balancer_json", "draw_balancer", "node_json", "reachable"]
+__all__ = ["also_reachable", "balancer_json", "draw_balancer", "node_json", "reachable"]
 
 
 def reachable(controller: Controller, tree: LoadBalancer, listener: Listener) -> str | None:
@@ -30,12 +30,23 @@ def reachable(controller: Controller, tree: LoadBalancer, listener: Listener) ->
         return None
 
 
+def also_reachable(controller: Controller, tree: LoadBalancer, listener: Listener) -> list[str]:
+    """The same by its additional VIPs."""
+    try:
+        return list(controller.also_reachable_at(tree, listener))
+    except ConfigurationError:
+        return []
+
+
 def balancer_json(controller: Controller, tree: LoadBalancer, row: Row | None = None) -> dict[str, Any]:
-    """The tree with its amphorae, `reachable_at` per listener, and the operation that led to it, if there was one."""
+    """The tree with its amphorae, `reachable_at` (and `also_reachable_at`, by additional VIPs) per listener, and the operation
+    that led to it, if there was one.
+    """
     data: dict[str, Any] = to_json(tree)
     data["amphorae"] = to_json(_amphorae(controller, tree))
     for shown, listener in zip(data["listeners"], tree.listeners, strict=True):
         shown["reachable_at"] = reachable(controller, tree, listener)
+        shown["also_reachable_at"] = also_reachable(controller, tree, listener)
     data["operation"] = to_json(row) if row else None
     return data
 
@@ -49,6 +60,7 @@ def node_json(
     if kind is Kind.LISTENER:
         listener = tree.listener(node.id)
         data["reachable_at"] = reachable(controller, tree, listener) if listener else None
+        data["also_reachable_at"] = also_reachable(controller, tree, listener) if listener else []
     data["operation"] = to_json(row) if row else None
     return data
 
@@ -61,6 +73,8 @@ def draw_balancer(controller: Controller, tree: LoadBalancer) -> Group:
         *_statuses(tree),
         f"  {tree.vip.ip_address or 'no VIP yet'}",
     )
+    if tree.additional_vips:
+        head.append(f" and {', '.join(vip.ip_address or 'one more to come' for vip in tree.additional_vips)}")
     if not tree.enabled:
         head.append("  disabled", "dim")
     root = Tree(head)
@@ -92,12 +106,13 @@ def _statuses(node: LoadBalancer | Node) -> tuple[Text, str, Text]:
 
 
 def _listener(controller: Controller, tree: LoadBalancer, listener: Listener) -> Text:
-    at = reachable(controller, tree, listener)
+    first = reachable(controller, tree, listener)
+    places = [first, *also_reachable(controller, tree, listener)] if first else []
     scheme = {"HTTP": "http://", "TERMINATED_HTTPS": "https://", "HTTPS": "https://"}.get(listener.protocol, "")
     return Text.assemble(
         f"listener {listener.name or listener.id}  {listener.protocol}:{listener.protocol_port}  ",
         *_statuses(listener),
-        *((("  at ", "dim"), (f"{scheme}{at}", "cyan")) if at else ()),
+        *((("  at ", "dim"), (" ".join(f"{scheme}{at}" for at in places), "cyan")) if places else ()),
     )
 
 

@@ -87,8 +87,6 @@ class Acceptor(AcceptingBelow):
         objection = self.objection(tree.topology)
         if objection is not None:
             raise BadRequest(objection)
-        if tree.additional_vips:
-            raise BadRequest("additional VIPs are not offered yet by this release; leave them out")
         self._check_places(tree, {listener.id for listener in tree.listeners})
         operation = self._operation(CREATE, tree.id, (Subject(Kind.LOAD_BALANCER, tree.id),), asked)
 

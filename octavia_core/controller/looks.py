@@ -63,6 +63,13 @@ class Looks:
         address = load_balancer.vip.ip_address
         return None if address is None else self.world.network.reachable_at(address, listener.protocol_port)
 
+    def also_reachable_at(self, load_balancer: LoadBalancer, listener: Listener) -> tuple[str, ...]:
+        """The same by its additional VIPs, in their order; those without an address yet are left out."""
+        addresses = (vip.ip_address for vip in load_balancer.additional_vips)
+        return tuple(
+            self.world.network.reachable_at(one, listener.protocol_port) for one in addresses if one is not None
+        )
+
     @sensible()
     def amphorae(self, load_balancer_id: str | None = None) -> Sequence[Amphora]:
         """Those of one load balancer, or all; not the DELETED ones."""

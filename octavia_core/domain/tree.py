@@ -58,9 +58,14 @@ class Vip:
 
 @attrs.frozen(kw_only=True)
 class AdditionalVip:
-    """A further address of the same load balancer, on another subnet."""
+    """A further address of the same load balancer, on another subnet: one for each subnet.
 
-    subnet_id: str
+    Attributes:
+        subnet_id: None: one that the network chooses.
+        ip_address: None: any free one of the subnet.
+    """
+
+    subnet_id: str | None = None
     ip_address: str | None = None
     port_id: str | None = None
     network_id: str | None = None

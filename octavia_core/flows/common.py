@@ -47,7 +47,7 @@ def roles(tree: LoadBalancer) -> tuple[Role, ...]:
 
 
 def vip_request(tree: LoadBalancer) -> VipRequest:
-    """Which VIP its rows ask for."""
+    """Which VIP and additional VIPs its rows ask for."""
     return VipRequest(
         load_balancer_id=tree.id,
         project_id=tree.project_id,
@@ -55,11 +55,12 @@ def vip_request(tree: LoadBalancer) -> VipRequest:
         port_id=tree.vip.port_id,
         subnet_id=tree.vip.subnet_id,
         network_id=tree.vip.network_id,
+        additional_vips=tree.additional_vips,
     )
 
 
 def reserve(run: Run, world: World, request: VipRequest) -> AddressPlan:
-    """Reserve the VIP; undone, it is given back."""
+    """Reserve the VIP and the additional VIPs; undone, they are given back."""
     return run.step(
         RESERVE,
         key=request,

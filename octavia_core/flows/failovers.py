@@ -44,25 +44,31 @@ def _failover(run: Run, world: World) -> None:
         if gone:
             _settle_nothing(tx, tree)
             return Rebuild(tree=attrs.evolve(tree, listeners=(), pools=()))
-        # One that never worked gave its address back when its creation was undone.
+        # One that never worked gave its addresses back when its creation was undone: it gets them before it is drafted.
         request = None if tx.last_good(tree.id) else vip_request(tree)
+        revision = amphorae.draft(tx, operation, tree) if request is None else _TO_DRAFT
         if paired(tree):
-            return attrs.evolve(_prepare_pair(tx, operation, tree, old, world), request=request)
-        found = prepare(tx, operation, tree, old, amphorae.draft(tx, operation, tree))
-        return attrs.evolve(found, request=request)
+            return attrs.evolve(_prepare_pair(tx, operation, tree, old, world), request=request, revision=revision)
+        return attrs.evolve(prepare(tx, operation, tree, old, revision), request=request)
 
     rebuild = run.record("plan", plan, lambda tx: drop(tx, operation), result=Rebuild)
     if rebuild.revision is None:
         run.finish(lambda tx: emit(tx, operation, "failover.unneeded", "the amphora is gone already; nothing to do"))
         return
     revision, lb_id = rebuild.revision, rebuild.tree.id
-    vip = rebuild.tree.vip
     if rebuild.request is not None:
         addresses = reserve(run, world, rebuild.request)
-        vip = kept(rebuild.tree.vip, addresses.vip)
-        run.record("store-vip", lambda tx: tx.set_vip(lb_id, vip, addresses.additional_vips))
+        vip, more = kept(rebuild.tree.vip, addresses.vip), addresses.additional_vips
+
+        def store(tx: Transaction) -> int:
+            tx.set_vip(lb_id, vip, more)
+            return amphorae.draft(tx, operation)
+
+        revision = run.record("store-vip", store) or revision  # an older release had drafted it before
+        served = attrs.evolve(rebuild.tree, vip=vip, additional_vips=more)
+        rebuild = attrs.evolve(rebuild, tree=served, revision=revision)
     if paired(rebuild.tree):
-        _failover_pair(run, world, rebuild, attrs.evolve(rebuild.tree, vip=vip))
+        _failover_pair(run, world, rebuild)
         return
     replaced = replace(run, world, rebuild)
     troubles = list(replaced.unserved)
@@ -112,15 +118,14 @@ def _prepare_pair(
         tree=attrs.evolve(tree, listeners=(), pools=()),
         old=old,
         sites=tuple(spares.wanted(tx, amphorae.site(operation, tree, role)) for role in wanted),
-        revision=amphorae.draft(tx, operation, tree),
         # both are new, so they can be kept apart from now on, as one that never worked has no server group any more
         apart=pairs.apart(tree, world.settings) if operation.amphora_id is None else None,
     )
 
 
-def _failover_pair(run: Run, world: World, rebuild: Rebuild, tree: LoadBalancer) -> None:
+def _failover_pair(run: Run, world: World, rebuild: Rebuild) -> None:
     """Replace one of a pair, or both: first the one without the VIP, then the other, so that one always serves."""
-    operation, revision = run.operation, rebuild.revision
+    operation, tree, revision = run.operation, rebuild.tree, rebuild.revision
     assert revision is not None
     whole = operation.amphora_id is None
     sites = pairs.keep_apart(run, world, rebuild.apart, rebuild.sites)
@@ -227,9 +232,15 @@ def _settle_nothing(tx: Transaction, tree: LoadBalancer) -> None:
         tx.settle_tree(tree.id, succeeded=True)
 
 
+_TO_DRAFT = 0
+"""In place of the number of a revision, which begins with 1."""
+
+
 @attrs.frozen(kw_only=True)
 class Rebuild:
-    """What a failover replaces; `dead` are those of the old that serve nobody, `revision` None means there is nothing to do."""
+    """What a failover replaces; `dead` are those of the old that serve nobody, `revision` None means there is nothing to do,
+    `_TO_DRAFT` that there is none before `request` is met.
+    """
 
     tree: LoadBalancer
     old: tuple[Amphora, ...] = ()

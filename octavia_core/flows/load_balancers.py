@@ -92,16 +92,17 @@ def _create(run: Run, world: World) -> None:
         revision = run.record("store-vip", store)
     else:
         run.later("store-vip", store)  # nothing is rendered, so there is no revision to speak of
+    root = LoadBalancer(
+        id=lb_id, project_id=planned.request.project_id, vip=given, additional_vips=addresses.additional_vips
+    )
     for left in planned.old:
-        tree = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=addresses.vip)
-        amphorae.remove(run.scope(f"old-{left.id}"), world, tree, left)
+        amphorae.remove(run.scope(f"old-{left.id}"), world, root, left)
 
     sites = pairs.keep_apart(run, world, planned.apart, planned.sites)
     together = len(sites) > 1
 
     def build(branch: Run, where: amphorae.Site) -> pairs.Newcomer:
         amphora = spares.ready(branch, world, spares.begin(branch, world, where))
-        root = LoadBalancer(id=lb_id, project_id=planned.request.project_id, vip=given)
         subnet = amphorae.plug(branch, world, root, amphora)
         amphora = attrs.evolve(amphora, vrrp_ip=subnet.vrrp_ip)
         if revision is not None and not together:
@@ -123,7 +124,8 @@ def _create(run: Run, world: World) -> None:
             tx.mark_good(lb_id, revision)
         tx.settle_tree(lb_id, succeeded=True)
         told = {**planned.provider, "vip_address": given.ip_address, "vip_port_id": given.port_id}
-        text = f"created, serving on {addresses.vip.ip_address}"
+        served = (addresses.vip.ip_address, *(more.ip_address for more in addresses.additional_vips))
+        text = f"created, serving on {', '.join(map(str, served))}"
         emit(tx, operation, "load_balancer.active", text, change="create", provider=told)
 
     run.finish(finish)

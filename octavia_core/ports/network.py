@@ -16,7 +16,12 @@ __all__ = ["AddressPlan", "HostRoute", "NetworkPort", "PluggedNetwork", "VipPlug
 
 @attrs.frozen(kw_only=True)
 class VipRequest:
-    """Which address is wanted. Everything None means: any address of the default network."""
+    """Which address is wanted. Everything None means: any address of the default network.
+
+    Attributes:
+        additional_vips: further addresses of the same load balancer, each on a subnet of its own; one without a subnet
+            is on any that the network chooses, one without an address has any of its subnet.
+    """
 
     load_balancer_id: str
     project_id: str | None = None
@@ -24,11 +29,12 @@ class VipRequest:
     port_id: str | None = None
     subnet_id: str | None = None
     network_id: str | None = None
+    additional_vips: tuple[AdditionalVip, ...] = ()
 
 
 @attrs.frozen(kw_only=True)
 class AddressPlan:
-    """What `reserve_vip` found or made."""
+    """What `reserve_vip` found or made. `additional_vips` are in the order of the request, with subnet and address."""
 
     vip: Vip
     additional_vips: tuple[AdditionalVip, ...] = ()
@@ -44,7 +50,11 @@ class HostRoute:
 
 @attrs.frozen(kw_only=True)
 class VipPlug:
-    """All an agent must know to serve the VIP (its `plug/vip` call). `mac_address` is lower case."""
+    """All an agent must know to serve the VIP (its `plug/vip` call). `mac_address` is lower case.
+
+    Attributes:
+        additional_vips: each with `ip_address`, `subnet_cidr`, `gateway` (None: there is none) and `host_routes`.
+    """
 
     port_id: str
     mac_address: str
@@ -93,18 +103,24 @@ class NetworkPort(Protocol):
         """
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
-        """Reserve the VIP of a load balancer. The same load balancer twice returns the same address.
+        """Reserve the VIP of a load balancer, and its additional VIPs: all or none. The same load balancer twice returns
+        the same addresses.
 
         Raises:
-            PermanentError: the address is not on the network, or somebody else has it.
+            PermanentError: an address is not on the network, or somebody else has it; a subnet is not known, or the
+                load balancer has another VIP on it.
             TransientError: the network service is busy.
         """
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
-        """Give the VIP back, with what belongs to it. Absent is success; a port the user brought is kept."""
+        """Give the VIP and the additional VIPs back, with what belongs to them. Absent is success; a port the user brought
+        is kept.
+        """
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
-        """Give the amphora's server a port on the VIP's network. Repeated, it returns the port that exists."""
+        """Give the amphora's server a port on the VIP's network, for the additional VIPs too, whose addresses the load
+        balancer has. Repeated, it returns the port that exists.
+        """
 
     def unplug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> None:
         """Remove that port. Absent is success."""

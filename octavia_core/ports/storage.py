@@ -152,7 +152,7 @@ class Transaction(Fleet, Hearts, Protocol):
         """Write operating statuses that differ from the rows; how many did. Rows that are gone are passed over."""
 
     def set_vip(self, load_balancer_id: str, vip: Vip, additional_vips: Sequence[AdditionalVip] = ()) -> None:
-        """Store what the network gave."""
+        """Store what the network gave. Additional VIPs replace those that are there; none given: these stay."""
 
     # -- amphorae --------------------------------------------------------------------------------------------------
     def amphora(self, amphora_id: str) -> Amphora | None:

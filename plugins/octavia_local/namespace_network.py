@@ -25,14 +25,15 @@ from octavia_local.namespaces import Namespaces, ipv6_here, plan_of
 from octavia_local.reservations import (
     Ids,
     Reservations,
+    additional_plug,
     check_ids,
     made_up,
     made_up_mac,
     place_of,
-    plan_for,
     plugged_into,
     state_of,
 )
+from octavia_local.vips import Offer, choose
 
 __all__ = ["NamespaceNetwork"]
 
@@ -73,20 +74,19 @@ class NamespaceNetwork:
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         version = self._version(request)
-        wanted = None if request.ip_address is None else self._check_address(request.ip_address)
         with self._kept.alone(f"reserve a VIP for load balancer {request.load_balancer_id}"):
-            held = self._kept.vips()
-            address = next((a for a, holder in held.items() if holder == request.load_balancer_id), None)
-            if address is None:
-                taken = {**dict.fromkeys(self._own_addresses(), "an amphora"), **held}
-                address = self._choose(request.load_balancer_id, version, taken) if wanted is None else wanted
-                if address in taken:
-                    holder = f"load balancer {held[address]}" if address in held else "an amphora"
-                    raise PermanentError(
-                        f"VIP address {address} belongs to {holder}; choose another, or none to get one"
-                    )
-                self._kept.reserve(address, request.load_balancer_id)
-        return plan_for(request, address, self._ids(ipaddress.ip_address(address).version))
+            offer = Offer(
+                ids=self._ids,
+                check=self._check_address,
+                free=self._choose,
+                versions=(4, 6) if ipv6_here() else (4,),
+                ranges=f"{self._plan.vips} and {self._plan.vips6}",
+                others=self._own_addresses(),
+            )
+            choice = choose(request, version, self._kept.vips(), offer)
+            for address, place in choice.new.items():
+                self._kept.reserve(address, request.load_balancer_id, place)
+        return choice.plan
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
         with self._kept.alone(f"release the VIP of load balancer {load_balancer_id}"):
@@ -97,17 +97,20 @@ class NamespaceNetwork:
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
         with self._kept.alone(f"plug the VIP into amphora {amphora.id}"):
-            address = self._kept.reserved_for(load_balancer)
-            held = self._kept.vips()
-            if ipaddress.ip_address(address) not in self._subnet_of(address):
-                raise PermanentError(
-                    f"VIP {address} of load balancer {load_balancer.id} is not in {self._subnet_of(address)}: it was made with"
-                    " other settings; set [local] amphora and namespace_network as they were, or delete it and ask again"
-                )
+            address, *more = self._kept.reserved_for(load_balancer)
+            for vip in (address, *more):
+                if ipaddress.ip_address(vip) not in self._subnet_of(vip):
+                    raise PermanentError(
+                        f"VIP {vip} of load balancer {load_balancer.id} is not in {self._subnet_of(vip)}: it was made with "
+                        "other settings; set [local] amphora and namespace_network as they were, or delete it and ask again"
+                    )
             plug = self._kept.plug(amphora.id)
             if plug is None or plug.get("vip") != address:
-                own = self._choose(amphora.id, ipaddress.ip_address(address).version, {*held, *self._own_addresses()})
+                taken = {*self._kept.vips(), *self._own_addresses()}
+                own = self._choose(amphora.id, ipaddress.ip_address(address).version, taken)
                 plug = {"load_balancer_id": load_balancer.id, "vip": address, "vrrp_ip": own}
+                if more:
+                    plug["additional"] = " ".join(more)
                 self._kept.remember_plug(amphora.id, plug)
             mac = made_up_mac(amphora.id, address)
             process = Home(self._homes / amphora.id).process()
@@ -123,6 +126,9 @@ class NamespaceNetwork:
             gateway=str(subnet[1]),
             vrrp_ip=plug["vrrp_ip"],
             mtu=_MTU,
+            additional_vips=tuple(
+                additional_plug(one, self._subnet_of(one), str(self._subnet_of(one)[1])) for one in more
+            ),
         )
 
     def unplug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> None:
@@ -145,7 +151,8 @@ class NamespaceNetwork:
         process = Home(self._homes / amphora.id).process()
         if process is None:
             return True
-        wanted = [plug["vrrp_ip"], *([plug["vip"]] if amphora.topology is Topology.SINGLE else [])]
+        vips = [plug["vip"], *plug.get("additional", "").split()]
+        wanted = [plug["vrrp_ip"], *(vips if amphora.topology is Topology.SINGLE else [])]
         held = addresses_of(process.pid)
         return not process.alive() or all(ipaddress.ip_address(address) in held for address in wanted)
 
@@ -156,14 +163,14 @@ class NamespaceNetwork:
         return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
     def list(self) -> Sequence[tuple[str, str]]:
-        vips = [("vip", f"octavia-lb-{holder}") for holder in self._kept.vips().values()]
+        vips = {("vip", f"octavia-lb-{holder.load_balancer_id}") for holder in self._kept.vips().values()}
         plugs = [("port", f"octavia-lb-vrrp-{amphora_id}") for amphora_id, _ in self._kept.plugs()]
         links = self._namespaces.links()
         inside = [("link", f"{name} ({what})") for name, what in links if "amphora" in what]
         amphorae = any(amphora_id_of(name) == name for name in _names(self._homes))
         empty = not amphorae and not plugs and not inside
         bridges = [("bridge", f"{name} ({what})") for name, what in links if "amphora" not in what] if empty else []
-        return sorted(vips + plugs + inside + bridges)
+        return sorted([*vips, *plugs, *inside, *bridges])
 
     # -- addresses -------------------------------------------------------------------------------------------------
     def _ids(self, version: int) -> Ids:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import ipaddress
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -26,14 +26,15 @@ from octavia_local.reach import reachable_port
 from octavia_local.reservations import (
     Ids,
     Reservations,
+    additional_plug,
     check_ids,
     made_up,
     made_up_mac,
     place_of,
-    plan_for,
     plugged_into,
     state_of,
 )
+from octavia_local.vips import Offer, choose
 
 __all__ = ["LocalNetwork"]
 
@@ -74,19 +75,20 @@ class LocalNetwork:
 
     def reserve_vip(self, request: VipRequest) -> AddressPlan:
         check_ids(request, self._ids, str(self._ranges.vips))
-        wanted = None if request.ip_address is None else self._check_address(request.ip_address)
+        offer = Offer(
+            ids=lambda _: self._ids,
+            check=self._check_address,
+            free=self._choose,
+            versions=(4,),
+            ranges=str(self._ranges.vips),
+        )
         with self._kept.alone(f"reserve a VIP for load balancer {request.load_balancer_id}"):
-            held = self._kept.vips()
-            address = next((a for a, holder in held.items() if holder == request.load_balancer_id), None)
-            if address is None:
-                address = self._choose(request.load_balancer_id, held) if wanted is None else wanted
-                if address in held:
-                    raise PermanentError(
-                        f"VIP address {address} belongs to load balancer {held[address]}; choose another, or none to get one"
-                    )
+            choice = choose(request, 4, self._kept.vips(), offer)
+            for address in choice.new:
                 _probe(address)
-                self._kept.reserve(address, request.load_balancer_id)
-        return plan_for(request, address, self._ids)
+            for address, place in choice.new.items():
+                self._kept.reserve(address, request.load_balancer_id, place)
+        return choice.plan
 
     def release_vip(self, load_balancer_id: str, vip: Vip | None) -> None:
         with self._kept.alone(f"release the VIP of load balancer {load_balancer_id}"):
@@ -94,7 +96,7 @@ class LocalNetwork:
 
     def plug_vip(self, load_balancer: LoadBalancer, amphora: Amphora) -> VipPlug:
         with self._kept.alone(f"plug the VIP into amphora {amphora.id}"):
-            address = self._kept.reserved_for(load_balancer)
+            address, *more = self._kept.reserved_for(load_balancer)
             plug = {"load_balancer_id": load_balancer.id, "vip": address}
             self._kept.remember_plug(amphora.id, plug)
         for other, known in self._kept.plugs():
@@ -107,6 +109,7 @@ class LocalNetwork:
             subnet_cidr=str(self._subnet_of(address)),
             vrrp_ip=amphora.lb_network_ip,
             mtu=_LOOPBACK_MTU,
+            additional_vips=tuple(additional_plug(one, self._subnet_of(one), None) for one in more),
         )
 
     def _share(self, old: str, new: str) -> None:
@@ -134,9 +137,9 @@ class LocalNetwork:
         return f"{address}:{reachable_port(port, offset=self._offset)}"
 
     def list(self) -> Sequence[tuple[str, str]]:
-        vips = [("vip", f"octavia-lb-{holder}") for holder in self._kept.vips().values()]
+        vips = {("vip", f"octavia-lb-{holder.load_balancer_id}") for holder in self._kept.vips().values()}
         plugs = [("port", f"octavia-lb-vrrp-{amphora_id}") for amphora_id, _ in self._kept.plugs()]
-        return sorted(vips + plugs)
+        return sorted([*vips, *plugs])
 
     def _subnet_of(self, address: str) -> ipaddress.IPv4Network:
         if ipaddress.IPv4Address(address) in self._ranges.vips:
@@ -163,13 +166,13 @@ class LocalNetwork:
             )
         return str(address)
 
-    def _choose(self, load_balancer_id: str, held: Mapping[str, str]) -> str:
-        """A free address, beginning where the id decides, so that an address is seldom used again soon."""
+    def _choose(self, name: str, _: int, taken: Collection[str]) -> str:
+        """A free address, beginning where the name decides, so that an address is seldom used again soon."""
         hosts = list(self._ranges.vips.hosts())
-        first = place_of(load_balancer_id, len(hosts))
+        first = place_of(name, len(hosts))
         foreign = _listening_addresses()
         for host in hosts[first:] + hosts[:first]:
-            if str(host) not in held and host not in foreign:
+            if str(host) not in taken and host not in foreign:
                 return str(host)
         raise PermanentError(
             f"all {len(hosts)} VIP addresses of {self._ranges.vips} are taken; delete a load balancer, or use another state directory"

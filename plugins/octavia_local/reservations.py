@@ -1,7 +1,7 @@
 """What is reserved on a state directory's networks: files, so that any number of processes may compete.
 
-`network/vips/ADDRESS` says which load balancer has a VIP, `network/plugs/AMPHORA` what an amphora was plugged into. The
-files of one state directory are changed under one lock, which ends with its holder.
+`network/vips/ADDRESS` says which load balancer has a VIP, and as which of its VIPs; `network/plugs/AMPHORA` what an amphora
+was plugged into. The files of one state directory are changed under one lock, which ends with its holder.
 """
 
 from __future__ import annotations
@@ -14,30 +14,39 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from octavia_core.domain.tree import LoadBalancer, Vip
+from octavia_core.domain.tree import LoadBalancer
 from octavia_core.errors import ConfigurationError, PermanentError, TransientError
-from octavia_core.ports.network import AddressPlan, PluggedNetwork, VipRequest
+from octavia_core.ports.network import PluggedNetwork, VipRequest
 from octavia_core.settings import Settings
 from octavia_local.home import as_port_error, private_directory, write_private
 
 __all__ = [
+    "Held",
     "Ids",
     "Reservations",
+    "additional_plug",
     "check_ids",
     "made_elsewhere",
     "made_up",
     "made_up_mac",
     "place_of",
-    "plan_for",
     "plugged_into",
     "state_of",
 ]
 
 _NAMESPACE = uuid.UUID("5b0c3a54-6f6c-4f6e-9b1c-6c6f63616c21")
 """Ours alone; made-up ids are uuid5 of it."""
+
+
+class Held(NamedTuple):
+    """Who has an address: a load balancer, as its VIP (place 0) or as which of its additional ones (from 1)."""
+
+    load_balancer_id: str
+    place: int = 0
 
 
 class Reservations:
@@ -53,10 +62,14 @@ class Reservations:
         self._vips = folder / "vips"
         self._plugs = folder / "plugs"
 
-    def vips(self) -> dict[str, str]:
-        """Address -> load balancer, of all that is reserved."""
+    def vips(self) -> dict[str, Held]:
+        """Address -> who has it, of all that is reserved."""
         found = {name: _read(self._vips / name) for name in _names(self._vips)}
-        return {address: content["load_balancer_id"] for address, content in found.items() if content is not None}
+        return {
+            address: Held(content["load_balancer_id"], int(content.get("place", "0")))
+            for address, content in found.items()
+            if content is not None
+        }
 
     def plugs(self) -> Iterator[tuple[str, dict[str, str]]]:
         """(amphora, what is known of its plug)."""
@@ -69,30 +82,34 @@ class Reservations:
         """What is known of an amphora's plug; None when it has none."""
         return _read(self._plugs / _file_name(amphora_id))
 
-    def reserved_for(self, load_balancer: LoadBalancer) -> str:
-        """The VIP of a load balancer, which is about to be plugged.
+    def reserved_for(self, load_balancer: LoadBalancer) -> tuple[str, ...]:
+        """The VIP and the additional VIPs of a load balancer, which are about to be plugged.
 
         Raises:
-            PermanentError: it has none, or it is somebody else's.
+            PermanentError: it has none, or one is somebody else's.
         """
-        address = load_balancer.vip.ip_address
-        if address is None:
-            raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
-        holder = self.vips().get(address)
-        if holder != load_balancer.id:
-            whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
-            raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
-        return address
+        found = []
+        for address in (load_balancer.vip.ip_address, *(vip.ip_address for vip in load_balancer.additional_vips)):
+            if address is None:
+                raise PermanentError(f"load balancer {load_balancer.id} has no VIP address yet; reserve it first")
+            content = _read(self._vips / _file_name(address))
+            holder = content["load_balancer_id"] if content is not None else None
+            if holder != load_balancer.id:
+                whose = f"belongs to load balancer {holder}" if holder else "is not reserved"
+                raise PermanentError(f"VIP {address} of load balancer {load_balancer.id} {whose}; it cannot be plugged")
+            found.append(address)
+        return tuple(found)
 
     # -- with the lock held ----------------------------------------------------------------------------------------
-    def reserve(self, address: str, load_balancer_id: str) -> None:
-        """Note whose that VIP is now."""
-        write_private(self._vips / address, json.dumps({"load_balancer_id": load_balancer_id}).encode())
+    def reserve(self, address: str, load_balancer_id: str, place: int = 0) -> None:
+        """Note whose that VIP is now, and which of its VIPs (see `Held`)."""
+        content = {"load_balancer_id": load_balancer_id, **({"place": str(place)} if place else {})}
+        write_private(self._vips / address, json.dumps(content).encode())
 
     def release(self, load_balancer_id: str) -> list[str]:
         """Forget the VIPs and plugs of a load balancer; returns the amphorae that were plugged."""
         for address, holder in self.vips().items():
-            if holder == load_balancer_id:
+            if holder.load_balancer_id == load_balancer_id:
                 (self._vips / address).unlink(missing_ok=True)
         plugged = [amphora for amphora, plug in self.plugs() if plug["load_balancer_id"] == load_balancer_id]
         for amphora_id in plugged:
@@ -141,19 +158,6 @@ def state_of(settings: Settings) -> Path:
     return Path(settings.state_directory).resolve()
 
 
-def plan_for(request: VipRequest, address: str, ours: Ids) -> AddressPlan:
-    """What the core is told of a reserved VIP: ids of ours, or those of who made its port elsewhere."""
-    given = made_elsewhere(request)
-    return AddressPlan(
-        vip=Vip(
-            ip_address=address,
-            port_id=request.port_id if given else made_up("port", request.load_balancer_id, address),
-            subnet_id=request.subnet_id if given else ours.subnet,
-            network_id=request.network_id if given else ours.network,
-        )
-    )
-
-
 def check_ids(request: VipRequest, ours: Ids, ranges: str) -> None:
     """What is asked for may name our network and subnet, and no other.
 
@@ -186,6 +190,11 @@ def plugged_into(amphora_id: str, vip: str, own: Mapping[str, str], ours: Ids, m
         fixed_ips=(dict(own),),
         mtu=mtu,
     )
+
+
+def additional_plug(address: str, subnet: IPv4Network | IPv6Network, gateway: str | None) -> Mapping[str, Any]:
+    """What an agent is told of an additional VIP: `VipPlug.additional_vips`."""
+    return {"ip_address": address, "subnet_cidr": str(subnet), "gateway": gateway, "host_routes": []}
 
 
 def made_elsewhere(request: VipRequest) -> bool:

@@ -56,6 +56,7 @@ def namespace_network(namespaces):
         again=lambda: NamespaceNetwork(rig.settings),
         free=str(ipaddress.IPv4Network(NETWORK)[77]),
         foreign="192.0.2.1",
+        nowhere="8f3a2c1e-0000-4000-8000-000000000001",
     )
 
 
@@ -86,6 +87,7 @@ def local_network(tmp_path):
             again=lambda: LocalNetwork(rig.settings),
             free=str(free),
             foreign="192.0.2.1",
+            nowhere="8f3a2c1e-0000-4000-8000-000000000001",
         )
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import uuid
+
 import attrs
 import pytest
 from hypothesis import HealthCheck, given
@@ -10,7 +12,7 @@ from sqlalchemy import event, func, select
 
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.db.tables import UPSTREAM, metadata
-from octavia_core.domain.tree import SessionPersistence, Vip
+from octavia_core.domain.tree import AdditionalVip, SessionPersistence, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, PersistenceType, Provisioning
 from octavia_core.errors import BadRequest, NotFound, PermanentError
 from octavia_core.lifecycle.amphora import AmphoraEvent
@@ -312,6 +314,19 @@ def test_vips_are_stored_as_the_network_gave_them(storage):
     assert (found.vip, found.additional_vips) == (given_vip, (more,))
     with pytest.raises(NotFound):
         storage.transaction(lambda tx: tx.set_vip(new_id(), given_vip))
+
+
+def test_additional_vips_whose_subnet_is_left_open_come_back_so_and_are_replaced_by_what_was_given(storage):
+    tree = balancer(additional_vips=(AdditionalVip(), AdditionalVip(ip_address="192.0.2.3")))
+    store(storage, tree)
+    assert load(storage, tree.id).additional_vips == tree.additional_vips
+    raw = storage.read(lambda tx: tx.rows(select(metadata.tables["additional_vip"].c.subnet_id)))
+    assert all(str(uuid.UUID(row.subnet_id)) == row.subnet_id for row in raw)  # upstream's API shows it
+    given = tuple(AdditionalVip(subnet_id=f"s{n}", ip_address=f"192.0.2.{n}", port_id="p") for n in (2, 3))
+    storage.transaction(lambda tx: tx.set_vip(tree.id, tree.vip, given))
+    assert load(storage, tree.id).additional_vips == given
+    storage.transaction(lambda tx: tx.set_vip(tree.id, tree.vip))
+    assert load(storage, tree.id).additional_vips == given
 
 
 def test_amphorae_come_back_as_they_went_in(storage):

@@ -79,7 +79,7 @@ def test_a_prometheus_listener_reaches_the_exporter_by_way_of_the_image_s_proxy(
         assert ask(served.address, PORT, "/other").status in (403, 502)
 
 
-@pytest.mark.feature("load_balancer.additional_vips", library="a wish with one is refused by this release")
+@pytest.mark.feature("load_balancer.additional_vips")
 def test_additional_vips_are_served_too():
     with Echo("m") as member:
         p = pool(behind(member))

@@ -10,7 +10,6 @@ import socket
 import pytest
 
 from octavia_core import NewHealthMonitor, NewLoadBalancer, NewMember
-from octavia_core.domain.tree import AdditionalVip
 from octavia_core.domain.vocabulary import Kind, MonitorType, Provisioning, Topology
 from octavia_core.errors import BadRequest, NotFound, OperationFailed
 from tests.main_job.stage import PATIENCE, behind, only_pool, until
@@ -122,7 +121,6 @@ def test_what_is_not_offered_is_refused_by_name(stage):
     before = len(control.load_balancers())
     for wish, said in (
         (NewLoadBalancer(topology=Topology.ACTIVE_STANDBY), "ACTIVE_STANDBY"),
-        (NewLoadBalancer(additional_vips=[AdditionalVip(subnet_id="x")]), "additional VIPs"),
         (NewLoadBalancer(flavor_id="large"), "flavor 'large'"),
         (NewLoadBalancer(availability_zone="moon"), "availability zone 'moon'"),
     ):

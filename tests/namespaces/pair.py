@@ -13,7 +13,7 @@ from typing import Self
 
 import attrs
 
-from octavia_core import NewLoadBalancer
+from octavia_core import AdditionalVip, NewLoadBalancer
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Topology
@@ -23,10 +23,13 @@ from tests.namespaces.rig import answer_of, inside, member_at
 
 __all__ = ["Client", "Pair", "children_of", "pair_on"]
 
+KEPT = 3.0
+"""Seconds after which a client asks again over a new connection: an amphora that is gone resets none of its own."""
+
 
 @attrs.define
 class Pair:
-    """A load balancer with two amphorae on a stage."""
+    """A load balancer with two amphorae on a stage, and two VIPs."""
 
     stage: Stage
     lb: LoadBalancer
@@ -39,6 +42,11 @@ class Pair:
     def vip(self) -> str:
         return str(self.lb.vip.ip_address)
 
+    @property
+    def vips(self) -> list[str]:
+        """All of them, which move together."""
+        return [self.vip, *(str(vip.ip_address) for vip in self.lb.additional_vips)]
+
     def amphorae(self) -> list[Amphora]:
         """Those that serve, or could."""
         return [a for a in self.stage.controller.amphorae(self.lb.id) if a.status is AmphoraStatus.ALLOCATED]
@@ -47,21 +55,30 @@ class Pair:
         return self.stage.agent_pid(amphora.id)
 
     def holders(self) -> list[Amphora]:
-        """Whose interface has the VIP now."""
+        """Whose interface has a VIP now."""
         found = []
         for amphora in self.amphorae():
             with contextlib.suppress(OSError):  # it died this instant
-                if f" {self.vip}/32 " in inside(self.agent(amphora), "ip", "-4", "address", "show"):
+                if self.held_by(amphora):
                     found.append(amphora)
         return found
 
+    def held_by(self, amphora: Amphora) -> list[str]:
+        """Which VIPs its interface has now."""
+        shown = inside(self.agent(amphora), "ip", "address", "show")
+        return [vip for vip in self.vips if f" {vip}/{128 if ':' in vip else 32} " in shown]
+
     def settled(self) -> Amphora:
-        """The one that has the VIP, when exactly one has and answers."""
+        """The one that has the VIPs, when exactly one has them, all, and answers on each."""
         (holder,) = until(
-            lambda: (found := self.holders()) and len(found) == 1 and answer_of(self.url) and found,
-            "exactly one amphora has the VIP",
+            lambda: (found := self.holders()) and len(found) == 1 and self._answers(found[0]) and found,
+            "exactly one amphora has the VIPs",
         )
         return holder
+
+    def _answers(self, holder: Amphora) -> bool:
+        places = (f"[{vip}]" if ":" in vip else vip for vip in self.vips)
+        return self.held_by(holder) == self.vips and all(answer_of(f"http://{place}:80/") for place in places)
 
     def healed(self, *without: str, count: int = 2) -> None:
         """Wait until there are so many again, none of them one of these."""
@@ -82,7 +99,12 @@ class Pair:
 def pair_on(stage: Stage) -> Iterator[Pair]:
     """A pair with one member, serving on port 80."""
     with member_at("one") as one:
-        lb = stage.create(NewLoadBalancer(listeners=(http_listener(one, port=80),), topology=Topology.ACTIVE_STANDBY))
+        wish = NewLoadBalancer(
+            listeners=(http_listener(one, port=80),),
+            topology=Topology.ACTIVE_STANDBY,
+            additional_vips=(AdditionalVip(),),  # of IPv6, where this machine has it
+        )
+        lb = stage.create(wish)
         pair = Pair(stage, lb)
         pair.settled()
         yield pair
@@ -97,7 +119,7 @@ class Client:
     Args:
         address: of the VIP.
         pause: seconds between requests.
-        limit: seconds that an answer may take.
+        limit: seconds that an answer may take; over a kept connection `KEPT` at most.
     """
 
     def __init__(self, address: str, *, pause: float = 0.005, limit: float = 1.0) -> None:
@@ -160,6 +182,8 @@ class Client:
             raise http.client.HTTPException(f"status {answer.status}")
         if answer.will_close:
             self._close()
+        else:
+            self._connection.sock.settimeout(min(self._limit, KEPT))
 
     def _close(self) -> None:
         if self._connection is not None:

@@ -201,7 +201,7 @@ def running(
     address, further = _free_address(ports), _free_address(ports) if additional else ""
     served = attrs.evolve(load_balancer, vip=Vip(ip_address=address))
     if additional:
-        served = attrs.evolve(served, additional_vips=(AdditionalVip(subnet_id="subnet", ip_address=further),))
+        served = attrs.evolve(served, additional_vips=(AdditionalVip(ip_address=further),))
     try:
         serve = SERVE.get()
         if serve is not None:

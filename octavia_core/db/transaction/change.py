@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import attrs
 from sqlalchemy import Table, delete, select, update
 
 from octavia_core.db.clock import db_utcnow
@@ -63,25 +62,19 @@ class Change(Removal):
             self._change_companion(name, id, values[name])
 
     def set_vip(self, load_balancer_id: str, vip: Vip, additional_vips: Sequence[AdditionalVip] = ()) -> None:
-        """Store what the network gave; additional VIPs that are not named stay."""
+        """Store what the network gave; additional VIPs stay when none are given."""
         if self.value(select(load_balancer.c.id).where(load_balancer.c.id == load_balancer_id)) is None:
             raise NotFound(Kind.LOAD_BALANCER.words, load_balancer_id)
         self._store_vip(load_balancer_id, vip)
-        subnets = [each.subnet_id for each in additional_vips]
-        self.write(
-            delete(additional_vip).where(
-                additional_vip.c.load_balancer_id == load_balancer_id, additional_vip.c.subnet_id.in_(subnets)
-            )
-        )
-        self._insert_additional(load_balancer_id, additional_vips)
+        if additional_vips:
+            self._replace_additional(load_balancer_id, additional_vips)
 
     def _change_companion(self, name: str, id: str, value: Any) -> None:
         match name:
             case "vip":
                 self._store_vip(id, value)
             case "additional_vips":
-                self.write(delete(additional_vip).where(additional_vip.c.load_balancer_id == id))
-                self._insert_additional(id, value)
+                self._replace_additional(id, value)
             case "sni_container_ids":
                 self._replace(sni, id, sni_rows(id, value))
             case "allowed_cidrs":
@@ -107,7 +100,6 @@ class Change(Removal):
         groups = [{"load_balancer_id": load_balancer_id, "sg_id": group} for group in dict.fromkeys(value.sg_ids)]
         self.add_rows(vip_security_group, groups)
 
-    def _insert_additional(self, load_balancer_id: str, several: Sequence[AdditionalVip]) -> None:
-        self.add_rows(
-            additional_vip, [{"load_balancer_id": load_balancer_id, **attrs.asdict(each)} for each in several]
-        )
+    def _replace_additional(self, load_balancer_id: str, several: Sequence[AdditionalVip]) -> None:
+        self.write(delete(additional_vip).where(additional_vip.c.load_balancer_id == load_balancer_id))
+        self.add_rows(additional_vip, rows.additional_vip_rows(load_balancer_id, several))

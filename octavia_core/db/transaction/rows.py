@@ -6,9 +6,11 @@ connection limit -1, a VIP port that is not ours).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
+
+import attrs
 
 from octavia_core.db.upstream_pickle import PickleRefused, dump, load
 from octavia_core.domain.tree import (
@@ -255,7 +257,24 @@ def l7rule(row: Mapping[str, Any]) -> L7Rule:
 
 def additional_vip(row: Mapping[str, Any]) -> AdditionalVip:
     """An additional VIP from its row."""
-    return AdditionalVip(**row)
+    unnamed = str(row["subnet_id"]).startswith(_UNNAMED)
+    return AdditionalVip(**{**row, "subnet_id": None} if unnamed else row)
+
+
+def additional_vip_rows(load_balancer_id: str, several: Sequence[AdditionalVip]) -> list[dict[str, Any]]:
+    """The rows of the additional VIPs of a load balancer."""
+    return [
+        {
+            "load_balancer_id": load_balancer_id,
+            **attrs.asdict(one),
+            "subnet_id": one.subnet_id or f"{_UNNAMED}{index:012x}",
+        }
+        for index, one in enumerate(several)
+    ]
+
+
+_UNNAMED = "0c7a71a0-0000-4000-8000-"
+"""What begins the id of a subnet that the network is yet to choose: the column takes no NULL, and readers expect UUIDs."""
 
 
 _PROVISIONING: Mapping[str, Provisioning] = MappingProxyType({str(status): status for status in Provisioning})

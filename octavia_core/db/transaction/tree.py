@@ -361,9 +361,7 @@ class _Bundle:
         self.rows[vip_security_group].extend(
             {"load_balancer_id": node.id, "sg_id": group} for group in dict.fromkeys(node.vip.sg_ids)
         )
-        self.rows[additional_vip].extend(
-            {"load_balancer_id": node.id, **attrs.asdict(each)} for each in node.additional_vips
-        )
+        self.rows[additional_vip].extend(rows.additional_vip_rows(node.id, node.additional_vips))
 
     def _add_pool(self, node: Pool) -> None:
         if node.session_persistence is not None:

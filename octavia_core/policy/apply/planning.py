@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import attrs
 
-from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
+from octavia_core.domain.tree import (
+    AdditionalVip,
+    HealthMonitor,
+    L7Policy,
+    L7Rule,
+    Listener,
+    LoadBalancer,
+    Member,
+    Node,
+    Pool,
+)
 from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
 from octavia_core.domain.wishes import FIRST_PEER_PORT, NewLoadBalancer
 from octavia_core.errors import BadRequest
@@ -64,10 +75,37 @@ def _same_load_balancer(tree: LoadBalancer, wanted: NewLoadBalancer) -> None:
     for name, (found, wish) in fixed.items():
         if wish is not None and wish != found:
             _refuse(label(tree), name, found, wish, "make another load balancer for that, or leave it out")
-    vips = {one.subnet_id: one.ip_address for one in tree.additional_vips}
-    for vip in wanted.additional_vips:
-        if vip.subnet_id not in vips or vip.ip_address not in (None, vips[vip.subnet_id]):
-            _refuse(label(tree), "additional_vips", tuple(vips), vip.subnet_id, "make another load balancer for that")
+    left = list(tree.additional_vips)
+    for vip in sorted(
+        wanted.additional_vips, key=_vagueness
+    ):  # who leaves it open is content with what the others leave
+        found = next((one for one in left if _is_that(one, vip)), None)
+        if found is None:
+            there = ", ".join(one.ip_address or "one without an address yet" for one in tree.additional_vips)
+            asked = next((show(text) for text in (vip.ip_address, vip.subnet_id) if text is not None), "another one")
+            raise BadRequest(
+                f"{label(tree)}: additional_vips is {there or 'empty'}, and {asked} cannot be added; make another load "
+                "balancer for that, or leave it out"
+            )
+        left.remove(found)
+
+
+def _vagueness(vip: AdditionalVip) -> int:
+    return (vip.ip_address is None) + (vip.subnet_id is None)
+
+
+def _is_that(there: AdditionalVip, wanted: AdditionalVip) -> bool:
+    """Whether a VIP that is there is what is wanted."""
+    if wanted.subnet_id not in (None, there.subnet_id):
+        return False
+    return wanted.ip_address is None or _same_address(wanted.ip_address, there.ip_address)
+
+
+def _same_address(wanted: str, there: str | None) -> bool:
+    try:
+        return there is not None and ipaddress.ip_address(wanted) == ipaddress.ip_address(there)
+    except ValueError:
+        return False
 
 
 def _refuse(owner: str, name: str, found: object, wish: object, way: str) -> None:

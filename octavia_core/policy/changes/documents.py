@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -89,14 +89,14 @@ def _below(where: str, name: str) -> str:
 
 def _object(cls: type[T], data: Any, where: str) -> T:
     place = where.removesuffix(":") or "document"
-    if cls is NewMember and isinstance(data, str):
-        data = _member(data, place)
+    if isinstance(data, str) and cls in _BRIEFLY:
+        data = _BRIEFLY[cls](data, place)
     if isinstance(data, cls):
         data = {field.name: getattr(data, field.name) for field in attrs.fields(cls)}  # type: ignore[arg-type]
     if not isinstance(data, Mapping):
         raise mismatch(place, data, f"a mapping that describes a {_words(cls)}")
     known = hints(typing.cast("type", cls))
-    aliases = ALIASES[_KINDS[cls]] if cls in _KINDS else {"address": "ip_address"}
+    aliases = ALIASES[_KINDS[cls]] if cls in _KINDS else {"address": "ip_address", "subnet": "subnet_id"}
     values: dict[str, Any] = {}
     found = resolved(data, known, aliases, place)
     for name, (written, value) in found.items():
@@ -123,8 +123,8 @@ def _object(cls: type[T], data: Any, where: str) -> T:
 def _value(hint: Any, value: Any, where: str) -> Any:
     inner = [one for one in typing.get_args(hint) if one not in (types.NoneType, Ellipsis)]
     if typing.get_origin(hint) is tuple and attrs.has(inner[0]):
-        members = [value] if inner[0] is NewMember and isinstance(value, str) and "," not in value else None
-        items = members if members is not None else listed(value, where)
+        alone = inner[0] in _BRIEFLY and isinstance(value, str) and "," not in value
+        items = [value] if alone else listed(value, where)
         return tuple(_object(inner[0], item, f"{where}[{index}]") for index, item in enumerate(items))
     if inner and inner[0] in _KINDS and value is not None:
         return _object(inner[0], value, where)
@@ -132,7 +132,7 @@ def _value(hint: Any, value: Any, where: str) -> Any:
 
 
 def _words(cls: type) -> str:
-    return "further VIP" if cls is AdditionalVip else _KINDS[cls].words
+    return "additional VIP" if cls is AdditionalVip else _KINDS[cls].words
 
 
 def _member(text: str, where: str) -> dict[str, Any]:
@@ -143,9 +143,32 @@ def _member(text: str, where: str) -> dict[str, Any]:
     if not colon or not host or (":" in host and not bracketed):
         raise mismatch(where, text, "ADDRESS:PORT (an IPv6 address in brackets), such as 10.0.0.1:80 weight=5")
     data: dict[str, Any] = {"address": host[1:-1] if bracketed else host, "protocol_port": port}
+    return _with_settings(data, settings, where, "a member; write it as weight=5")
+
+
+def _additional_vip(text: str, where: str) -> dict[str, Any]:
+    """An address, or `any`, and settings behind it: `10.0.0.9 subnet_id=ID`."""
+    place, *settings = text.split()[:20] or [""]
+    if "=" in place:
+        settings.insert(0, place)
+        place = "any"
+    if not place:
+        raise mismatch(where, text, "an address, or any; subnet_id=ID may follow")
+    data: dict[str, Any] = {} if place == "any" else {"ip_address": place}
+    return _with_settings(data, settings, where, "an additional VIP; write it as subnet_id=ID")
+
+
+def _with_settings(data: dict[str, Any], settings: Sequence[str], where: str, of_what: str) -> dict[str, Any]:
     for setting in settings:
         name, equals, value = setting.partition("=")
         if not equals or name in data:
-            raise BadRequest(f"{where}: {show(setting)} is no setting of a member; write it as weight=5")
+            raise BadRequest(f"{where}: {show(setting)} is no setting of {of_what}")
         data[name] = value
     return data
+
+
+_BRIEFLY: Final[Mapping[type, Callable[[str, str], dict[str, Any]]]] = {
+    NewMember: _member,
+    AdditionalVip: _additional_vip,
+}
+"""What may be written as text: text and its place in the document -> attributes."""

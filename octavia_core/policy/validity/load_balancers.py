@@ -38,7 +38,7 @@ _VIP = {
     "sg_ids": each(identifier(), most=100),
 }
 _ADDITIONAL = {
-    "subnet_id": identifier(),
+    "subnet_id": _ID,
     "ip_address": optional(address),
     "port_id": _ID,
     "network_id": _ID,
@@ -63,12 +63,12 @@ def _additional(owner: str, vip: Vip, additional: object) -> None:
         raise refusal(owner, "additional_vips", additional, "a tuple of AdditionalVip")
     if len(additional) > _MOST_VIPS:
         raise refusal(owner, "number of additional_vips", len(additional), f"at most {_MOST_VIPS}")
-    subnets = {vip.subnet_id} - {None}
+    subnets = {vip.subnet_id}
     addresses = {ipaddress.ip_address(vip.ip_address)} if vip.ip_address else set()
     for index, one in enumerate(additional):
         place = f"additional_vips[{index}] of {owner}"
         fields(place, one, _ADDITIONAL)
-        if one.subnet_id in subnets:
+        if one.subnet_id is not None and one.subnet_id in subnets:
             raise refusal(place, "subnet_id", one.subnet_id, "a subnet on which the load balancer has no other VIP")
         subnets.add(one.subnet_id)
         if one.ip_address is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import threading
 import uuid
 from collections.abc import Callable
@@ -10,7 +11,7 @@ from functools import partial
 import attrs
 
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.tree import LoadBalancer, Member, Pool
+from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import AmphoraStatus, PoolProtocol, Topology
 from octavia_core.errors import PermanentError
 from octavia_core.ports.network import NetworkPort, VipRequest
@@ -29,6 +30,7 @@ class NetworkCase:
         free: an address that may be asked for.
         foreign: an address that is not on the driver's network.
         subnets: two subnets that members may be on, of a driver that plugs them.
+        nowhere: the id of a subnet that does not exist, of a driver that knows its subnets.
     """
 
     network: NetworkPort
@@ -36,6 +38,7 @@ class NetworkCase:
     free: str
     foreign: str
     subnets: tuple[str, str] = ("", "")
+    nowhere: str = ""
 
 
 def _reserve(network: NetworkPort, load_balancer_id: str, address: str | None = None) -> LoadBalancer:
@@ -154,6 +157,64 @@ def releasing_leaves_nothing_and_twice_is_success(case: NetworkCase) -> None:
     must(not case.network.list(), "a released VIP leaves nothing, plugs included")
 
 
+def additional_vips_are_had_with_the_vip(case: NetworkCase) -> None:
+    first = VipRequest(
+        load_balancer_id=str(uuid.uuid4()), additional_vips=(AdditionalVip(), AdditionalVip(ip_address=case.free))
+    )
+    plan = case.network.reserve_vip(first)
+    more = plan.additional_vips
+    must(len(more) == 2 and more[1].ip_address == case.free, "additional VIPs are in the order of the request")
+    addresses = {plan.vip.ip_address, *(vip.ip_address for vip in more)} - {None}
+    subnets = {plan.vip.subnet_id, *(vip.subnet_id for vip in more)} - {None}
+    must(len(addresses) == len(subnets) == 3, "each has an address and a subnet of its own")
+    must(case.again().reserve_vip(first).additional_vips == more, "the same load balancer twice has the same VIPs")
+    rows = VipRequest(
+        load_balancer_id=first.load_balancer_id,
+        ip_address=plan.vip.ip_address,
+        port_id=plan.vip.port_id,
+        subnet_id=plan.vip.subnet_id,
+        network_id=plan.vip.network_id,
+        additional_vips=more[::-1],
+    )
+    must(case.again().reserve_vip(rows).additional_vips == more[::-1], "what the rows say later is understood again")
+
+
+def additional_vips_are_plugged_and_given_back_with_the_vip(case: NetworkCase) -> None:
+    asked = (AdditionalVip(), AdditionalVip(ip_address=case.free))
+    plan = case.network.reserve_vip(VipRequest(load_balancer_id="lb", additional_vips=asked))
+    more, amphora = plan.additional_vips, _amphora()
+    load_balancer = LoadBalancer(id="lb", vip=plan.vip, additional_vips=more)
+    told = case.network.plug_vip(load_balancer, amphora).additional_vips
+    must([one["ip_address"] for one in told] == [vip.ip_address for vip in more], "a plug is for all VIPs")
+    for one in told:
+        must(set(one) == {"ip_address", "subnet_cidr", "gateway", "host_routes"}, "an agent is told what it must know")
+        subnet = ipaddress.ip_network(one["subnet_cidr"])
+        must(ipaddress.ip_address(one["ip_address"]) in subnet, "an additional VIP is inside its subnet")
+    must(case.again().plug_vip(load_balancer, amphora).additional_vips == told, "plugging again tells the same")
+    must(len(case.network.plugged(amphora)) == 1, "one port serves all VIPs")
+    case.network.release_vip(load_balancer.id, plan.vip)
+    must(not case.network.list(), "a released VIP leaves nothing, additional ones included")
+    other = VipRequest(load_balancer_id="other", additional_vips=asked[1:])
+    must(case.network.reserve_vip(other).additional_vips[0].ip_address == case.free, "it can be had again")
+
+
+def without_one_of_its_vips_a_load_balancer_gets_none(case: NetworkCase) -> None:
+    _reserve(case.network, "holder", case.free)
+    mine = case.network.reserve_vip(VipRequest(load_balancer_id="mine")).vip
+    case.network.release_vip("mine", mine)
+    before = case.network.list()
+    for asked, said in (
+        (AdditionalVip(ip_address=case.free), case.free),
+        (AdditionalVip(ip_address=case.foreign), case.foreign),
+        (AdditionalVip(subnet_id=mine.subnet_id), str(mine.subnet_id)),
+        *([(AdditionalVip(subnet_id=case.nowhere), case.nowhere)] if case.nowhere else []),
+    ):
+        request = VipRequest(load_balancer_id="other", additional_vips=(AdditionalVip(), asked))
+        error = raises(PermanentError, partial(case.network.reserve_vip, request), f"{said} is refused")
+        must(said in str(error), "the refusal names the address or subnet")
+        must(case.network.list() == before, "a refused wish leaves nothing behind")
+
+
 def a_listener_is_reachable_somewhere(case: NetworkCase) -> None:
     address = _reserve(case.network, str(uuid.uuid4())).vip.ip_address
     for port in (80, 8080, 65535):
@@ -177,6 +238,9 @@ NETWORK_CONTRACT: tuple[Callable[[NetworkCase], None], ...] = (
     two_amphorae_have_ports_of_their_own,
     member_networks_come_and_go_as_members_do,
     releasing_leaves_nothing_and_twice_is_success,
+    additional_vips_are_had_with_the_vip,
+    additional_vips_are_plugged_and_given_back_with_the_vip,
+    without_one_of_its_vips_a_load_balancer_gets_none,
     a_listener_is_reachable_somewhere,
     a_topology_is_carried_or_objected_to_in_a_sentence,
 )

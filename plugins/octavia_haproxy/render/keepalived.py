@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -94,7 +94,7 @@ def _lines(delivery: VrrpDelivery, settings: Settings) -> Iterator[str]:
         *_block("unicast_peer", *_peers(delivery)),
         *_block("virtual_ipaddress", *(str(v.address) for v in vips if v.address.version == own.version)),
         *_block("virtual_ipaddress_excluded", *(str(v.address) for v in vips if v.address.version != own.version)),
-        *_block("virtual_routes", *(route for vip in vips for route in _routes(vip, interface))),
+        *_block("virtual_routes", *_all_routes(vips, interface)),
         *_block("virtual_rules", *(_rule(vip) for vip in vips)),
         *_block("track_script", "check_script"),
     )
@@ -127,6 +127,17 @@ def _authentication(delivery: VrrpDelivery) -> tuple[str, str]:
     if not _WORD.fullmatch(secret):
         raise check.refuse(owner, "auth_pass", "is empty or holds characters that keepalived would not read back")
     return f"auth_type {group.auth_type}", f"auth_pass {secret}"
+
+
+def _all_routes(vips: Sequence[_Vip], interface: str) -> Iterator[str]:
+    """Each destination once: a table has one route to it, and VIPs may be on one network."""
+    known = set()
+    for vip in vips:
+        for route in _routes(vip, interface):
+            destination = vip.address.version, route.partition(" ")[0]
+            if destination not in known:
+                known.add(destination)
+                yield route
 
 
 def _routes(vip: _Vip, interface: str) -> Iterator[str]:

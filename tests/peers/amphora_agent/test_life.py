@@ -30,12 +30,15 @@ from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MEMBERS, VIP, VIPS, V
 from tests.peers.octavia_api.programs import until
 from tests.support.running import ask
 
+MORE = {"ip_address": "fd00:198:51:100::9", "subnet_cidr": "fd00:198:51:100::/64", "gateway": None, "host_routes": []}
+"""What a network driver says of an additional VIP."""
+
 
 def vip_plug(machine):
     """What a network driver says of the VIP's port."""
     return VipPlug(
         port_id="vip", mac_address=machine.mac("vip"), vip=VIP, subnet_cidr=f"{VIPS}.0/24", gateway=f"{VIPS}.1",
-        vrrp_ip=VRRP, mtu=1500,
+        vrrp_ip=VRRP, mtu=1500, additional_vips=(MORE,),
     )  # fmt: skip
 
 
@@ -112,7 +115,7 @@ def test_the_vip_is_plugged_and_found_by_its_address(machine, driver):
     machine.plug("vip", "br-vip")
     driver.plug_vip(machine.at, plug)
     driver.plug_vip(machine.at, plug)  # again is success
-    assert agent.interface(VRRP) == driver.interface(machine.at, VIP) == "eth1"
+    assert agent.interface(VRRP) == driver.interface(machine.at, VIP) == agent.interface(MORE["ip_address"]) == "eth1"
 
 
 class Cables:
