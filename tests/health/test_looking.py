@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import event as sql_event
 from sqlalchemy import text
 
 from octavia_core.controller.health import look
@@ -228,6 +229,27 @@ def test_where_memory_clears_few_the_database_says_who_is_silent(rig: Make, monk
         if here.clock.monotonic() > 0.9:
             here.answered(gone)
     assert here.failovers() == [gone]
+
+
+def test_while_we_alone_are_deaf_the_rows_of_everybody_are_not_read_at_each_look(
+    rig: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(look, "MANY", 2)
+    here = rig(12)
+    here.pass_(0.5, *here.ids)
+    here.mute()
+    here.pass_(3.0)
+    sent: list[str] = []
+    listen = lambda connection, cursor, statement, *rest: sent.append(statement)  # noqa: E731
+    sql_event.listen(here.storage._engine, "before_cursor_execute", listen)
+    try:
+        here.look()
+    finally:
+        sql_event.remove(here.storage._engine, "before_cursor_execute", listen)
+    assert "it is more likely that we are deaf" in here.events("failover.held")[0]["evidence"]
+    assert here.lookout.figures["silent"] == 12
+    assert not [statement for statement in sent if "last_heard <" in statement]
+    assert here.failovers() == []
 
 
 def an_ended_process() -> int:

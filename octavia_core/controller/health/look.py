@@ -142,7 +142,7 @@ class Lookout:
             )
             quiet = [heart for heart in self._uncleared(mono) if not self._alive(heart, early, mono)]
             if quiet:
-                quiet = self._read_again(quiet, early, mono)
+                quiet = self._read_again(quiet, early, mono, observer)
             self._pushed &= {heart.amphora_id for heart in quiet}
             self._resume(quiet)
             facts = None
@@ -234,11 +234,18 @@ class Lookout:
         self._all.drop(id for id in ids if id not in fresh)
         return list(fresh.values())
 
-    def _read_again(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
+    def _read_again(self, quiet: Sequence[Liveness], ear: Ear, mono: float, observer: str) -> list[Liveness]:
         ids = [heart.amphora_id for heart in quiet]
         if len(ids) > MANY:
-            return self._read_silent(quiet, ear, mono)
+            return list(quiet) if self._deaf(quiet, ear.now, observer) else self._read_silent(quiet, ear, mono)
         return [heart for heart in self._refresh(ids) if not self._alive(heart, ear, mono)]
+
+    def _deaf(self, quiet: Sequence[Liveness], now: int, observer: str) -> bool:
+        """Whether nothing follows from their silence, and nobody else could have written that they were heard: then the rows of a
+        whole fleet are not read at each look, of which the database may know nothing now either.
+        """
+        facts = self._facts(quiet, now, observer)
+        return len(facts.receivers) == 1 and hearing_doubt(facts) is not None
 
     def _read_silent(self, quiet: Sequence[Liveness], ear: Ear, mono: float) -> list[Liveness]:
         """The same where memory clears few: there are many receivers, or an outage. The database finds those whose rows are
