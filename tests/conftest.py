@@ -46,6 +46,15 @@ def database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPa
     yield from _database(request.param, tmp_path_factory)
 
 
+@pytest.fixture(params=DATABASES)
+def ready_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same with our tables, and the rows that are there from the start; see tests/support/databases.py."""
+    from tests.support.databases import ready
+
+    with ready(request.param, tmp_path_factory.mktemp("database")) as url:
+        yield url
+
+
 @pytest.fixture(params=DATABASES, scope="module")
 def module_database_url(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same, one for all tests of the module."""

@@ -20,6 +20,7 @@ from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import Provisioning
 from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from tests.daemons.test_daemons import daemon, end, until
+from tests.support.databases import copy_to
 
 
 def configured(tmp_path: Path, url: str, workers: int) -> Path:
@@ -50,8 +51,8 @@ connection = "{url}"
 
 
 @pytest.fixture
-def config(database_url: str, tmp_path: Path) -> Path:
-    return configured(tmp_path, database_url, 2)
+def config(ready_database_url: str, tmp_path: Path) -> Path:
+    return configured(tmp_path, ready_database_url, 2)
 
 
 @pytest.fixture
@@ -92,7 +93,8 @@ def test_sigterm_finishes_what_runs(config: Path, client: Controller) -> None:
     assert states <= {OperationState.SUCCEEDED, OperationState.QUEUED, OperationState.WAITING}
 
 
-def test_children_end_when_their_supervisor_is_killed(config: Path) -> None:
+def test_children_end_when_their_supervisor_is_killed(tmp_path: Path) -> None:
+    config = configured(tmp_path, copy_to(tmp_path / "octavia.db"), 2)
     with daemon("worker", config) as supervisor:
         until(lambda: len(children(supervisor.pid)) == 2)
         family = children(supervisor.pid)

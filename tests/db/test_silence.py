@@ -21,6 +21,7 @@ from octavia_core.errors import TransientError
 from octavia_core.settings import Database
 from tests.db.conftest import settings_for
 from tests.db.values import balancer, member, pool
+from tests.support.databases import ready_on
 from tests.support.servers import server
 from tests.support.standstill import frozen, swallowing
 
@@ -38,8 +39,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def url(kind: str) -> Iterator[str]:
-    with server(kind, durable=True).new_database() as made:
-        prepare(settings_for(made))
+    with ready_on(server(kind, durable=True)) as made:
         yield made
     gc.collect()  # PyMySQL leaves its socket open when it gives up: said here, where it is known
 
@@ -94,7 +94,7 @@ def test_what_was_under_way_when_it_stood_still_is_applied_once(kind: str, url: 
 
 
 def test_a_statement_that_takes_its_time_is_cut_only_beyond_the_limit(kind: str, url: str) -> None:
-    pause = "SELECT SLEEP(1.2)" if kind == "mariadb" else "SELECT pg_sleep(1.2)"
+    pause = "SELECT SLEEP(0.8)" if kind == "mariadb" else "SELECT pg_sleep(0.8)"
 
     def run(limit: float, *, patient: bool = False) -> None:
         engine = make_engine(Database(connection=Secret(url), answer_timeout=limit), patient=patient)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -14,6 +15,7 @@ from sqlalchemy import Table, create_engine, select
 from octavia_core.db.tables import metadata
 from octavia_core.db.tables.seeds import own_rows, upstream_rows
 from tests.engine.outside import DATABASE, SCENARIOS, prepared
+from tests.support.servers import VARIABLE
 
 __all__ = ["BY_NAME", "copy_of", "copy_on", "forget"]
 
@@ -24,7 +26,7 @@ Rows = dict[str, list[dict[str, Any]]]
 @functools.cache
 def template(name: str) -> Path:
     """A prepared folder of a scenario with an SQLite file, made once per process."""
-    directory = Path(tempfile.mkdtemp(prefix="octavia-matrix-"))
+    directory = Path(tempfile.mkdtemp(prefix="matrix-", dir=os.environ[VARIABLE]))
     prepared(BY_NAME[name], directory)
     return directory
 
@@ -38,7 +40,7 @@ def copy_of(name: str, to: Path) -> Path:
 @functools.cache
 def template_on(name: str, url: str) -> tuple[Path, Rows]:
     """The same on a server: the folder, and the rows of its database."""
-    directory = Path(tempfile.mkdtemp(prefix="octavia-matrix-"))
+    directory = Path(tempfile.mkdtemp(prefix="matrix-", dir=os.environ[VARIABLE]))
     (directory / DATABASE).write_text(url, encoding="utf-8")
     clear(url)
     prepared(BY_NAME[name], directory)

@@ -17,6 +17,7 @@ from octavia_core.domain.wishes import NewMember
 from octavia_core.errors import TransientError
 from tests.engine.cutting import cutter
 from tests.engine.outside import DATABASE, WISH, Engine
+from tests.support.databases import ready_on
 from tests.support.servers import server
 
 
@@ -25,7 +26,7 @@ from tests.support.servers import server
 @pytest.mark.parametrize("fate", ["arrives", "lost"])
 def test_a_wish_whose_commit_has_no_answer_is_stored_whole_or_not_at_all(kind: str, fate: str, tmp_path: Path) -> None:
     real = server(kind)
-    with real.new_database() as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
+    with ready_on(real) as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
         (tmp_path / DATABASE).write_text(url, encoding="utf-8")
         engine = Engine.open(tmp_path)
         engine.acceptor.create_load_balancer(WISH, Asked())

@@ -21,6 +21,7 @@ from tests.engine.copies import BY_NAME
 from tests.engine.cutting import cutter
 from tests.engine.outside import DATABASE, Engine, prepared
 from tests.engine.test_crash_matrix import check
+from tests.support.databases import ready_on
 from tests.support.servers import server
 
 BRANCHES = 3
@@ -45,7 +46,7 @@ def test_records_of_branches_whose_commits_are_cut_are_applied_once(kind: str, t
         cut.append(number)
         return "arrives"
 
-    with real.new_database() as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
+    with ready_on(real) as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
         (state / DATABASE).write_text(url, encoding="utf-8")
         prepared(BY_NAME["configure"], state)
         listen = Path(short) / (".s.PGSQL.5432" if kind == "postgresql" else "s")
@@ -84,7 +85,7 @@ def test_a_pair_is_built_over_a_line_that_is_cut_at_every_second_commit(kind: st
     real = server(kind)
     state = tmp_path / "state"
     state.mkdir()
-    with real.new_database() as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
+    with ready_on(real) as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
         (state / DATABASE).write_text(url, encoding="utf-8")
         prepared(BY_NAME["pair-create"], state)
         listen = Path(short) / (".s.PGSQL.5432" if kind == "postgresql" else "s")

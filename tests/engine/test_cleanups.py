@@ -28,14 +28,14 @@ QUEUED = "ffffffff-1111-4111-8111-ffffffffffff"
 
 
 @pytest.fixture
-def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
+def engine(ready_database_url: str, tmp_path: Path) -> Iterator[Engine]:
     state = tmp_path / "state"
     state.mkdir()
-    (state / DATABASE).write_text(database_url, encoding="utf-8")
+    (state / DATABASE).write_text(ready_database_url, encoding="utf-8")
     opened = Engine.open(state)
     yield opened
     opened.close()
-    forget(database_url)
+    forget(ready_database_url)
 
 
 @pytest.fixture

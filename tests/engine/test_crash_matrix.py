@@ -8,10 +8,14 @@ others in `nox -s full`. Of most scenarios with a spare these are the steps that
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import functools
+import json
+import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,29 +24,51 @@ from octavia_core.domain.operation import OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from tests.engine.copies import BY_NAME, copy_of, copy_on, forget
 from tests.engine.outside import SCENARIOS, Engine, Scenario, facts, points_of
-from tests.engine.victims import Victims, victims
-from tests.support.servers import server
-
-
-@pytest.fixture(scope="session")
-def killer() -> Iterator[Victims]:
-    with victims() as server:
-        yield server
+from tests.engine.victims import Victims
+from tests.support.databases import ready_on
+from tests.support.servers import VARIABLE, server
 
 
 @pytest.fixture(scope="module")
-def server_url(request: pytest.FixtureRequest) -> Iterator[str]:
-    """A database on a server, shared by the cases of this process one after the other."""
-    with server(request.param).new_database() as url:
-        yield url
-        forget(url)
+def on_server() -> Iterator[Callable[[str], str]]:
+    """The URL of a database on a server of that kind, shared by the cases of this process one after the other.
+
+    The kind is no parameter of the fixture: together with those of a test it would make a database for each test.
+    """
+    with contextlib.ExitStack() as stack:
+
+        @functools.cache
+        def url_of(kind: str) -> str:
+            url = stack.enter_context(ready_on(server(kind)))
+            stack.callback(forget, url)
+            return url
+
+        yield url_of
 
 
 @functools.cache
 def passed(name: str) -> tuple[tuple[str, str], ...]:
-    """(point, path) of everything at which a run of the scenario passes, in its order; that of branches is anybody's."""
-    with tempfile.TemporaryDirectory() as scratch:
-        return tuple(points_of(BY_NAME[name], copy_of(name, Path(scratch) / "state")))
+    """(point, path) of everything at which a run of the scenario passes, in its order; that of branches is anybody's.
+
+    Found once in a run of the tests: one of its processes does it for all.
+    """
+    home = Path(os.environ[VARIABLE], "points")
+    home.mkdir(exist_ok=True)
+    known = home / name
+    with (home / f"{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not known.exists():
+            with tempfile.TemporaryDirectory() as scratch:
+                known.write_text(json.dumps(points_of(BY_NAME[name], copy_of(name, Path(scratch) / "state"))))
+    return tuple((point, path) for point, path in json.loads(known.read_text()))
+
+
+@functools.cache
+def all_passed() -> None:
+    """Find them; every second process begins with the last, so that two do half of it each."""
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "gw0")
+    for scenario in SCENARIOS[:: -1 if worker[-1] in "13579" else 1]:
+        passed(scenario.name)
 
 
 def points(name: str) -> tuple[tuple[str, str], ...]:
@@ -85,15 +111,16 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"scenario", "point", "path"} <= set(metafunc.fixturenames):
         return
     cases = []
-    if "server_url" in metafunc.fixturenames:
+    if "kind" in metafunc.fixturenames:
         for turn, kind in enumerate(("mariadb", "postgresql")):
             for scenario in SCENARIOS:
+    all_passed()
                 chosen = usual(scenario, turn, everywhere=False)
                 for point, path in points(scenario.name):
                     marks = [pytest.mark.external, *([] if (point, path) in chosen else [pytest.mark.slow])]
                     name = f"{kind}-{scenario.name}-{point}-{path}"
                     cases.append(pytest.param(kind, scenario, point, path, marks=marks, id=name))
-        metafunc.parametrize(("server_url", "scenario", "point", "path"), cases, indirect=["server_url"])
+        metafunc.parametrize(("kind", "scenario", "point", "path"), cases)
         return
     for scenario in SCENARIOS:
         chosen = usual(scenario, 0, everywhere=True)
@@ -133,12 +160,19 @@ def test_a_killed_worker_leaves_nothing_stuck_twice_or_leaked(
         check(engine, scenario)
     finally:
         engine.close()
+        engine.inherit()
 
 
 def test_the_same_on_servers(
-    server_url: str, scenario: Scenario, point: str, path: str, tmp_path: Path, killer: Victims
+    kind: str,
+    scenario: Scenario,
+    point: str,
+    path: str,
+    tmp_path: Path,
+    killer: Victims,
+    on_server: Callable[[str], str],
 ) -> None:
-    folder = copy_on(scenario.name, server_url, tmp_path / "state")
+    folder = copy_on(scenario.name, on_server(kind), tmp_path / "state")
     assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
     engine = Engine.open(folder)
     try:
@@ -146,6 +180,7 @@ def test_the_same_on_servers(
         check(engine, scenario)
     finally:
         engine.close()
+        engine.inherit()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)

@@ -20,12 +20,12 @@ from tests.engine.outside import DATABASE, LEASE, SCENARIOS, WISH, Engine, Scena
 
 
 @pytest.fixture
-def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
-    (tmp_path / DATABASE).write_text(database_url, encoding="utf-8")
+def engine(ready_database_url: str, tmp_path: Path) -> Iterator[Engine]:
+    (tmp_path / DATABASE).write_text(ready_database_url, encoding="utf-8")
     opened = Engine.open(tmp_path)
     yield opened
     opened.close()
-    forget(database_url)
+    forget(ready_database_url)
 
 
 def test_an_update_in_flight_to_an_amphora_that_is_killed_does_not_hold_up_its_failover(engine: Engine) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,17 +15,11 @@ from octavia_core.testing.outside import FaultKind
 from tests.engine.copies import copy_of
 from tests.engine.outside import SCENARIOS, Engine, Scenario
 from tests.engine.test_crash_matrix import check, one_each, passed, points
-from tests.engine.victims import Victims, victims
+from tests.engine.victims import Victims
 from tests.explain.stage import Stage, until
 
 USUAL = ("create", "configure-refused", "delete-amphora")
 """Scenarios in which that happens in the usual run; in all of them it does in the long one."""
-
-
-@pytest.fixture(scope="session")
-def killer() -> Iterator[Victims]:
-    with victims() as server:
-        yield server
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -61,6 +54,7 @@ def test_who_recovers_is_killed_where_the_first_was(
         assert killer.kill(folder, *following) in (-signal.SIGKILL, 0)
     engine = Engine.open(folder)
     try:
+        engine.inherit()
         engine.settle()
         check(engine, scenario)
     finally:
@@ -80,9 +74,9 @@ def family(pid: int) -> list[int]:
     return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
-def test_the_whole_daemon_is_killed_while_it_recovers(database_url: str, tmp_path: Path) -> None:
+def test_the_whole_daemon_is_killed_while_it_recovers(ready_database_url: str, tmp_path: Path) -> None:
     """A worker dies in the middle; its supervisor and all its children die while another one takes over; a third ends it."""
-    stage = Stage(tmp_path, database_url)
+    stage = Stage(tmp_path, ready_database_url)
     stage.make()
     with stage.client() as client:
         stage.cloud.fail("network.plug_vip", kind=FaultKind.KILL)

@@ -14,20 +14,21 @@ from octavia_core.domain.operation import OperationState
 from octavia_core.errors import TransientError
 from octavia_core.flows.runner import Runner
 from tests.engine.outside import DATABASE, WISH, Engine
-from tests.engine.victims import sleeper
+from tests.engine.victims import Victims
+from tests.support.databases import ready_on
 from tests.support.servers import killed, server
 
 
 @pytest.mark.external
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
-def test_a_database_that_dies_during_recovery_delays_it_and_no_more(kind: str, tmp_path: Path) -> None:
+def test_a_database_that_dies_during_recovery_delays_it_and_no_more(kind: str, tmp_path: Path, killer: Victims) -> None:
     real = server(kind, durable=True)
-    with real.new_database() as url:
+    with ready_on(real) as url:
         (tmp_path / DATABASE).write_text(url, encoding="utf-8")
         engine = Engine.open(tmp_path)
         operations = [engine.acceptor.create_load_balancer(WISH, Asked()) for _ in range(6)]
-        with sleeper(tmp_path, "effect", "standalone/boot"):
+        with killer.sleeper(tmp_path, "effect", "standalone/boot"):
             pass  # one of them is left half-done by a worker that is gone
         halfway = threading.Event()
         engine.cloud.before = lambda name: halfway.set() if name == "network.plug_vip" else None

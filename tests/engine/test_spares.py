@@ -330,8 +330,8 @@ def test_without_spares_nobody_asks_for_them(engine: Engine) -> None:
     assert sent(1) == 1
 
 
-def test_several_workers_never_take_the_same(database_url: str, tmp_path: Path) -> None:
-    (tmp_path / DATABASE).write_text(database_url, encoding="utf-8")
+def test_several_workers_never_take_the_same(ready_database_url: str, tmp_path: Path) -> None:
+    (tmp_path / DATABASE).write_text(ready_database_url, encoding="utf-8")
     engine = Engine.open(tmp_path, apart=False)
     try:
         pool = spares(engine, 3)

@@ -22,6 +22,7 @@ from octavia_core.flows.catalogue import claimable
 from tests.engine.outside import WISH, Engine
 from tests.engine.test_killed_again import family
 from tests.explain.stage import PATIENCE, Stage, until
+from tests.support.databases import ready_on
 from tests.support.servers import server
 from tests.support.standstill import frozen
 
@@ -32,7 +33,7 @@ ALWAYS = 1_000_000
 @pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
 def test_a_database_that_stands_still_is_said_and_work_goes_on_when_it_does(kind: str, tmp_path: Path) -> None:
-    with server(kind, durable=True).new_database() as url:
+    with ready_on(server(kind, durable=True)) as url:
         stage = Stage(tmp_path, url)
         stage.make(database="connect_timeout = 2\nanswer_timeout = 2\nmax_retries = 2\nretry_interval = 0.05")
         stage.cloud.fail("compute.servers", times=ALWAYS)

@@ -24,12 +24,12 @@ from tests.engine.outside import DATABASE, WISH, Engine
 
 
 @pytest.fixture
-def engine(database_url: str, tmp_path: Path) -> Iterator[Engine]:
-    (tmp_path / DATABASE).write_text(database_url, encoding="utf-8")
+def engine(ready_database_url: str, tmp_path: Path) -> Iterator[Engine]:
+    (tmp_path / DATABASE).write_text(ready_database_url, encoding="utf-8")
     opened = Engine.open(tmp_path)
     yield opened
     opened.close()
-    forget(database_url)
+    forget(ready_database_url)
 
 
 def sweep(engine: Engine, mode: SweepMode = SweepMode.REPAIR, grace: float = 0.0, own: float = 0.0) -> Sweep:

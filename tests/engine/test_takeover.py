@@ -21,19 +21,20 @@ from tests.engine.copies import BY_NAME, dump, forget
 from tests.engine.cutting import cutter
 from tests.engine.outside import DATABASE, Engine, prepared
 from tests.engine.test_crash_matrix import check
-from tests.engine.victims import Victims, sleeper, victims, wake
+from tests.engine.victims import Victims
+from tests.support.databases import ready_on
 from tests.support.servers import server
 
 
 @pytest.fixture
-def folder(database_url: str, tmp_path: Path) -> Iterator[Path]:
+def folder(ready_database_url: str, tmp_path: Path) -> Iterator[Path]:
     """An engine's folder on one of the databases, with a creation that nobody has begun."""
     state = tmp_path / "state"
     state.mkdir()
-    (state / DATABASE).write_text(database_url, encoding="utf-8")
+    (state / DATABASE).write_text(ready_database_url, encoding="utf-8")
     prepared(BY_NAME["create"], state)
     yield state
-    forget(database_url)
+    forget(ready_database_url)
 
 
 @pytest.fixture
@@ -52,33 +53,35 @@ def database(folder: Path) -> dict[str, list[dict[str, object]]]:
     [("effect", "standalone/boot"), ("before", "standalone/push"), ("before", "finish"), ("entry", "store-vip")],
 )
 def test_a_worker_that_stood_still_for_longer_than_its_lease_changes_nothing(
-    folder: Path, engine: Engine, point: str, path: str
+    folder: Path, engine: Engine, killer: Victims, point: str, path: str
 ) -> None:
-    with sleeper(folder, point, path) as late:
+    with killer.sleeper(folder, point, path) as late:
         engine.settle()
         check(engine, BY_NAME["create"])
         before = database(folder)
-        assert wake(late) == 0
+        assert late.wake() == 0
         assert database(folder) == before
     check(engine, BY_NAME["create"])
 
 
-def test_a_late_call_reaches_the_amphora_and_the_newest_configuration_stays(folder: Path, engine: Engine) -> None:
-    with sleeper(folder, "call", "amphora.push") as late:
+def test_a_late_call_reaches_the_amphora_and_the_newest_configuration_stays(
+    folder: Path, engine: Engine, killer: Victims
+) -> None:
+    with killer.sleeper(folder, "call", "amphora.push") as late:
         engine.settle()
         pool = engine.load_balancer().pools[0]
         engine.acceptor.create_member(pool.id, NewMember("192.0.2.77", 80), Asked())
         engine.settle()
         before = database(folder)
-        assert wake(late) == 0
+        assert late.wake() == 0
         assert database(folder) == before
     (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
     assert "192.0.2.77" in json.dumps(engine.world.amphora.configuration(amphora.id))
     assert [c.outcome for c in engine.cloud.calls("amphora.push")][-1] == "AmphoraRefused"
 
 
-def test_of_two_recoverers_one_does_the_work(folder: Path, engine: Engine) -> None:
-    with sleeper(folder, "effect", "reserve-vip"):
+def test_of_two_recoverers_one_does_the_work(folder: Path, engine: Engine, killer: Victims) -> None:
+    with killer.sleeper(folder, "effect", "reserve-vip"):
         both = threading.Barrier(2)
         failures: list[BaseException] = []
 
@@ -101,9 +104,9 @@ def test_of_two_recoverers_one_does_the_work(folder: Path, engine: Engine) -> No
     check(engine, BY_NAME["create"])
 
 
-def test_a_clock_that_steps_back_delays_and_breaks_nothing(folder: Path, engine: Engine) -> None:
+def test_a_clock_that_steps_back_delays_and_breaks_nothing(folder: Path, engine: Engine, killer: Victims) -> None:
     """To the rows, a database's clock that steps back by two seconds is rows that lie two seconds ahead."""
-    with sleeper(folder, "effect", "standalone/boot"):
+    with killer.sleeper(folder, "effect", "standalone/boot"):
         connections = create_engine((folder / DATABASE).read_text(encoding="utf-8"))
         with connections.begin() as connection:
             ahead = {name: oc_operation.c[name] + 2_000_000 for name in ("lease_until", "created_at", "updated_at")}
@@ -114,12 +117,6 @@ def test_a_clock_that_steps_back_delays_and_breaks_nothing(folder: Path, engine:
     check(engine, BY_NAME["create"])
 
 
-@pytest.fixture(scope="session")
-def killer() -> Iterator[Victims]:
-    with victims() as started:
-        yield started
-
-
 @pytest.mark.parametrize("kind", [pytest.param(kind, marks=pytest.mark.external) for kind in ("mariadb", "postgresql")])
 @pytest.mark.parametrize("fate", ["arrives", "lost"])
 def test_commits_whose_answers_are_lost_are_applied_once(kind: str, fate: str, tmp_path: Path, killer: Victims) -> None:
@@ -127,7 +124,7 @@ def test_commits_whose_answers_are_lost_are_applied_once(kind: str, fate: str, t
     real = server(kind)
     state = tmp_path / "state"
     state.mkdir()
-    with real.new_database() as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
+    with ready_on(real) as url, tempfile.TemporaryDirectory(prefix="oc-") as short:
         (state / DATABASE).write_text(url, encoding="utf-8")
         prepared(BY_NAME["create"], state)
         listen = Path(short) / (".s.PGSQL.5432" if kind == "postgresql" else "s")
@@ -148,11 +145,11 @@ def test_commits_whose_answers_are_lost_are_applied_once(kind: str, fate: str, t
             assert bad.cuts > 5
 
 
-def test_cancelling_undoes_what_was_done_and_ends_as_cancelled(folder: Path, engine: Engine) -> None:
-    with sleeper(folder, "effect", "standalone/boot") as held:
+def test_cancelling_undoes_what_was_done_and_ends_as_cancelled(folder: Path, engine: Engine, killer: Victims) -> None:
+    with killer.sleeper(folder, "effect", "standalone/boot") as held:
         (operation,) = engine.open_operations()
         assert engine.storage.transaction(lambda tx: tx.cancel_operation(operation.id, "cancelled by a test"))
-        assert wake(held) == 0  # it has lost the fence; then it undoes, as anybody would
+        assert held.wake() == 0  # it has lost the fence; then it undoes, as anybody would
     row = engine.storage.read(lambda tx: tx.operation(operation.id))
     assert row is not None
     assert (row.state, row.error) == (OperationState.CANCELLED, "cancelled by a test")

@@ -17,6 +17,7 @@ from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import OperationFailed, TransientError
 from octavia_core.testing.outside import FaultKind
 from tests.explain.stage import PATIENCE, Stage, until
+from tests.support.databases import ready_on
 from tests.support.servers import killed, server
 
 ALWAYS = 1_000_000
@@ -242,7 +243,7 @@ def test_a_governor_that_was_paused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["mariadb", "postgresql"])
 def test_a_database_that_is_away(kind: str, tmp_path: Path) -> None:
     real = server(kind, durable=True)
-    with real.new_database() as url:
+    with ready_on(real) as url:
         stage = Stage(tmp_path, url)
         stage.make(database="max_retries = 2\nretry_interval = 0.05")
         with stage.client() as client:

@@ -13,7 +13,7 @@ import pytest
 from octavia_core.controller.explain import Explanation, Situation, why
 from octavia_core.controller.timeline import timeline
 from octavia_core.controller.words import holder_words, step_words, wait_words
-from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import (
     EntryKind,
@@ -32,6 +32,7 @@ from octavia_core.lifecycle.provisioning import Event as LifecycleEvent
 from octavia_core.ports.hearts import Heard
 from octavia_core.ports.storage import Claim, Transaction
 from octavia_core.settings import Database, Settings
+from tests.support.databases import copy_to
 
 FLOWS = {"create": {1}, "configure": {1}, "failover": {1}}
 
@@ -44,8 +45,7 @@ class Scene:
     """A database with one load balancer `web`, and what a test makes happen to it."""
 
     def __init__(self, folder: Path) -> None:
-        self.settings = Settings(database=Database(connection=Secret(f"sqlite:///{folder}/octavia.db")))
-        prepare(self.settings)
+        self.settings = Settings(database=Database(connection=Secret(copy_to(folder / "octavia.db"))))
         self.storage = SqlStorage.open(self.settings)
         self.lb, self.pool, self.member, self.amphora = (new_id() for _ in range(4))
 

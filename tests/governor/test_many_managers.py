@@ -23,8 +23,8 @@ DEATHS = 40
 
 
 @pytest.fixture
-def rig(tmp_path: Path, database_url: str) -> Iterator[Rig]:
-    made = Rig(tmp_path, DEATHS, database=database_url, engine={"failovers_per_minute": 600_000})
+def rig(tmp_path: Path, ready_database_url: str) -> Iterator[Rig]:
+    made = Rig(tmp_path, DEATHS, database=ready_database_url, engine={"failovers_per_minute": 600_000})
     yield made
     made.close()
 

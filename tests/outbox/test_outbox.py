@@ -8,9 +8,10 @@ import time
 import pytest
 
 from octavia_core.controller.outbox import Outbox
-from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.operation import Event
 from octavia_core.settings import Settings
+from tests.support.databases import copy_to
 
 PATIENCE = 20.0
 
@@ -25,8 +26,7 @@ def eventually(condition):
 
 @pytest.fixture
 def storage(tmp_path):
-    settings = Settings.load(("test", {"database": {"connection": f"sqlite:///{tmp_path}/octavia.db"}}))
-    prepare(settings)
+    settings = Settings.load(("test", {"database": {"connection": copy_to(tmp_path / "octavia.db")}}))
     opened = SqlStorage.open(settings)
     yield opened
     opened.close()

@@ -8,6 +8,7 @@ from typing import Any
 
 from octavia_core.certs.authority import create_authorities
 from octavia_core.settings import Settings
+from tests.support.databases import copy_to
 
 __all__ = ["on_simulator"]
 
@@ -15,11 +16,15 @@ __all__ = ["on_simulator"]
 def on_simulator(folder: Path, url: str, **groups: Mapping[str, Any]) -> Settings:
     """Drivers that do nothing (the simulator's plugin takes their place), authorities in the folder, a database.
 
+    A file that is not there is made, with our tables.
+
     Args:
         folder: the state directory.
         url: of the database.
         groups: settings of other groups.
     """
+    if url.startswith("sqlite:"):
+        copy_to(Path(url.removeprefix("sqlite:///")))
     authority = folder / "authority"
     create_authorities(str(authority))
     given: dict[str, Mapping[str, Any]] = {

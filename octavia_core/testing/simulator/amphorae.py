@@ -27,7 +27,7 @@ T = TypeVar("T")
 class SimulatedAmphorae:
     """AmphoraPort: every agent of the simulated cloud. An agent answers while its server is ACTIVE."""
 
-    time_limit = 5.0
+    time_limit = 2.0
 
     def __init__(self, cloud: SimulatedCloud) -> None:
         self._cloud = cloud

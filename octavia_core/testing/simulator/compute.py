@@ -22,7 +22,7 @@ _LOOK_AGAIN = 0.01
 class SimulatedCompute:
     """ComputePort."""
 
-    time_limit = 5.0
+    time_limit = 2.0
     poll_interval = 0.01
 
     def __init__(self, cloud: SimulatedCloud) -> None:
