@@ -58,14 +58,14 @@ def database_of(directory: Path) -> str:
     return named.read_text(encoding="utf-8") if named.exists() else f"sqlite:///{directory}/octavia.db"
 
 
-@attrs.define(eq=False)
-class Engine:
 @functools.cache
 def _wires() -> dict[str, Wire]:
     """Statements are compiled once in a process, not once for each engine that it opens: that is half of its work."""
     return {}
 
 
+@attrs.define(eq=False)
+class Engine:
     """Storage, world and cloud of one folder."""
 
     storage: SqlStorage
@@ -106,8 +106,6 @@ def _wires() -> dict[str, Wire]:
             return Runner(self.storage, self.world, probe).run(operation, claim)
         return None
 
-    def settle(self, holder: str = "recoverer", probe: Probe | None = None, patience: float = 20.0) -> None:
-        """Run until nothing is open any more."""
     def inherit(self) -> None:
         """End every lease: whoever held one is known to be dead, as a controller that opens its state directory knows.
 
@@ -115,6 +113,8 @@ def _wires() -> dict[str, Wire]:
         """
         self.storage.end_leases(but="")
 
+    def settle(self, holder: str = "recoverer", probe: Probe | None = None, patience: float = 20.0) -> None:
+        """Run until nothing is open any more."""
         deadline = self.world.clock.monotonic() + patience
         while self.open_operations():
             if self.world.clock.monotonic() > deadline:
@@ -400,6 +400,7 @@ def die_at(directory: str, point: str, path: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     engine = Engine.open(Path(directory))
+    engine.inherit()
     engine.settle(f"victim-{os.getpid()}", probe)
 
 
@@ -416,7 +417,6 @@ def stop_at(directory: str, point: str, path: str) -> None:
     def probe(at: str, where: str) -> None:
         if not stopped and (at, nameless(where)) == (point, path):
             stand_still()
-    engine.inherit()
 
     engine = Engine.open(Path(directory))
     if point == "call":

@@ -110,11 +110,11 @@ def about_a_spare(_: str, path: str) -> bool:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if not {"scenario", "point", "path"} <= set(metafunc.fixturenames):
         return
+    all_passed()
     cases = []
     if "kind" in metafunc.fixturenames:
         for turn, kind in enumerate(("mariadb", "postgresql")):
             for scenario in SCENARIOS:
-    all_passed()
                 chosen = usual(scenario, turn, everywhere=False)
                 for point, path in points(scenario.name):
                     marks = [pytest.mark.external, *([] if (point, path) in chosen else [pytest.mark.slow])]
@@ -156,11 +156,11 @@ def test_a_killed_worker_leaves_nothing_stuck_twice_or_leaked(
     assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
     engine = Engine.open(folder)
     try:
+        engine.inherit()
         engine.settle()
         check(engine, scenario)
     finally:
         engine.close()
-        engine.inherit()
 
 
 def test_the_same_on_servers(
@@ -176,11 +176,11 @@ def test_the_same_on_servers(
     assert killer.kill(folder, point, path) == -signal.SIGKILL, f"the run never came to {point} {path}"
     engine = Engine.open(folder)
     try:
+        engine.inherit()
         engine.settle()
         check(engine, scenario)
     finally:
         engine.close()
-        engine.inherit()
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda s: s.name)
