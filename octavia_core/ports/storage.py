@@ -265,6 +265,9 @@ class Transaction(Fleet, Hearts, Protocol):
     def newest_event(self, names: Collection[str], *, amphora_id: str | None = None) -> Event | None:
         """The newest event of one of these names (about that amphora), or None."""
 
+    def newest_events(self, names: Collection[str], *, limit: int) -> Sequence[Event]:
+        """Events of one of these names, the newest first."""
+
     def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
         """Events beyond those that a plugin has been given, oldest first; none for a plugin not seen before."""
 

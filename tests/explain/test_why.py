@@ -424,7 +424,7 @@ def test_a_failover_that_is_held_back(scene: Scene) -> None:
         assert "its failover is held back: an operator paused failovers" in said.summary
         assert said.cause == "an operator paused failovers"
         assert "octavia-admin amphora failover" in said.advice[0]
-    scene.storage.transaction(lambda tx: tx.emit(Event(name="failover.resumed", text="")))
+    scene.storage.transaction(lambda tx: tx.emit(Event(name="failover.resumed", text="", data={"rule": "paused"})))
     assert "about to decide" in scene.why(scene.amphora).summary
 
 

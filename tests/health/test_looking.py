@@ -19,8 +19,10 @@ from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.write import Pace, Writer
+from octavia_core.controller.holds import standing
 from octavia_core.controller.worker import holder_name
 from octavia_core.db.transaction import SqlTransaction
+from octavia_core.domain.operation import Event
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.ports.hearts import Liveness
 from tests.health.rig import Rig, until
@@ -171,6 +173,35 @@ def test_upstreams_threshold_stops_failovers_until_they_are_heard(rig: Make) -> 
     here.pass_(1.1, *here.ids)
     assert {here.status(id) for id in here.ids} == {AmphoraStatus.ALLOCATED}
     assert len(here.events("amphora.heard_again")) == 2
+
+
+def test_stopped_ones_stay_stopped_when_silence_counts_anew_until_they_are_heard(rig: Make) -> None:
+    here = rig(4, failover_threshold=2)
+    here.mute()
+    here.pass_(1.5, *here.ids[2:])
+    after = Lookout(
+        here.storage,
+        here.settings,
+        here.clock,
+        here.wall,
+        Evidence(Memory(2.0), here.ask),
+        Actor(here.storage, lambda: None),
+    )
+    after.look(here.wall.now(), "its successor")
+    here.pass_(0.1, *here.ids[2:])
+    assert [here.status(id) for id in here.ids] == [AmphoraStatus.FAILOVER_STOPPED] * 2 + [AmphoraStatus.ALLOCATED] * 2
+    assert here.events("amphora.heard_again") == []
+
+
+def test_what_a_health_manager_held_back_that_has_ended_is_over_once_another_looks(rig: Make) -> None:
+    here = rig(1)
+    dead, alive = f"{socket.gethostname()[:40]}:{an_ended_process()}:1", "elsewhere:1:1"
+    here.storage.transaction(lambda tx: tx.observe(alive, {}, keep=60.0))
+    held = [Event(name="failover.held", text="", data={"rule": "doubt", "by": name}) for name in (dead, alive)]
+    here.storage.transaction(lambda tx: [tx.emit(each) for each in held])
+    here.pass_(0.3, *here.ids)
+    assert here.events("failover.resumed") == [{"rule": "doubt", "by": dead}]
+    assert here.storage.read(lambda tx: [each.data["by"] for each in standing(tx)]) == [alive]
 
 
 def test_paused_failovers_wait_and_start_when_they_may(rig: Make) -> None:

@@ -10,6 +10,7 @@ from octavia_core.controller.explain.comeback import coming_back, paused
 from octavia_core.controller.explain.facts import Facts, seconds
 from octavia_core.controller.explain.operations import of_operation
 from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.controller.holds import standing
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.reportable import excess_of
@@ -20,7 +21,6 @@ __all__ = ["of_amphora", "silence"]
 
 _MANY = 1000
 """Open operations that are looked through for one about an amphora without a load balancer."""
-_HELD, _RESUMED = "failover.held", "failover.resumed"
 
 
 def of_amphora(facts: Facts, amphora: Amphora) -> Explanation:
@@ -139,9 +139,9 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
     pause = paused(facts)
     if pause is not None:
         return f"{words}, and {pause}", pause
-    event = facts.tx.newest_event((_HELD, _RESUMED))
-    if event is not None and event.name == _HELD:
-        cause = str(event.data.get("evidence"))
+    held = standing(facts.tx)
+    if held:
+        cause = str(held[0].data.get("evidence"))
         return f"{words}, and its failover is held back: {cause}", cause
     return f"{words}; the health manager is about to decide what that means", None
 

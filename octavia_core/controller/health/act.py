@@ -10,9 +10,11 @@ from typing import TypeVar
 
 import attrs
 
-from octavia_core.controller.governing import bucket_of, pause_words
+from octavia_core.controller.governing import STALE, bucket_of, pause_words
 from octavia_core.controller.health.places import domains
+from octavia_core.controller.holds import HELD, RESUMED, standing
 from octavia_core.controller.rotation import last_marks
+from octavia_core.controller.worker import ended_here
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning
 from octavia_core.errors import BadRequest
@@ -40,14 +42,16 @@ class Actor:
 
     Args:
         on_failover: called when something was stored that a worker can start at once.
+        by: the health manager whose decisions these are, which its events name.
 
     Attributes:
         held: rule -> how many amphorae it held back at the last look, and `evidence`: why.
         declared: rule -> how many this one declared dead since it began.
     """
 
-    def __init__(self, storage: Storage, on_failover: Callable[[], None]) -> None:
-        self._storage, self.on_failover = storage, on_failover
+    def __init__(self, storage: Storage, on_failover: Callable[[], None], by: str = "") -> None:
+        self._storage, self.on_failover, self._by = storage, on_failover, by
+        self._succeeded = False
         self.held: Mapping[Rule, int] = {}
         self.evidence: Mapping[Rule, str] = {}
         self.declared = Counter[Rule]()
@@ -155,20 +159,34 @@ class Actor:
             log.info("amphora %s: %s", heart.amphora_id, moved)
 
     def tell(self, decisions: Collection[Decision], hearts: Mapping[str, Liveness]) -> None:
-        """Say what holds failovers back: when a rule begins to, and when it is over; not per amphora and look."""
+        """Say what holds failovers back: when a rule begins to, and when it is over; not per amphora and look. What a health
+        manager said that has ended since is over, too.
+        """
+        if not self._succeeded:
+            self._storage.transaction(_end_of_the_dead)
+            self._succeeded = True
         waiting = [d for d in decisions if d.act in (Act.WAIT, Act.STOP) and d.rule not in _QUIET]
         held = Counter(decision.rule for decision in waiting)
         news = {d.rule: d.evidence for d in waiting if d.rule not in self.held}
         over = [rule for rule in self.held if rule not in held]
         if news or over:
             where = {rule: _where(hearts[d.amphora_id] for d in waiting if d.rule is rule) for rule in news}
-            events = [_held(rule, held[rule], evidence, where[rule]) for rule, evidence in news.items()]
-            events += [_resumed(rule) for rule in over]
+            events = [_held(rule, held[rule], evidence, where[rule], self._by) for rule, evidence in news.items()]
+            events += [_resumed(rule, self._by) for rule in over]
             self._storage.transaction(lambda tx: _emit(tx, events))
             for event in events[: len(news)]:
                 log.warning("%s", event.text)
         self.held = held
         self.evidence = {d.rule: d.evidence for d in waiting}
+
+
+def _end_of_the_dead(tx: Transaction) -> None:
+    """What health managers hold back that have ended is over: whoever judges now says it anew."""
+    now, written = tx.governing().now, {one.name: one.written_at for one in tx.observers()}
+    for event in standing(tx):
+        by = str(event.data.get("by") or "")
+        if ended_here(by) or now - written.get(by, event.at or 0) > STALE * 1_000_000:
+            tx.emit(_resumed(event.data["rule"], by, "; the health manager that said so has ended"))
 
 
 def _emit(tx: Transaction, events: Iterable[Event]) -> None:
@@ -251,18 +269,24 @@ def _where(hearts: Iterable[Liveness]) -> Mapping[str, Mapping[str, int]]:
     return {kind: dict(sorted(found.most_common(_NAMED))) for kind, found in sorted(counts.items())}
 
 
-def _held(rule: Rule, many: int, evidence: str, where: Mapping[str, Mapping[str, int]]) -> Event:
+def _held(rule: Rule, many: int, evidence: str, where: Mapping[str, Mapping[str, int]], by: str) -> Event:
     places = [f"{kind} {name} ({count})" for kind in ("host", "zone") for name, count in where.get(kind, {}).items()]
     words = f", of {', '.join(places[:4])}{' and others' if len(places) > 4 else ''}," if places else ""
     return Event(
-        name="failover.held",
+        name=HELD,
         text=f"{many} amphorae{words} are silent and not failed over: {evidence}",
-        data={"rule": str(rule), "amphorae": many, "evidence": evidence, "silent": where},
+        data={"rule": str(rule), "amphorae": many, "evidence": evidence, "silent": where} | _whose(by),
     )
 
 
-def _resumed(rule: Rule) -> Event:
-    return Event(name="failover.resumed", text=f"what held failovers back is over ({rule})", data={"rule": str(rule)})
+def _resumed(rule: str, by: str, why: str = "") -> Event:
+    return Event(
+        name=RESUMED, text=f"what held failovers back is over ({rule}){why}", data={"rule": str(rule)} | _whose(by)
+    )
+
+
+def _whose(by: str) -> Mapping[str, str]:
+    return {"by": by} if by else {}
 
 
 def _batches(values: Sequence[T], size: int) -> Iterator[Sequence[T]]:

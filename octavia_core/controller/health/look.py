@@ -144,7 +144,7 @@ class Lookout:
             if quiet:
                 quiet = self._read_again(quiet, early, mono, observer)
             self._pushed &= {heart.amphora_id for heart in quiet}
-            self._resume(quiet)
+            self._resume(early, mono)
             facts = None
             if quiet:
                 facts = self._facts(quiet, now, observer)
@@ -288,6 +288,12 @@ class Lookout:
             return True
         return judge(Heart(last_heard=newest, since=heart.since), ear).finding is Finding.ALIVE
 
+    def _heard_lately(self, heart: Liveness, ear: Ear, mono: float) -> bool:
+        own, written = self._memory.heard_at(heart.amphora_id), heart.last_heard
+        if own is not None and (mono - own) * _MICRO <= ear.timeout:
+            return True
+        return written is not None and 0 <= ear.now - written <= ear.timeout
+
     def _suspect(self, heart: Liveness, ear: Ear, mono: float) -> Suspect | None:
         found = judge(Heart(last_heard=self._newest(heart, ear, mono), since=heart.since), ear)
         if found.finding is Finding.ALIVE:
@@ -408,9 +414,11 @@ class Lookout:
             self._proofs.pop(id, None)
         return [waiting.get(d.amphora_id, d) for d in decisions]
 
-    def _resume(self, quiet: Iterable[Liveness]) -> None:
-        still = {heart.amphora_id for heart in quiet}
-        back = [self._all.hearts[id] for id in sorted(self._all.stopped - still)]
+    def _resume(self, ear: Ear, mono: float) -> None:
+        """Those that were heard lately: that silence counts anew, for whatever reason, is not enough."""
+        back = [
+            heart for id in sorted(self._all.stopped) if self._heard_lately(heart := self._all.hearts[id], ear, mono)
+        ]
         if back:
             self._actor.resume(back)
             self._refresh([heart.amphora_id for heart in back])

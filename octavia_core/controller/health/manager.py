@@ -6,6 +6,7 @@ that any number of controllers start one failover.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -19,14 +20,14 @@ from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
-from octavia_core.controller.health.metrics import Metrics, State
+from octavia_core.controller.health.metrics import Metrics, State, check_metrics
 from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.statistics import Statistics, Totals
 from octavia_core.controller.worker import holder_name
-from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
+from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.flows.world import World
 from octavia_core.ports.compute import Death, Watch
 from octavia_core.ports.storage import Storage
@@ -119,7 +120,7 @@ class HealthManager:
             patience=DISPUTED * health.heartbeat_interval,
         )
         self._writer.statistics = self._statistics = Statistics(storage, world.statistics())
-        self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, on_failover)
+        self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, on_failover, self._observer)
         evidence = Evidence(self._memory, self._ask)
         self._lookout = Lookout(storage, settings, world.clock, self._wall, evidence, self._actor)
         self.metrics = self._metrics_at(health.metrics_address)
@@ -176,6 +177,8 @@ class HealthManager:
         self._deaths.stop()
         for thread in self._threads:
             thread.join(5)
+        with contextlib.suppress(OctaviaError):  # then the next one says that it is over
+            self._actor.tell([], {})
         self._ask.close()
         if self.metrics is not None:
             self.metrics.stop()
@@ -201,14 +204,8 @@ class HealthManager:
 
     def _metrics_at(self, address: str) -> Metrics | None:
         totals = next((one for one in self._statistics.places.values() if isinstance(one, Totals)), None)
-        if address:
-            return Metrics(address, self._state, totals)
-        if totals is not None:
-            raise ConfigurationError(
-                "[controller_worker] statistics_drivers counts traffic for prometheus, which can read it nowhere: set"
-                " [health_manager] metrics_address"
-            )
-        return None
+        check_metrics(address, totals)
+        return Metrics(address, self._state, totals) if address else None
 
     def _state(self) -> State:
         lookout, actor = self._lookout, self._actor

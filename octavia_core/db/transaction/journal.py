@@ -328,6 +328,13 @@ class Events(Session):
         row = self.row(query)
         return None if row is None else Event(**{**row._mapping, "data": from_text(row.data)})
 
+    def newest_events(self, names: Collection[str], *, limit: int) -> Sequence[Event]:
+        """Of these names, the newest first."""
+        self.flush()
+        of = oc_event.c
+        query = select(oc_event).where(of.name.in_(sorted(names))).order_by(of.sequence.desc()).limit(limit)
+        return [Event(**{**row._mapping, "data": from_text(row.data)}) for row in self.rows(query)]
+
     def undelivered(self, plugin: str, *, limit: int = 1000) -> Sequence[Event]:
         """Events beyond those that a plugin has been given, oldest first, in one query."""
         self.flush()
