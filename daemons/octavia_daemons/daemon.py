@@ -30,6 +30,9 @@ PAUSE = 1.0
 """Seconds between two attempts at a beginning."""
 REMIND = 60.0
 """Seconds after which the same trouble is said again."""
+ENDS = (signal.SIGTERM, signal.SIGINT)
+"""Signals that end a daemon."""
+NOT_ANEW = "the settings are not read anew, it goes on with those it has: %s"
 
 
 def patiently(begin: Callable[[], T], stop: threading.Event) -> T | None:
@@ -58,8 +61,12 @@ def run(
     *,
     again: Callable[[Callable[[], Settings]], None] | None = None,
     tell: Callable[[str], bool] | None = None,
+    check: Callable[[Settings, Settings], None] | None = None,
 ) -> int:
     """Run a daemon until SIGTERM or SIGINT; a second one ends it at once. SIGHUP has it begin anew, with settings read again.
+
+    Settings that are wrong then, or with which it turns out that it cannot begin, end nothing: it says so, and goes on with
+    those that it had. When these cannot be had any more either, that is an end as at a start.
 
     Args:
         name: of the program.
@@ -68,6 +75,8 @@ def run(
         argv: the command line; None for the process's own.
         again: called first with what reads the settings anew, for a daemon that sees to SIGHUP itself.
         tell: given the sentence of wrong settings; True when it has told somebody who says it.
+        check: given settings that were read again, and those in use, while it serves; raises ConfigurationError when it
+            could not begin with them, so that it does not end for nothing.
 
     Returns:
         The exit code.
@@ -90,33 +99,24 @@ def run(
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     )
-    stop, reload = threading.Event(), threading.Event()
-    current = [stop if again else threading.Event()]  # what ends the work that is done now
+    stop = threading.Event()
 
-    def end() -> None:
-        stop.set()
-        current[0].set()
+    def read() -> Settings:
+        files = settings_files(options.config_file, options.config_dir)
+        return load_settings(files, state_directory=state)
 
-    def read_anew() -> None:
-        reload.set()
-        current[0].set()
-
-    handlers: dict[int, Callable[[], None]] = {signal.SIGTERM: end, signal.SIGINT: end}
+    state = os.path.abspath(options.state_directory) if options.state_directory else ""
+    lives = _Lives(serve, read, check)
+    handlers: dict[int, Callable[[], None]] = dict.fromkeys(ENDS, stop.set)
     if again is None:
-        handlers[signal.SIGHUP] = read_anew
+        handlers = {**dict.fromkeys(ENDS, lives.end), signal.SIGHUP: lives.read_anew}
     try:
-        with on_signals(handlers, once=(signal.SIGTERM, signal.SIGINT)):
-            state = os.path.abspath(options.state_directory) if options.state_directory else ""
-
-            def read() -> Settings:
-                files = settings_files(options.config_file, options.config_dir)
-                return load_settings(files, state_directory=state)
-
-            if again is not None:
+        with on_signals(handlers, once=ENDS):
+            if again is None:
+                lives.run()
+            else:
                 again(read)
                 serve(read(), stop)
-            else:
-                _serve(serve, read, stop, reload, current)
     except OctaviaError as error:
         wrong = isinstance(error, ConfigurationError)
         if not (wrong and tell is not None and tell(str(error))):
@@ -125,26 +125,78 @@ def run(
     return OK
 
 
-def _serve(
-    serve: Callable[[Settings, threading.Event], None],
-    read: Callable[[], Settings],
-    stop: threading.Event,
-    reload: threading.Event,
-    current: list[threading.Event],
-) -> None:
-    """Serve until `stop`; at each `reload` begin anew with the settings read again, if they are as they should be."""
-    settings = read()
-    while True:
-        current[0] = threading.Event()
-        if reload.is_set():
-            reload.clear()
-            try:
-                settings = read()
-                log.info("settings are read anew")
-            except OctaviaError as error:
-                log.error("the settings are not read anew, it goes on with those it has: %s", error)
-        if stop.is_set():
+class _Lives:
+    """What SIGHUP begins anew: one life after the other, each with the settings that were read last and are possible.
+
+    Args:
+        serve: one life, to its end or until the event is set.
+        read: the settings, as the files are now.
+        check: see `run`.
+    """
+
+    def __init__(
+        self,
+        serve: Callable[[Settings, threading.Event], None],
+        read: Callable[[], Settings],
+        check: Callable[[Settings, Settings], None] | None,
+    ) -> None:
+        self._serve, self._read, self._check = serve, read, check
+        self._lock = threading.Lock()
+        self._ended = False
+        self._now: Settings | None = None
+        self._next: Settings | None = None
+        self._over = threading.Event()
+
+    def end(self) -> None:
+        """No further life."""
+        with self._lock:
+            self._ended = True
+            self._over.set()
+
+    def read_anew(self) -> None:
+        """Another life, if the files are as they should be. Until that is known the one that is goes on."""
+        try:
+            settings = self._read()
+            if self._check is not None and self._now is not None:
+                self._check(settings, self._now)
+        except OctaviaError as error:
+            log.error(NOT_ANEW, error)
             return
-        serve(settings, current[0])
-        if not reload.is_set():
-            return  # told to end, or at the end by itself
+        except Exception:  # a mistake of ours, or of a plugin, must not end the thread that hears of SIGTERM
+            log.exception("the settings are not read anew, it goes on with those it has")
+            return
+        log.info("settings are read anew")
+        with self._lock:
+            self._next = settings
+            self._over.set()
+
+    def run(self) -> None:
+        """To the end of the last life.
+
+        Raises:
+            OctaviaError: it cannot begin, with no settings that it had.
+        """
+        worked: Settings | None = None
+        settings = self._read()
+        while (begun := self._begin(settings)) is not None:
+            settings, over = begun
+            try:
+                self._serve(settings, over)
+            except ConfigurationError as error:
+                if worked is None or settings is worked:
+                    raise
+                log.error(NOT_ANEW, error)
+                settings = worked
+                continue
+            worked = settings
+            with self._lock:
+                if self._next is None:
+                    return  # told to end, or at the end by itself
+
+    def _begin(self, settings: Settings) -> tuple[Settings, threading.Event] | None:
+        with self._lock:
+            if self._ended:
+                return None
+            chosen = self._next or settings
+            self._now, self._next, self._over = chosen, None, threading.Event()
+            return chosen, self._over

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.health.frozen import Frozen
+from octavia_core.controller.health.possible import check_key, check_possible
 from octavia_core.controller.knock import Knocker
 from octavia_core.controller.start import start
-from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
 from octavia_daemons import daemon
 
@@ -19,7 +19,9 @@ __all__ = ["main", "serve"]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the health manager; see `daemon.run`."""
-    return daemon.run("octavia-core-health-manager", "Receive heartbeats and judge silence.", serve, argv)
+    return daemon.run(
+        "octavia-core-health-manager", "Receive heartbeats and judge silence.", serve, argv, check=check_possible
+    )
 
 
 def serve(settings: Settings, stop: threading.Event) -> None:
@@ -28,8 +30,7 @@ def serve(settings: Settings, stop: threading.Event) -> None:
     Raises:
         ConfigurationError: no heartbeat key, or the address cannot be had.
     """
-    if settings.health_manager.heartbeat_key is None:
-        raise ConfigurationError("[health_manager] heartbeat_key is not set, so no heartbeat could be believed; set it")
+    check_key(settings)
     started = daemon.patiently(lambda: start(None, settings=settings, plugins=None, run=True), stop)
     if started is None:
         return
@@ -44,8 +45,8 @@ def serve(settings: Settings, stop: threading.Event) -> None:
             processes=max(1, started.settings.health_manager.health_update_threads),
         )
         health.frozen = Frozen()
-        health.start()
         try:
+            health.start()
             stop.wait()
         finally:
             health.stop()

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -147,6 +147,10 @@ def test_on_sighup_a_daemon_goes_on_with_settings_read_again(config: Path) -> No
         config.write_text(good.replace("cleanup_interval = 0.1", 'cleanup_interval = "often"'), encoding="utf-8")
         housekeeping.send_signal(signal.SIGHUP)
         said("the settings are not read anew")
+        config.write_text(good.replace("sqlite:///", "nosuch:///"), encoding="utf-8")
+        housekeeping.send_signal(signal.SIGHUP)
+        said("settings are read anew")  # they read well; that they cannot be had comes out when they are used
+        said("the settings are not read anew, it goes on with those it has")
         config.write_text(good, encoding="utf-8")
         housekeeping.send_signal(signal.SIGHUP)
         said("settings are read anew")
@@ -175,6 +179,40 @@ def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
         until(lambda: listens() or health.poll() is not None)
         assert health.poll() is None, health.stderr.read() if health.stderr else ""
         end(health)
+
+
+def test_a_health_manager_hears_on_while_the_files_say_what_cannot_be_had(config: Path) -> None:
+    """Nothing of it ends for them, not even its process that hears."""
+    good = config.read_text(encoding="utf-8")
+    with daemon("health_manager", config) as health, socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        until(lambda: len(_children(health.pid)) == 1 or health.poll() is not None)
+        hears = _children(health.pid)
+        for line, words in (
+            ("", "heartbeat_key is not set"),
+            (f'heartbeat_key = "secret"\nmetrics_address = "{address}"', f"metrics_address {address} cannot be served"),
+        ):
+            config.write_text(good.replace('heartbeat_key = "secret"', line), encoding="utf-8")
+            health.send_signal(signal.SIGHUP)
+            assert health.stderr is not None
+            said = next((one for one in health.stderr if "the settings are not read anew" in one), "it ended")
+            assert words in said
+        assert _children(health.pid) == hears
+        config.write_text(good, encoding="utf-8")
+        health.send_signal(signal.SIGHUP)
+        until(lambda: ((now := _children(health.pid)) != hears and len(now) == 1) or health.poll() is not None)
+        end(health)
+
+
+def _children(pid: int) -> list[str]:
+    """Of all its threads."""
+    found: list[str] = []
+    for file in Path(f"/proc/{pid}/task").glob("*/children"):
+        with suppress(OSError):  # a thread that ended
+            found += file.read_text(encoding="ascii").split()
+    return found
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 `receive` reads datagrams, `hear` turns them into reports (in this process, or in `front` processes), `memory` keeps the
 newest of each amphora (`known`; `order` tells what is played back, `grown` makes totals grow), `write` puts them into the
 database in batches, `look` finds the silent, `ask` looks at their agents and servers, `deaths` takes those that are proven,
-`act` does what the governor decided, `metrics` shows it all to Prometheus; `manager` runs them.
+`act` does what the governor decided, `metrics` shows it all to Prometheus; `manager` runs them, and `possible` asks whether it
+could with other settings.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ import attrs
 from octavia_core.controller.statistics import Totals
 from octavia_core.errors import ConfigurationError, DriverUnavailable
 
-__all__ = ["FIGURES", "TRAFFIC", "Figure", "Metrics", "State"]
+__all__ = ["FIGURES", "TRAFFIC", "Figure", "Metrics", "State", "check_metrics"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -183,6 +183,15 @@ def _family(figure: Figure, values: Mapping[str, float]) -> Any:
     for label, value in sorted(values.items()):
         family.add_metric([label] if figure.label else [], value)
     return family
+
+
+def check_metrics(address: str, totals: Totals | None) -> None:
+    """Raises ConfigurationError where traffic is counted for Prometheus (`totals`), which could read it nowhere."""
+    if totals is not None and not address:
+        raise ConfigurationError(
+            "[controller_worker] statistics_drivers counts traffic for prometheus, which can read it nowhere: set"
+            " [health_manager] metrics_address"
+        )
 
 
 def _parted(address: str) -> tuple[str, int]:
