@@ -33,7 +33,7 @@ class Overview:
 
     Attributes:
         words: "paused by X since T because R", None while nobody has paused them.
-        tokens: failovers that may start at once, by the settings of whoever asks.
+        tokens: failovers that may start at once unless they are paused, by the settings of whoever asks.
         per_minute: tokens that come back.
         held: what the health managers hold back by themselves at the moment, rule -> amphorae (the largest number).
         evidence: the same rules -> why.

@@ -77,7 +77,9 @@ def test_the_commands_say_who_paused_and_why(admin: Admin) -> None:
     assert admin.inside("governor", "show", "--json").data["paused_by"] is None
     said = admin.inside("governor", "pause", "--reason", " rack 7\n moves ", "--json").data
     assert said["paused_reason"] == "rack 7 moves"
-    assert "because rack 7 moves" in admin.inside("governor", "show").out
+    shown = admin.inside("governor", "show").out
+    assert "because rack 7 moves" in shown
+    assert "none while they are paused" in shown
     assert "resume them with: octavia-admin governor resume" in admin.inside("governor", "pause", "-r", "x", code=2).err
     admin.inside("governor", "resume", "--reason", "it stands")
     admin.inside("governor", "resume", code=2)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from octavia_core.cli.command import command
 from octavia_core.cli.session import Session
+
+if TYPE_CHECKING:
+    from octavia_core.controller.governing import Overview
 
 __all__ = ["add"]
 
@@ -37,7 +40,7 @@ def show(session: Session) -> None:
         return
     rows: list[tuple[str, Any]] = [
         ("failovers", found.words or "go"),
-        ("may start now", f"{int(found.tokens)}; {found.per_minute:g} come back per minute, for all health managers"),
+        ("may start now", "none while they are paused" if found.words else _tokens(found)),
         ("threshold", "none" if health.failover_threshold is None else f"{health.failover_threshold} silent at once"),
         ("timeout", f"{health.heartbeat_timeout:g} s of silence"),
         *((f"held by {rule}", f"{many} amphorae: {found.evidence.get(rule, '')}") for rule, many in found.held.items()),
@@ -46,6 +49,10 @@ def show(session: Session) -> None:
         ("health managers", found.observers or "none that has written lately"),
     ]
     session.screen.table(("what", "how it is"), rows, empty="")
+
+
+def _tokens(found: Overview) -> str:
+    return f"{int(found.tokens)}; {found.per_minute:g} come back per minute, for all health managers"
 
 
 def pause(session: Session, reason: Reason) -> None:

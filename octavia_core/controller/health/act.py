@@ -275,13 +275,13 @@ def _held(rule: Rule, many: int, evidence: str, where: Mapping[str, Mapping[str,
     return Event(
         name=HELD,
         text=f"{many} amphorae{words} are silent and not failed over: {evidence}",
-        data={"rule": str(rule), "amphorae": many, "evidence": evidence, "silent": where} | _whose(by),
+        data={"rule": str(rule), "amphorae": many, "evidence": evidence, "silent": where, **_whose(by)},
     )
 
 
 def _resumed(rule: str, by: str, why: str = "") -> Event:
     return Event(
-        name=RESUMED, text=f"what held failovers back is over ({rule}){why}", data={"rule": str(rule)} | _whose(by)
+        name=RESUMED, text=f"what held failovers back is over ({rule}){why}", data={"rule": str(rule), **_whose(by)}
     )
 
 
