@@ -170,15 +170,14 @@ class Server:
         try:
             raw.settimeout(HANDSHAKE_WITHIN)
             raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            with self._handshake(raw) as secured:
-                connection.raw = secured
+            with self._handshake(connection) as secured:
                 self._no_stranger(connection)
                 self._serve_known(connection, secured)
         except (OSError, ValueError):
             return  # refused by TLS, silent for too long, or gone
         finally:
             self._no_stranger(connection)
-            raw.close()
+            connection.raw.close()
 
     def _serve_known(self, connection: _Connection, secured: ssl.SSLSocket) -> None:
         if not self._places.acquire(blocking=False):
@@ -194,10 +193,13 @@ class Server:
                 self._known.discard(connection)
             self._places.release()
 
-    def _handshake(self, raw: socket.socket) -> ssl.SSLSocket:
+    def _handshake(self, connection: _Connection) -> ssl.SSLSocket:
         """The handshake; the socket's time limit holds for all of it, so a client cannot stretch it byte by byte."""
+        context = self._tls.context()
         try:
-            secured = self._tls.context().wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+            with self._lock:  # whoever hangs up meets one of both: wrapping takes the first one's file away
+                secured = context.wrap_socket(connection.raw, server_side=True, do_handshake_on_connect=False)
+                connection.raw = secured
             secured.do_handshake()
         except ssl.SSLError as error:
             log(f"a client was refused: {error.reason or 'TLS handshake failed'}")
