@@ -307,7 +307,9 @@ class Settings:
                     if name not in known:
                         raise ConfigurationError(f"{source}: unknown option [{group}] {name}{_near(name, known)}")
                     where = f"{source}: [{group}] {name}"
-                    values.setdefault(group, {})[name] = _checked(name, _convert(value, hints[name], where), where)
+                    values.setdefault(group, {})[name] = _checked(
+                        f"{group}.{name}", _convert(value, hints[name], where), where
+                    )
                     origins[f"{group}.{name}"] = source
         built = {name: groups[name](**options) for name, options in values.items()}
         return cls(state_directory=state_directory, origins=origins, **built)
@@ -336,8 +338,30 @@ QUICKEST = 1_000_000
 """Of what is counted by the minute."""
 
 
-def _checked(name: str, value: Any, where: str) -> Any:
+_LAST = 65535
+_PORTS = {
+    "health_manager.bind_port": range(_LAST + 1),
+    "haproxy_amphora.bind_port": range(1, _LAST + 1),
+    "local.privileged_port_offset": range(_LAST - 1023 + 1),  # the highest port that needs privileges has one, too
+}
+_PLACES = {
+    "health_manager.controller_ip_port_list": range(1, _LAST + 1),
+    "health_manager.metrics_address": range(_LAST + 1),
+    "amphora_agent.admin_log_targets": range(1, _LAST + 1),
+    "amphora_agent.tenant_log_targets": range(1, _LAST + 1),
+}
+"""Texts `host:port`, and the ports that they may name."""
+
+
+def _checked(option: str, value: Any, where: str) -> Any:
     """Numbers with a point are times, in seconds: not negative, some of them not zero, and none longer than ten years."""
+    name = option.partition(".")[2]
+    ports = _PORTS.get(option)
+    if ports is not None and value not in ports:
+        raise ConfigurationError(f"{where} must be a number from {ports[0]} to {ports[-1]}, not {value}")
+    if option in _PLACES:
+        for place in (value,) if isinstance(value, str) else value:
+            _check_place(place, _PLACES[option], where)
     if name in _AT_LEAST_ONE and value is not None and value < 1:
         raise ConfigurationError(f"{where} must be at least 1, or absent for no such limit, not {value}")
     if name in _COUNTS and value < 1:
@@ -357,6 +381,14 @@ def _checked(name: str, value: Any, where: str) -> Any:
             f"{where} must be a number of seconds from 0 to {LONGEST:,} (ten years), not {value:g}"
         )
     return value
+
+
+def _check_place(place: str, ports: range, where: str) -> None:
+    host, _, port = place.rpartition(":")
+    if place and not (host and port.isascii() and port.isdecimal()):
+        raise ConfigurationError(f"{where} must be host:port or [ipv6]:port, not {place!r}")
+    if place and (len(port) > 5 or int(port) not in ports):
+        raise ConfigurationError(f"{where}: there is no port {port:.20}")
 
 
 def _groups() -> dict[str, type[Any]]:

@@ -14,6 +14,7 @@ from octavia_core.controller.health.memory import TRIAL, Memory
 from octavia_core.controller.health.order import KEPT
 from octavia_core.controller.health.receive import BATCH, Receiver, bind_receiver
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
+from octavia_core.errors import ConfigurationError
 from octavia_core.settings import HealthManager, Settings
 from tests.health.rig import due
 
@@ -24,6 +25,15 @@ def receiver() -> Iterator[tuple[Receiver, socket.socket]]:
     with bound, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.connect(bound.getsockname())
         yield Receiver(bound), sender
+
+
+@pytest.mark.parametrize(
+    ("ip", "port"),
+    [("127.0.0.1", 70000), ("127.0.0.1", -1), ("192.0.2.1", 0), ("a..b", 0), ("\0", 0)],
+)
+def test_an_address_that_cannot_be_had_is_named_in_a_sentence(ip: str, port: int) -> None:
+    with pytest.raises(ConfigurationError, match=r"heartbeats cannot be received on .* bind_ip and bind_port"):
+        bind_receiver(Settings(health_manager=HealthManager(bind_ip=ip, bind_port=port)))
 
 
 def test_what_is_there_is_taken_at_once_without_waiting_for_more(receiver: tuple[Receiver, socket.socket]) -> None:

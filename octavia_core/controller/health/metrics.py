@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import attrs
 
+from octavia_core.controller.health.scrape import ScrapeServer
 from octavia_core.controller.statistics import Totals
 from octavia_core.errors import ConfigurationError, DriverUnavailable
 
@@ -79,14 +80,6 @@ TRAFFIC: Sequence[Figure] = (
 _STATES = {"watched": "watched", "hears": "heard", "silent": "silent", "never_heard": "never_heard"}
 
 
-class _Server(Protocol):
-    server_port: int
-
-    def shutdown(self) -> None: ...
-
-    def server_close(self) -> None: ...
-
-
 class Metrics:
     """An HTTP server on a thread of its own.
 
@@ -99,7 +92,7 @@ class Metrics:
     def __init__(self, address: str, state: Callable[[], State], totals: Totals | None) -> None:
         self._address, self._state, self._totals = address, state, totals
         self._host, self._port = _parted(address)
-        self._server: _Server | None = None
+        self._server: ScrapeServer | None = None
 
     @property
     def port(self) -> int | None:
@@ -114,7 +107,7 @@ class Metrics:
             DriverUnavailable: Prometheus's client is not installed.
         """
         try:
-            from prometheus_client import CollectorRegistry, start_http_server
+            from prometheus_client import CollectorRegistry, make_wsgi_app
         except ImportError:
             raise DriverUnavailable(
                 "[health_manager] metrics_address needs prometheus-client: pip install 'octavia-core[prometheus]'"
@@ -122,18 +115,18 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         try:
-            self._server, _ = start_http_server(self._port, addr=self._host, registry=registry)
-        except OSError as error:
+            self._server = ScrapeServer(self._host, self._port, make_wsgi_app(registry))  # type: ignore[no-untyped-call]
+        except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
             raise ConfigurationError(
-                f"[health_manager] metrics_address {self._address} cannot be served: {error.strerror or error}"
+                f"[health_manager] metrics_address {self._address} cannot be served:"
+                f" {getattr(error, 'strerror', None) or error}"
             ) from error
         log.info("figures for Prometheus: http://%s/metrics", self._address)
 
     def stop(self) -> None:
         """No more. Twice is harmless."""
         if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
+            self._server.stop()
             self._server = None
 
     def collect(self) -> Iterator[Any]:

@@ -53,10 +53,11 @@ def bind_receiver(settings: Settings, *, beside: bool = False) -> socket.socket:
         if beside or (health.health_update_threads > 1 and _free(family, health.bind_ip, health.bind_port)):
             receiver.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         receiver.bind((health.bind_ip, health.bind_port))
-    except OSError as error:
+    except (OSError, OverflowError, TypeError, ValueError) as error:  # no such port; a name that cannot be one
         receiver.close()
         raise ConfigurationError(
-            f"heartbeats cannot be received on {health.bind_ip} port {health.bind_port}: {error.strerror}; "
+            f"heartbeats cannot be received on {health.bind_ip} port {health.bind_port}:"
+            f" {getattr(error, 'strerror', None) or error}; "
             "choose others with [health_manager] bind_ip and bind_port"
         ) from error
     receiver.settimeout(PATIENCE)
