@@ -5,9 +5,11 @@ One file, since each place that counts is held against the same heartbeats.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from sqlalchemy import select, text
 from octavia_core.controller.health import HealthManager
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.metrics import FIGURES, TRAFFIC
+from octavia_core.controller.health.scrape import AT_ONCE
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.statistics import InDatabase, Statistics, Totals, places
 from octavia_core.db.storage import SqlStorage
@@ -384,6 +387,22 @@ def read(health: HealthManager) -> dict[tuple[str, str], float]:
         text = page.read().decode()
     samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
     return {(one.name, next(iter(one.labels.values()), "")): one.value for one in samples}
+
+
+def test_connections_that_say_nothing_take_up_neither_threads_nor_the_place_of_who_asks(tmp_path: Path) -> None:
+    here = Managed(tmp_path, {}, metrics_address="127.0.0.1:0")
+    try:
+        assert here.health.metrics is not None
+        before = threading.active_count()
+        with contextlib.ExitStack() as strangers:
+            for _ in range(100):
+                address = ("127.0.0.1", int(here.health.metrics.port or 0))
+                strangers.enter_context(socket.create_connection(address, timeout=10))
+            for _ in range(20):
+                assert read(here.health)
+            until(lambda: threading.active_count() <= before + AT_ONCE)
+    finally:
+        here.close()
 
 
 def test_prometheus_reads_figures_and_traffic_and_a_replay_counts_once(tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class Metrics:
         registry = CollectorRegistry(auto_describe=False)
         registry.register(self)
         try:
-            self._server = ScrapeServer(self._host, self._port, make_wsgi_app(registry))  # type: ignore[no-untyped-call]
+            self._server = ScrapeServer(self._host, self._port, make_wsgi_app(registry))
         except (OSError, ValueError) as error:  # ValueError: a name that cannot be one
             raise ConfigurationError(
                 f"[health_manager] metrics_address {self._address} cannot be served:"
