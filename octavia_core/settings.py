@@ -339,11 +339,13 @@ QUICKEST = 1_000_000
 
 
 _LAST = 65535
-_PORTS = {
+_RANGES = {
     "health_manager.bind_port": range(_LAST + 1),
     "haproxy_amphora.bind_port": range(1, _LAST + 1),
     "local.privileged_port_offset": range(_LAST - 1023 + 1),  # the highest port that needs privileges has one, too
+    "health_manager.sock_rlimit": range(2**30),  # the kernel doubles it, and counts in 32 bits
 }
+"""Whole numbers, and what they may be."""
 _PLACES = {
     "health_manager.controller_ip_port_list": range(1, _LAST + 1),
     "health_manager.metrics_address": range(_LAST + 1),
@@ -356,9 +358,9 @@ _PLACES = {
 def _checked(option: str, value: Any, where: str) -> Any:
     """Numbers with a point are times, in seconds: not negative, some of them not zero, and none longer than ten years."""
     name = option.partition(".")[2]
-    ports = _PORTS.get(option)
-    if ports is not None and value not in ports:
-        raise ConfigurationError(f"{where} must be a number from {ports[0]} to {ports[-1]}, not {value}")
+    allowed = _RANGES.get(option)
+    if allowed is not None and value not in allowed:
+        raise ConfigurationError(f"{where} must be a number from {allowed[0]} to {allowed[-1]}, not {value}")
     if option in _PLACES:
         for place in (value,) if isinstance(value, str) else value:
             _check_place(place, _PLACES[option], where)

@@ -156,6 +156,7 @@ def test_governor_show_without_its_database_is_one_sentence(admin: Admin, tmp_pa
         ("house_keeping", "cert_interval", "1e99", "ten years"),
         ("health_manager", "bind_port", 70000, "must be a number from 0 to 65535, not 70000"),
         ("health_manager", "bind_port", -1, "must be a number from 0 to 65535"),
+        ("health_manager", "sock_rlimit", 10**12, "must be a number from 0 to 1073741823"),
         ("haproxy_amphora", "bind_port", 0, "must be a number from 1 to 65535"),
         ("local", "privileged_port_offset", 64513, "must be a number from 0 to 64512"),
         ("health_manager", "controller_ip_port_list", "192.0.2.1:5555, 192.0.2.2", "must be host:port"),
