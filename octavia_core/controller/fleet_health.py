@@ -7,7 +7,8 @@ from typing import Any
 
 import attrs
 
-from octavia_core.controller.governing import STALE, pause_words
+from octavia_core.controller.governing import pause_words
+from octavia_core.controller.holder import living
 from octavia_core.ports.fleet import Observer
 from octavia_core.ports.storage import Storage, Transaction
 
@@ -19,7 +20,8 @@ class Manager:
     """One health manager, by the row that it writes every few seconds. What its version did not write is None.
 
     Attributes:
-        age: seconds since it wrote; `alive`: whether that is short enough to say something about now.
+        age: seconds since it wrote; `alive`: whether that is short enough to say something about now, and its process has not
+            ended on this host since.
         hears: amphorae that sent to this one within the timeout, of those `watched`: its reachability.
         per_second: heartbeats lately; `heartbeats`: since it began.
         lag: seconds from the arrival of a datagram until it was known there, the longest between two looks.
@@ -81,7 +83,7 @@ def _manager(row: Observer, now: int) -> Manager:
     return Manager(
         name=row.name,
         age=round(age, 3),
-        alive=age <= STALE,
+        alive=living(row, now),
         watched=_whole(row.figures.get("watched")),
         hears=_whole(row.figures.get("hears")),
         never_heard=_whole(row.figures.get("never_heard")),

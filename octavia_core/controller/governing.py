@@ -12,6 +12,7 @@ from typing import Any
 
 import attrs
 
+from octavia_core.controller.holder import STALE, living
 from octavia_core.domain.operation import Event
 from octavia_core.errors import Refused
 from octavia_core.policy.governor import Bucket
@@ -19,12 +20,10 @@ from octavia_core.ports.fleet import Governing
 from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["Overview", "bucket_of", "overview", "pause", "pause_words", "resume"]
+__all__ = ["STALE", "Overview", "bucket_of", "overview", "pause", "pause_words", "resume"]
 
 RECENT = 600.0
 """Seconds of failovers that an overview counts."""
-STALE = 30.0
-"""Seconds after which what a health manager has written last says nothing about now."""
 
 
 @attrs.frozen(kw_only=True)
@@ -121,7 +120,7 @@ def _overview(tx: Transaction, settings: Settings) -> Overview:
     found = tx.governing()
     held: dict[str, int] = {}
     evidence: dict[str, str] = {}
-    alive = [one for one in tx.observers() if found.now - one.written_at <= STALE * 1_000_000]
+    alive = [one for one in tx.observers() if living(one, found.now)]
     for one in alive:
         for rule, many in _mapping(one.figures.get("held")).items():
             if many >= held.get(rule, 0):

@@ -3,8 +3,8 @@
 Rule 1: nobody is told to sign with a key that a living health manager would refuse. Rule 2: each amphora is told by an
 operation of its own whose request names what it is told, so beginning again goes on where it stopped, and an agent that
 does not answer changes no status. Rule 3: a worker that still has the old settings tells nobody (the operation carries
-the fingerprint of what is to be told). Rule 4: an agent has what it was told last: being told once, before it was told
-something else, counts for nothing, so that going back is a rotation like any other.
+the fingerprint of what is to be told). Rule 4: an agent has what it was booted with or told last, by a row of its own that
+lives as long as it does (`octavia_core.flows.marks`): operations expire. Going back is a rotation like any other.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from enum import StrEnum
 
 import attrs
 
-from octavia_core.controller.governing import STALE
+from octavia_core.controller.holder import living
 from octavia_core.domain.operation import Event, Operation, OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import ConfigurationError, Refused
-from octavia_core.flows.single import mark_of
+from octavia_core.flows.marks import mark_of
 from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 
@@ -45,7 +45,9 @@ class Progress:
 
     Attributes:
         mark: fingerprint of what is told.
-        amphorae: that serve now; `told`: this is what they were told last; `under_way`; `failed`: could not be told; the rest is not asked for.
+        amphorae: that serve now; `told`: this is what they have; `under_way`; `failed`: could not be told; the rest is not asked for.
+        unknown: of that rest, those of which nobody has kept what they have: somebody else has built them, or it was
+            interrupted; told once, they have it.
         failures: amphora -> why, of some of those that failed.
         refusing: living health managers that would refuse heartbeats signed with it (for a key).
         heard: living health manager -> amphorae whose newest heartbeat that it heard lately is signed with it (for a key);
@@ -58,6 +60,7 @@ class Progress:
     told: int
     under_way: int
     failed: int
+    unknown: int
     failures: Mapping[str, str]
     refusing: tuple[str, ...]
     heard: Mapping[str, int] = attrs.field(factory=dict)
@@ -90,6 +93,9 @@ def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> i
             f"{len(found.refusing)} health manager(s) do not accept the new key yet ({', '.join(found.refusing[:3])}); "
             "name it in their [health_manager] heartbeat_keys_accepted first, and start them again"
         )
+    storage.transaction(
+        lambda tx: tx.set_rotation(what, mark)
+    )  # first: who has other settings tells nobody from now on
     wanted = storage.read(lambda tx: _missing(tx, what, mark))
     for start in range(0, len(wanted), _TOGETHER):
         some = wanted[start : start + _TOGETHER]
@@ -103,10 +109,9 @@ def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> i
     return len(wanted)
 
 
-def last_marks(tx: Transaction) -> dict[str, str]:
+def last_marks(tx: Transaction) -> Mapping[str, str]:
     """What agents were last told, or are being told -> its fingerprint; what was never rotated is left out."""
-    newest = {what: tx.last_request(FLOW, f"{what}/") for what in What}
-    return {str(what): str(one.arguments["mark"]) for what, one in newest.items() if one is not None}
+    return tx.rotations()
 
 
 def _mark(settings: Settings, what: What) -> str:
@@ -120,42 +125,54 @@ def _prefix(what: What, mark: str) -> str:
     return f"{what}/{mark}/"
 
 
+class _State(StrEnum):
+    """What is to be said of one agent."""
+
+    HAS_IT = "has it"
+    UNDER_WAY = "is told"
+    FAILED = "could not be told"
+    OTHER = "is told, or has, something else"
+    UNKNOWN = "may have anything"
+
+
 @attrs.frozen
-class _Asked:
-    """The last operation that tells an agent this, and whether it was told something else since: then it is to be told anew."""
+class _Agents:
+    """What is known of agents: the mark that each has for certain, and the operations that tell them `what`, oldest first."""
 
-    last: Operation
-    outdated: bool
+    mark: str
+    has: Mapping[str, str]
+    asked: Mapping[str, Sequence[Operation]]
+
+    def last(self, id: str) -> Operation | None:
+        """The last that tells this agent this."""
+        return next((one for one in reversed(self.asked.get(id, ())) if one.arguments.get("mark") == self.mark), None)
+
+    def state(self, id: str) -> _State:
+        """What is under way counts before what it has, since that is about to change."""
+        last, now = self.last(id), [one for one in self.asked.get(id, ()) if not one.state.final]
+        if now:
+            return _State.UNDER_WAY if now[-1] is last else _State.OTHER
+        if self.has.get(id) == self.mark:
+            return _State.HAS_IT
+        if last is not None and last.state is not OperationState.SUCCEEDED:
+            return _State.FAILED
+        return _State.OTHER if id in self.has else _State.UNKNOWN
 
 
-def _asked(tx: Transaction, what: What, mark: str) -> dict[str, _Asked]:
-    """By amphora; those that nobody asked for are left out."""
-    asked: dict[str, Operation] = {}
-    others: dict[str, list[Operation]] = {}
+def _agents(tx: Transaction, what: What, mark: str) -> _Agents:
+    asked: dict[str, list[Operation]] = {}
     for one in sorted(tx.requests(FLOW, f"{what}/"), key=lambda one: one.created_at):
-        if one.arguments.get("mark") == mark:
-            asked[str(one.amphora_id)] = one
-        else:
-            others.setdefault(str(one.amphora_id), []).append(one)
-    return {id: _Asked(last, any(_since(last, one) for one in others.get(id, ()))) for id, last in asked.items()}
-
-
-def _since(last: Operation, other: Operation) -> bool:
-    """Whether the agent may have been told, or is to be told, the other thing after the last successful telling."""
-    if last.state is not OperationState.SUCCEEDED or other.state is OperationState.CANCELLED:
-        return False
-    if other.state.final:  # one that failed may have reached the agent before it did
-        return (other.finished_at or 0) >= (last.finished_at or 0)
-    return other.created_at >= last.created_at
+        asked.setdefault(str(one.amphora_id), []).append(one)
+    return _Agents(mark, tx.marked(what), asked)
 
 
 def _progress(tx: Transaction, what: What, mark: str) -> Progress:
-    serving = [a.id for a in tx.amphorae() if a.status in _SERVING]
-    asked = _asked(tx, what, mark)
-    states = Counter(asked[id].last.state for id in serving if id in asked and not asked[id].outdated)
-    failed = [id for id in serving if id in asked and asked[id].last.state in _ENDED_BADLY]
+    agents = _agents(tx, what, mark)
+    states = {a.id: agents.state(a.id) for a in tx.amphorae() if a.status in _SERVING}
+    many = Counter(states.values())
+    failed = {id: agents.last(id) for id, state in states.items() if state is _State.FAILED}
     now = tx.governing().now
-    alive = [one for one in tx.observers() if now - one.written_at <= STALE * 1_000_000]
+    alive = [one for one in tx.observers() if living(one, now)]
     refusing = [one.name for one in alive if mark not in str(one.figures.get("accepts"))]
     heard, otherwise, still = dict[str, int](), dict[str, int](), set[str]()
     for one in alive if what is What.HEARTBEAT_KEY else ():
@@ -167,11 +184,12 @@ def _progress(tx: Transaction, what: What, mark: str) -> Progress:
     return Progress(
         what=what,
         mark=mark,
-        amphorae=len(serving),
-        told=states[OperationState.SUCCEEDED],
-        under_way=sum(many for state, many in states.items() if not state.final),
+        amphorae=len(states),
+        told=many[_State.HAS_IT],
+        under_way=many[_State.UNDER_WAY],
         failed=len(failed),
-        failures={id: asked[id].last.error or "no reason recorded" for id in failed[:10]},
+        unknown=many[_State.UNKNOWN],
+        failures={id: (one and one.error) or "no reason recorded" for id, one in list(failed.items())[:10]},
         refusing=tuple(refusing) if what is What.HEARTBEAT_KEY else (),
         heard=heard,
         otherwise=otherwise,
@@ -179,18 +197,14 @@ def _progress(tx: Transaction, what: What, mark: str) -> Progress:
     )
 
 
-_ENDED_BADLY = (OperationState.FAILED, OperationState.CANCELLED)
-
-
 def _missing(tx: Transaction, what: What, mark: str) -> Sequence[Operation]:
-    asked = _asked(tx, what, mark)
+    agents = _agents(tx, what, mark)
     found = []
     for amphora in tx.amphorae():
-        one = asked.get(amphora.id)
-        has_it = one is not None and not one.outdated and one.last.state not in _ENDED_BADLY  # or will
-        if amphora.status not in _SERVING or has_it:
+        if amphora.status not in _SERVING or agents.state(amphora.id) in (_State.HAS_IT, _State.UNDER_WAY):
             continue
-        again = "" if one is None else f"/{one.last.created_at}"
+        last = agents.last(amphora.id)
+        again = "" if last is None else f"/{last.created_at}"
         found.append(
             Operation(
                 id=str(uuid.uuid4()),

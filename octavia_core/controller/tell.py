@@ -32,11 +32,14 @@ def tell_agents(storage: Storage, world: World, patience: float = PATIENCE) -> S
     found = [a for a in storage.read(lambda tx: tx.amphorae()) if a.status is AmphoraStatus.ALLOCATED]
     if not found:
         return ()
+    marks = world.marks
+    storage.transaction(lambda tx: tx.doubt_marks([amphora.id for amphora in found], marks))
     pool = ThreadPoolExecutor(min(AT_ONCE, len(found)), thread_name_prefix="octavia-tell")
     asked = {pool.submit(_tell, world, amphora): amphora.id for amphora in found}
     done, late = wait(asked, timeout=patience)
     pool.shutdown(wait=False)
     told = [asked[future] for future in done if future.result()]
+    storage.transaction(lambda tx: tx.give_marks(told, marks))
     log.info("heartbeats come to another port than before: %s amphorae know it, %s do not yet", len(told), len(late))
     return told
 

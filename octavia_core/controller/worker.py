@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import queue
 import random
-import socket
 import threading
-import uuid
 from collections.abc import Callable
 
 from octavia_core.controller.duty import Duty
+from octavia_core.controller.holder import ended_here, holder_name
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
@@ -33,32 +31,6 @@ __all__ = ["Worker", "ended_here", "holder_name"]
 log = logging.getLogger("octavia_core.worker")
 
 _STOP = None
-
-
-def holder_name() -> str:
-    """Who holds an operation: host, process and a random part, so that a restarted process is somebody else."""
-    return f"{socket.gethostname()[:40]}:{os.getpid()}:{uuid.uuid4().hex[:8]}"
-
-
-def ended_here(holder: str) -> bool:
-    """Whether that holder was of this host, and its process ended, or is this one, which has begun anew since (its number does
-    not change in a container). False where that cannot be told: another host's, or not such a name.
-    """
-    host, _, rest = holder.partition(":")
-    pid = rest.partition(":")[0]
-    if host != socket.gethostname()[:40] or not pid.isdecimal() or int(pid) == 0:
-        return False
-    if int(pid) == os.getpid():
-        return True
-    try:
-        os.kill(int(pid), 0)
-    except (ProcessLookupError, OverflowError):
-        return True
-    except PermissionError:  # somebody else's, and alive
-        return False
-    return False
-
-
 LED_POLL = 60.0
 """Seconds between two looks of a worker that a supervisor nudges; for the day when a nudge is lost."""
 BREATH = 0.02

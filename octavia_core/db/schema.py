@@ -23,7 +23,7 @@ from octavia_core.settings import Database
 
 __all__ = ["HEAD", "KNOWN", "VERSION_TABLE", "check", "create", "downgrade", "prepare", "upgrade"]
 
-KNOWN = ("oc0001", "oc0002")
+KNOWN = ("oc0001", "oc0002", "oc0003")
 """Our revisions, oldest first; a test compares them with the files in migrations/versions."""
 
 HEAD = KNOWN[-1]

@@ -82,10 +82,13 @@ class Site:
 
 @attrs.frozen(kw_only=True)
 class Booted:
-    """What booting gave: the server, and when its certificate ends (epoch seconds)."""
+    """What booting gave: the server, when its certificate ends (epoch seconds), and the marks of what it was booted with (none
+    when it was found rather than made: then another worker may have given it something else).
+    """
 
     server: Server
     not_after: int
+    marks: Mapping[str, str] = attrs.field(factory=dict)
 
 
 @attrs.frozen
@@ -152,7 +155,9 @@ def boot(run: Run, world: World, where: Site) -> Booted:
         validity = world.settings.certificates.cert_validity_time
         # found, not made: the server keeps a certificate that is at most a boot deadline older than now
         oldest = int(world.clock.now() + validity - world.settings.engine.boot_deadline)
-        return Booted(server=server, not_after=made[0] if made else oldest)
+        if not made:
+            return Booted(server=server, not_after=oldest)
+        return Booted(server=server, not_after=made[0], marks=world.marks)
 
     def undo(spec: ServerSpec, booted: Booted | None) -> None:
         world.compute.destroy(booted.server.id if booted else spec.name)
@@ -217,6 +222,7 @@ def store_server(tx: Transaction, where: Site, server: Server, event: AmphoraEve
 def booted_row(tx: Transaction, where: Site, booted: Booted) -> None:
     """The server was asked for: remember it before it is waited for at length, so that its death is noticed meanwhile."""
     tx.settle_amphora(where.amphora_id, AmphoraEvent.BOOT, compute_id=booted.server.id)
+    tx.give_marks([where.amphora_id], booted.marks)
 
 
 def plug(run: Run, world: World, tree: LoadBalancer, amphora: Amphora) -> VipPlug:

@@ -92,6 +92,15 @@ class Run(Waiting, Undoing):
         """Read the database *inside a step*; what it says is not recorded, so a flow must not branch on it."""
         return self._shared.storage.read(work)
 
+    def note(self, work: Callable[[Transaction], object]) -> None:
+        """Inside a step: write down what is known of the outside. Not recorded: it is done again with the step, and twice is once."""
+        shared = self._shared
+        with shared.commits:
+            began = shared.world.clock.monotonic()
+            lease = self._lease(began)
+            shared.storage.transaction(work, claim=attrs.evolve(shared.claim, lease=lease))
+            shared.lease_until = began + lease
+
     # -- steps -----------------------------------------------------------------------------------------------------
     def step(
         self,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import attrs
 
 from octavia_core.domain.amphora import Amphora
-from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Topology
 from octavia_core.errors import NotFound, PermanentError, TransientError
-from octavia_core.flows import amphorae
+from octavia_core.flows import amphorae, marks
 from octavia_core.flows.flow import Flow, emit
 from octavia_core.flows.requests import nothing_to_do
 from octavia_core.flows.run import Run
@@ -19,9 +18,8 @@ from octavia_core.flows.world import World
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.amphora import BootIdentity
 from octavia_core.ports.storage import Transaction
-from octavia_core.settings import Settings
 
-__all__ = ["CONFIGURE_AGENT", "CREATE_SPARE", "DELETE_AMPHORA", "mark_of"]
+__all__ = ["CONFIGURE_AGENT", "CREATE_SPARE", "DELETE_AMPHORA"]
 
 
 @attrs.frozen(kw_only=True)
@@ -108,12 +106,12 @@ def _configure_agent(run: Run, world: World) -> None:
 
     def tell(_: str) -> None:
         what, mark = operation.arguments.get("tell"), operation.arguments.get("mark")
-        if mark and mark_of(world.settings, str(what)) != mark:
+        if mark and world.marks.get(str(what)) != mark:
             raise TransientError(
                 f"this worker's settings have another {what} than the agent is to be told; start it again"
             )
         for name, newest in dict(operation.arguments.get("marks") or {}).items():
-            if mark_of(world.settings, name) != newest:  # at once: the failover of who stays silent waits for this
+            if world.marks.get(name) != newest:  # at once: the failover of who stays silent waits for this
                 raise PermanentError(
                     f"this worker's settings have another {name} than agents were told last; start it again"
                 )
@@ -127,21 +125,12 @@ def _configure_agent(run: Run, world: World) -> None:
             server_pem=Secret(b""),
             controller_ca_pem=world.issuer.controller_ca(),
         )
-        world.amphora.update_agent(at, identity)
+        marks.tell(run, world, at, identity)
 
     run.step("agent-settings", key=amphora.id, do=tell, limit=world.amphora.time_limit)
     run.finish(
         lambda tx: emit(tx, operation, "amphora.configured", "its agent has its settings", amphora_id=amphora.id)
     )
-
-
-def mark_of(settings: Settings, what: str) -> str | None:
-    """The fingerprint of what agents are told of "heartbeat-key" or "controllers"; None when there is nothing."""
-    health = settings.health_manager
-    if what == "heartbeat-key":
-        return fingerprint(health.heartbeat_key.reveal()) if health.heartbeat_key else None
-    places = health.controller_ip_port_list or (health.bind_ip,)  # a port of its own choice is told by whoever has it
-    return fingerprint(" ".join(places).encode())
 
 
 def _failed(tx: Transaction, operation: Operation, reason: str) -> None:

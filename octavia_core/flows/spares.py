@@ -18,7 +18,7 @@ from octavia_core.domain.operation import Operation
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import AmphoraStatus, Topology
 from octavia_core.errors import AmphoraRefused, AmphoraUnreachable, NotFound
-from octavia_core.flows import amphorae
+from octavia_core.flows import amphorae, marks
 from octavia_core.flows.flow import derived_id, emit
 from octavia_core.flows.run import Run
 from octavia_core.flows.waits import LOOK
@@ -138,7 +138,7 @@ def _answers(run: Run, world: World, where: amphorae.Site, spare: Amphora) -> bo
                     server_pem=Secret(b""),  # it keeps its certificate: only settings are sent
                     controller_ca_pem=world.issuer.controller_ca(),
                 )
-                world.amphora.update_agent(at, identity)
+                marks.tell(run, world, at, identity)
         except (AmphoraUnreachable, AmphoraRefused):
             return False
         return True

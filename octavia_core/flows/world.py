@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 
 import attrs
 
+from octavia_core.flows.marks import marks_of
 from octavia_core.ports.amphora import AmphoraPort
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.compute import ComputePort
@@ -33,3 +35,8 @@ class World:
     settings: Settings
     clock: Clock
     statistics: Callable[[], Mapping[str, StatisticsPort]] = dict
+
+    @functools.cached_property
+    def marks(self) -> Mapping[str, str]:
+        """Fingerprints of what these settings give to agents; see `octavia_core.flows.marks`."""
+        return marks_of(self.settings)

@@ -94,14 +94,14 @@ class Fleet(Protocol):
     def observe(self, name: str, figures: Mapping[str, Any], *, keep: float) -> None:
         """Write the one row of a health manager; rows that nobody has written for `keep` seconds are removed."""
 
+    def forget_observer(self, name: str) -> None:
+        """Take the row of a health manager away: it has ended. Absent is success."""
+
     def observers(self) -> Sequence[Observer]:
         """All rows of health managers, by name."""
 
     def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
         """Operations of a flow whose `request_id` begins like that (no wildcards in it)."""
-
-    def last_request(self, flow: str, prefix: str) -> Operation | None:
-        """The newest of those; None when there is none."""
 
     def amphora_states(self) -> Mapping[str, int]:
         """How many amphorae there are in each status; the DELETED ones are left out."""

@@ -19,6 +19,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Operating, Provi
 from octavia_core.errors import OctaviaError
 from octavia_core.ports.fleet import Fleet
 from octavia_core.ports.hearts import Hearts
+from octavia_core.ports.marks import Marks
 
 __all__ = [
     "Attendance",
@@ -92,7 +93,7 @@ class Summary:
     provider: str | None
 
 
-class Transaction(Fleet, Hearts, Protocol):
+class Transaction(Fleet, Hearts, Marks, Protocol):
     """One unit of work. Methods that change a row that is not there raise `NotFound`."""
 
     # -- the load balancer tree ------------------------------------------------------------------------------------

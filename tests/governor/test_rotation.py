@@ -21,7 +21,7 @@ from octavia_core.domain.skim import Skimmer
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import ConfigurationError, Refused
 from octavia_core.flows.runner import Runner
-from octavia_core.flows.single import mark_of
+from octavia_core.flows.marks import mark_of
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.policy.governor import Act, Decision, Rule
 from octavia_core.ports.clock import SystemClock

@@ -94,6 +94,7 @@ def _print(session: Session, found: Progress) -> None:
         ("have it", found.told),
         ("are being told", found.under_way),
         ("could not be told", found.failed),
+        *((("not known what they have", found.unknown),) if found.unknown else ()),
         *((f"of amphora {id}", why) for id, why in found.failures.items()),
         *(("does not accept it yet", name) for name in found.refusing),
         *((f"heard with it by {name}", many) for name, many in found.heard.items()),

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from octavia_core.controller.holder import PLACE, place_of_processes
 from octavia_core.errors import TransientError
 from octavia_core.ports.storage import Storage
 
@@ -43,7 +44,7 @@ class Figures:
             return False
         counted = dict(counters)
         passed = None if self._at is None else now - self._at
-        figures = {**rates(counted, self._before, passed), **rest()}
+        figures = {**rates(counted, self._before, passed), **rest(), PLACE: place_of_processes()}
         self._at, self._before = now, counted
         try:
             self._storage.transaction(lambda tx: tx.observe(name, figures, keep=KEEP))

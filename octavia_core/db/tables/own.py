@@ -1,5 +1,5 @@
 """Our own tables, beside upstream's: operations with their journals, events, revisions, liveness, what health
-managers share.
+managers share, what agents were given.
 
 No foreign key leads from here into upstream's tables, so upstream's programs may delete their rows as they always did.
 """
@@ -19,10 +19,12 @@ __all__ = [
     "oc_governor",
     "oc_journal",
     "oc_liveness",
+    "oc_mark",
     "oc_meta",
     "oc_observer",
     "oc_operation",
     "oc_revision",
+    "oc_rotation",
 ]
 
 oc_operation = Table(
@@ -179,4 +181,21 @@ oc_comeback = Table(
     Column("operation_id", exact(36)),  # the last attempt, None before the first
     Column("reason", long_text(), nullable=False),
     Index("ix_oc_comeback_next_at", "next_at"),
+)
+
+oc_mark = Table(
+    "oc_mark",
+    metadata,
+    Column("amphora_id", exact(36), primary_key=True),
+    Column("what", exact(32), primary_key=True),
+    Column("mark", exact(64), nullable=False),  # a fingerprint: what its agent has for certain
+    Column("given_at", microseconds(), nullable=False),
+)
+
+oc_rotation = Table(
+    "oc_rotation",
+    metadata,
+    Column("what", exact(32), primary_key=True),
+    Column("mark", exact(64), nullable=False),  # what all agents are to have
+    Column("begun_at", microseconds(), nullable=False),
 )

@@ -7,6 +7,7 @@ from octavia_core.db.transaction.attendance import Workers
 from octavia_core.db.transaction.fleet import Fleet
 from octavia_core.db.transaction.health import Health
 from octavia_core.db.transaction.journal import Events, Journal, Revisions
+from octavia_core.db.transaction.marks import Marks
 from octavia_core.db.transaction.operations import Operations
 from octavia_core.db.transaction.pairs import Pairs
 from octavia_core.db.transaction.purge import Purge
@@ -19,7 +20,7 @@ __all__ = ["SqlTransaction"]
 
 
 class SqlTransaction(
-    Settle, Purge, Amphorae, Pairs, Health, Fleet, Reports, Operations, Journal, Revisions, Events, Workers
+    Settle, Purge, Amphorae, Pairs, Health, Fleet, Marks, Reports, Operations, Journal, Revisions, Events, Workers
 ):
     """All parts over one connection."""
 

@@ -82,6 +82,10 @@ class Fleet(Session):
         self.write(on_conflict(self.dialect, statement.values(**values, written_at=db_now()), ["name"], changes))
         self.write(delete(oc_observer).where(oc_observer.c.written_at < db_now() - round(keep * _MICRO)))
 
+    def forget_observer(self, name: str) -> None:
+        """Its row."""
+        self.write(delete(oc_observer).where(oc_observer.c.name == name))
+
     def observers(self) -> Sequence[Observer]:
         """All, by name."""
         return [
@@ -92,11 +96,6 @@ class Fleet(Session):
     def requests(self, flow: str, prefix: str) -> Sequence[Operation]:
         """Those of the flow are found by the unique key of flow and request."""
         return [operation_of(row) for row in self.rows(_requested(flow, prefix))]
-
-    def last_request(self, flow: str, prefix: str) -> Operation | None:
-        """By the same key; the database sorts them."""
-        row = self.row(_requested(flow, prefix).order_by(oc_operation.c.created_at.desc()).limit(1))
-        return None if row is None else operation_of(row)
 
     def amphora_states(self) -> Mapping[str, int]:
         """By status, without the DELETED."""

@@ -17,7 +17,7 @@ from octavia_core.db.tables import TABLE_OF
 from octavia_core.db.tables.amphora import amphora, amphora_health, amphora_member_port
 from octavia_core.db.tables.balancer import additional_vip, load_balancer, vip, vip_security_group, vrrp_group
 from octavia_core.db.tables.listener import l7policy, l7rule, listener, listener_cidr, sni
-from octavia_core.db.tables.own import oc_amphora, oc_liveness, oc_revision
+from octavia_core.db.tables.own import oc_amphora, oc_liveness, oc_mark, oc_revision
 from octavia_core.db.tables.pool import health_monitor, member, pool, session_persistence
 from octavia_core.db.tables.tenancy import tags
 from octavia_core.db.transaction.positions import renumber
@@ -120,6 +120,6 @@ class Removal(TreeStoring):
         self._remove_rows(Kind.LOAD_BALANCER, load_balancer.c.id == id, Counter())
 
     def _remove_amphora(self, id: str) -> None:
-        for table in (amphora_member_port, oc_amphora, oc_liveness, amphora_health):
+        for table in (amphora_member_port, oc_amphora, oc_liveness, oc_mark, amphora_health):
             self.write(delete(table).where(table.c.amphora_id == id))
         self.write(delete(amphora).where(amphora.c.id == id))
