@@ -241,6 +241,32 @@ def test_the_vip_stays_as_the_api_made_it(on: Stage) -> None:
     assert on.database.rows(query, made) == before
 
 
+def test_additional_vips_stay_as_the_api_made_them_and_go_with_the_load_balancer(on: Stage, clients: Clients) -> None:
+    wanted = {
+        f"aaaaaaaa-bbbb-4ccc-8ddd-{number:012x}": address
+        for number, address in enumerate(("192.0.2.201", "2001:db8::c9"), 1)
+    }
+    more = [{"subnet_id": subnet, "ip_address": address} for subnet, address in wanted.items()]
+    made = on.load_balancer("more", additional_vips=more)
+    lb = made["id"]
+
+    def rows() -> dict[str, tuple[object, object]]:
+        found = on.database.rows("SELECT * FROM additional_vip WHERE load_balancer_id = %s", lb)
+        return {str(row["subnet_id"]): (row["ip_address"], row["port_id"]) for row in found}
+
+    as_made = {subnet: (address, made["vip_port_id"]) for subnet, address in wanted.items()}
+    on.settled(lb)
+    assert rows() == as_made
+    clients.sdk.failover_load_balancer(lb)
+    on.settled(lb)
+    assert rows() == as_made
+    shown = on.ask("GET", f"/v2/lbaas/loadbalancers/{lb}")["loadbalancer"]["additional_vips"]
+    assert {vip["subnet_id"]: vip["ip_address"] for vip in shown} == wanted
+    on.ask("DELETE", f"/v2/lbaas/loadbalancers/{lb}?cascade=true")
+    until("it is gone", lambda: on.status(lb) == "DELETED")
+    assert [name for _, name in on.cloud().leftovers() if lb in name] == []
+
+
 def test_both_clients_see_statuses_statistics_and_amphorae(on: Stage, clients: Clients) -> None:
     lb = clients.client.load_balancer_create(json={"loadbalancer": {**TREE, "name": "heard"}})["loadbalancer"]["id"]
     clients.active(lb)
