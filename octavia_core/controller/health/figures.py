@@ -10,7 +10,7 @@ from octavia_core.controller.holder import PLACE, place_of_processes
 from octavia_core.errors import TransientError
 from octavia_core.ports.storage import Storage
 
-__all__ = ["EVERY", "SOME", "Figures", "rates", "signatures"]
+__all__ = ["EVERY", "SOME", "Figures", "leave", "rates", "signatures"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -52,6 +52,14 @@ class Figures:
             log.info("the figures of this health manager are not written now: %s", error)
             return False
         return True
+
+
+def leave(storage: Storage, name: str) -> None:
+    """Take the row of a health manager that ends away, so that nobody counts on it; where that fails, it is old soon."""
+    try:
+        storage.transaction(lambda tx: tx.forget_observer(name))
+    except TransientError as error:
+        log.info("the figures of this health manager are left behind: %s", error)
 
 
 def signatures(

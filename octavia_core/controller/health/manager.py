@@ -7,6 +7,7 @@ that any number of controllers start one failover.
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import socket
 import threading
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.deaths import Deaths
+from octavia_core.controller.health.figures import leave
 from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Evidence, Lookout
@@ -101,6 +103,7 @@ class HealthManager:
         self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
         self._write_every = min(WRITE_EVERY, self._timeout / 2)
         self._observer = holder_name()
+        self._leave = functools.partial(leave, storage, self._observer)
         self._wall = Wall(storage, world.clock)
         self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval), self._timeout)
         self._writer = Writer(
@@ -179,6 +182,7 @@ class HealthManager:
             thread.join(5)
         with contextlib.suppress(OctaviaError):  # then the next one says that it is over
             self._actor.tell([], {})
+        self._leave()
         self._ask.close()
         if self.metrics is not None:
             self.metrics.stop()
