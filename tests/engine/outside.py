@@ -38,6 +38,8 @@ __all__ = ["DATABASE", "SCENARIOS", "Engine", "Scenario", "declared_dead", "die_
 
 DATABASE = "database.url"
 """File of a folder that names its database; without it, the folder has an SQLite file."""
+TOGETHER = "together"
+"""File of a folder whose pairs get no server group, so that spares may join them."""
 LEASE = 0.2
 """Seconds: long enough for a step of the simulator, short enough to wait for in every case."""
 CALL = 0.1
@@ -80,7 +82,7 @@ class Engine:
         settings = on_simulator(
             directory,
             database_of(directory),
-            nova={"enable_anti_affinity": apart},
+            nova={"enable_anti_affinity": apart and not (directory / TOGETHER).exists()},
             engine={"lease": LEASE, "step_retry_first": 0.01, "step_retry_longest": 0.02} | engine,
         )
         cloud = SimulatedCloud(directory / "simulator.db")
@@ -196,6 +198,7 @@ class Scenario:
         status: of the load balancer in the end.
         servers: how many serve in the end.
         spares: how many wait beside them.
+        apart: pairs are kept on different hosts by a server group.
     """
 
     name: str
@@ -204,6 +207,7 @@ class Scenario:
     status: str
     servers: int
     spares: int = 0
+    apart: bool = True
 
 
 def _create(engine: Engine) -> None:
@@ -240,6 +244,13 @@ def _amphora_dies(engine: Engine) -> None:
     (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
     engine.world.compute.destroy(f"amphora-{amphora.id}")
     engine.storage.transaction(lambda tx: tx.declare_dead(amphora.id))
+
+
+def _lost(engine: Engine) -> None:
+    """The only one dies, and health asks for its failover as it does."""
+    (amphora,) = engine.storage.read(lambda tx: tx.amphorae())
+    engine.world.compute.destroy(f"amphora-{amphora.id}")
+    declared_dead(engine, amphora)
 
 
 def _one_dies(engine: Engine) -> None:
@@ -340,6 +351,8 @@ SCENARIOS = (
     Scenario("configure-refused", (_create,), _both(_add_member, _refuse_pushes), "ACTIVE", 1),
     Scenario("configure-amphora-dead", (_create,), _both(_add_member, _amphora_dies), "ACTIVE", 1),
     Scenario("failover-refused", (_create,), _both(_failover, _refuse_pushes), "ERROR", 1),
+    Scenario("failover-dead", (_create,), _lost, "ACTIVE", 1),
+    Scenario("failover-dead-refused", (_create,), _both(_lost, _refuse_pushes), "ERROR", 0),
     Scenario("delete-amphora", (_create,), _about_its_amphora("delete-amphora"), "ACTIVE", 0),
     Scenario("configure-agent", (_create,), _about_its_amphora("configure-agent"), "ACTIVE", 1),
     Scenario("spare", (_create,), create_spare, "ACTIVE", 1, spares=1),
@@ -347,6 +360,7 @@ SCENARIOS = (
     Scenario("spare-replaces", (_create, create_spare), _failover, "ACTIVE", 1),
     Scenario("spare-silent", (_create, create_spare), _both(_failover, _spare_vanishes), "ACTIVE", 1),
     Scenario("spare-refused", (create_spare,), _both(_create, _refuse_pushes), "ERROR", 0),
+    Scenario("spare-joins-pair", (_create_pair, create_spare), _one_dies, "ACTIVE", 2, apart=False),
     Scenario("pair-create", (), _create_pair, "ACTIVE", 2),
     Scenario("pair-configure", (_create_pair,), _add_member, "ACTIVE", 2),
     Scenario("pair-delete", (_create_pair,), _delete, "DELETED", 0),
@@ -362,6 +376,8 @@ SCENARIOS = (
 
 def prepared(scenario: Scenario, directory: Path) -> None:
     """Bring a folder to where the scenario's operation is stored and nobody has begun it."""
+    if not scenario.apart:
+        (directory / TOGETHER).touch()
     engine = Engine.open(directory)
     for act in scenario.before:
         act(engine)
