@@ -11,7 +11,7 @@ from octavia_core.certs.authority import Authority, create_authorities
 from octavia_core.controller.health.receive import Receiver, bind_receiver
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.secret import Secret
-from octavia_core.domain.tree import HealthMonitor, Vip
+from octavia_core.domain.tree import AdditionalVip, HealthMonitor, Vip
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, MonitorType, Topology
 from octavia_core.errors import AmphoraUnreachable
 from octavia_core.ports.amphora import BootIdentity, Delivery, Material
@@ -25,7 +25,7 @@ from octavia_core.settings import (
 )
 from octavia_haproxy.driver import HaproxyDriver
 from tests.haproxy.certificates import Authority as Signer
-from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MANAGEMENT, MEMBERS, VIP, VRRP, Lab, Machine, lab
+from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MANAGEMENT, MEMBERS, VIP, VIP6, VRRP, Lab, Machine, lab
 from tests.peers.octavia_api.programs import until
 from tests.support.running import Echo
 from tests.support.trees import behind, listener, load_balancer, pool
@@ -159,7 +159,8 @@ def tree(members):
     secure = listener(
         one, protocol=ListenerProtocol.TERMINATED_HTTPS, protocol_port=443, tls_certificate_id="secret/www"
     )
-    return load_balancer([plain, secure], one, vip=Vip(ip_address=VIP))
+    more = (AdditionalVip(ip_address=VIP6),)
+    return load_balancer([plain, secure], one, vip=Vip(ip_address=VIP), additional_vips=more)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ AMPHORA_ID = "5d1b2f3c-0b0e-4b5f-9a55-6c8f8f0a1e11"
 KEY = "only-for-tests"
 """The heartbeat key."""
 VIP, VRRP = f"{VIPS}.100", f"{VIPS}.11"
+VIP6 = "fd00:198:51:100::64"
 PROGRAMS = ("haproxy", "keepalived", "ipvsadm", "nft", "ip")
 """What an amphora's image has; `GET /info` asks the package manager for the first three."""
 

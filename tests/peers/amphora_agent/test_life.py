@@ -26,11 +26,11 @@ from octavia_core.ports.network import PluggedNetwork, VipPlug
 from octavia_haproxy.client import InterfaceRule
 from octavia_haproxy.driver import HaproxyDriver
 from tests.peers.amphora_agent.conftest import logged
-from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MEMBERS, VIP, VIPS, VRRP
+from tests.peers.amphora_agent.lab import AMPHORA_ID, KEY, MEMBERS, VIP, VIP6, VIPS, VRRP
 from tests.peers.octavia_api.programs import until
 from tests.support.running import ask
 
-MORE = {"ip_address": "fd00:198:51:100::9", "subnet_cidr": "fd00:198:51:100::/64", "gateway": None, "host_routes": []}
+MORE = {"ip_address": VIP6, "subnet_cidr": "fd00:198:51:100::/64", "gateway": None, "host_routes": []}
 """What a network driver says of an additional VIP."""
 
 
@@ -115,7 +115,7 @@ def test_the_vip_is_plugged_and_found_by_its_address(machine, driver):
     machine.plug("vip", "br-vip")
     driver.plug_vip(machine.at, plug)
     driver.plug_vip(machine.at, plug)  # again is success
-    assert agent.interface(VRRP) == driver.interface(machine.at, VIP) == agent.interface(MORE["ip_address"]) == "eth1"
+    assert agent.interface(VRRP) == driver.interface(machine.at, VIP) == agent.interface(VIP6) == "eth1"
 
 
 class Cables:
@@ -176,7 +176,7 @@ def test_before_a_push_it_is_plugged_into_its_members_network_and_what_the_agent
         prepare(tree)
 
 
-def test_a_first_push_makes_it_serve_http_and_https_through_the_vip(push, tree, signer, members):
+def test_a_first_push_makes_it_serve_http_and_https_through_its_vips(push, tree, machine, signer, members):
     pushed, sent = push(tree)
     assert pushed.changed
     assert (pushed.skipped_listeners, pushed.kept_listeners) == ((), ())
@@ -187,6 +187,8 @@ def test_a_first_push_makes_it_serve_http_and_https_through_the_vip(push, tree, 
     trusted = ssl.create_default_context(cadata=signer.pem)
     answer = ask(VIP, 443, "/secure", tls=trusted, name="www.test")
     assert (answer.status, answer.echo["path"]) == (200, "/secure")
+    asked = f"import urllib.request; print(urllib.request.urlopen('http://[{VIP6}]:80/', timeout=20).status)"
+    assert machine.inside("python3", "-c", asked).strip() == "200"  # by the additional VIP
 
 
 def test_the_same_push_again_only_reads_back(push, tree):
