@@ -15,7 +15,7 @@ from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
-from octavia_core.cli.streams import flush, write, written
+from octavia_core.cli.streams import Unwritten, flush, silence, write, written
 
 __all__ = ["Screen", "ago", "moment", "status"]
 
@@ -135,8 +135,11 @@ class Screen:
         self.err.print(Text.assemble(("Error: ", "bold red"), text), soft_wrap=True)
         if self.json:
             about = {"type": kind, "message": text, "exit_code": code}
-            self.data({"error": about | ({"operation_id": operation} if operation else {})})
-            flush()
+            try:
+                self.data({"error": about | ({"operation_id": operation} if operation else {})})
+                flush()
+            except (BrokenPipeError, Unwritten):  # it is said above, and the exit code says it, too
+                silence()
 
 
 def status(value: Any) -> Text:

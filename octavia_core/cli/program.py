@@ -24,6 +24,7 @@ from octavia_core.cli.commands import (
 )
 from octavia_core.cli.exits import Exit
 from octavia_core.cli.session import Session
+from octavia_core.cli.streams import Unwritten, flush, silence
 
 __all__ = ["build", "run"]
 
@@ -90,8 +91,17 @@ def run(arguments: Sequence[str]) -> int:
         return Exit.BAD_REQUEST
     try:
         code = build()(args=list(arguments), prog_name="octavia-admin", standalone_mode=False)
+        flush()
     except typer.Abort:
         return Exit.INTERRUPTED
+    except BrokenPipeError:
+        silence()
+        return Exit.PIPE_CLOSED
+    except (OSError, Unwritten) as error:  # of a help text or the version: commands guard themselves
+        silence()
+        full = error if isinstance(error, Unwritten) else Unwritten(error)
+        Session().screen.error(str(full), kind="Unwritten", code=int(Exit.FAILED), operation=None)
+        return Exit.FAILED
     except Exception as error:  # commands guard themselves; what has no words is our own mistake
         words = getattr(error, "format_message", None)
         if not callable(words):

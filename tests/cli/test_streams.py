@@ -26,11 +26,19 @@ def shell(admin: Admin, line: str, **more: str) -> subprocess.CompletedProcess[s
     )
 
 
-@pytest.mark.parametrize("command", ["lb list", "lb list --json", "lb show bücher"])
+@pytest.mark.parametrize("command", ["lb list", "lb list --json", "lb show bücher", "health top --count 1"])
 def test_a_full_disk_behind_standard_output_is_a_sentence(made: Admin, command: str) -> None:
     said = shell(made, f"$ADMIN {command} > /dev/full")
     assert (said.returncode, said.stderr.count("\n")) == (1, 1)
     assert "standard output cannot be written: No space left on device" in said.stderr
+
+
+@pytest.mark.parametrize(
+    ("command", "code"), [("--help", 1), ("--version", 1), ("lb show nope --json", 3), ("nonsense --json", 2)]
+)
+def test_so_it_is_where_no_command_has_begun_or_it_has_failed(made: Admin, command: str, code: int) -> None:
+    said = shell(made, f"$ADMIN {command} > /dev/full")
+    assert (said.returncode, said.stderr.count("\n")) == (code, 1), said.stderr
 
 
 def test_closed_streams_are_no_reason_to_fail(made: Admin) -> None:

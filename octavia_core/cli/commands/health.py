@@ -9,6 +9,7 @@ import typer
 
 from octavia_core.cli.command import command
 from octavia_core.cli.session import Session, until_ctrl_c
+from octavia_core.cli.streams import flush, written
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -32,6 +33,8 @@ _COLUMNS = (
 _LESS = ("oldest", "held", "dropped", "never heard", "lag", "per second", "silent", "wrote")
 """What a live table that is too wide for its terminal goes without, in this order; `show` has all of it."""
 
+_NOBODY = "no health manager has written lately"
+
 
 def add(app: typer.Typer) -> None:
     """Add `health`."""
@@ -52,7 +55,7 @@ def show(session: Session) -> None:
         session.screen.data(to_json(found))
         return
     session.screen.say(*_summary(found))
-    session.screen.table(_COLUMNS, map(_row, found.managers), empty="no health manager has written lately")
+    session.screen.table(_COLUMNS, map(_row, found.managers), empty=_NOBODY)
 
 
 def top(
@@ -62,7 +65,7 @@ def top(
         int | None, typer.Option("--count", min=1, metavar="NUMBER", help="Looks; endless without.")
     ] = None,
 ) -> None:
-    """The same as a live table, until Ctrl-C; with --json one object on each line."""
+    """The same as a live table, until Ctrl-C; one after the other into a file or pipe, with --json an object on each line."""
     from rich.live import Live
 
     from octavia_core.controller.fleet_health import fleet
@@ -73,10 +76,14 @@ def top(
         if session.json:
             for found in looks:
                 session.screen.line(to_json(found))
-            return
-        with Live(console=session.screen.out, auto_refresh=False) as live:
+        elif not session.screen.out.is_terminal:
             for found in looks:
-                live.update(_picture(found, session.screen.out), refresh=True)
+                session.screen.say(_picture(found, session.screen.out))
+                flush()
+        else:
+            with written(), Live(console=session.screen.out, auto_refresh=False) as live:
+                for found in looks:
+                    live.update(_picture(found, session.screen.out), refresh=True)
 
 
 def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iterator[Fleet]:
@@ -102,6 +109,8 @@ def _picture(found: Fleet, console: Console) -> Any:
         left_out.append(column)
         table = _table(found, left_out)
     lines = [Text(line) if isinstance(line, str) else line for line in _summary(found)]
+    if not found.managers:
+        return Group(*lines, Text(_NOBODY, style="yellow"))
     if left_out:
         words = f"left out, for want of room: {', '.join(left_out)}; all of it: octavia-admin health show"
         return Group(*lines, table, Text(words, style="dim"))

@@ -15,6 +15,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
+from octavia_core.cli.streams import written
+
 __all__ = ["Act", "LiveShow", "PlainShow", "Reading", "Show"]
 
 BEAT = 1.0
@@ -96,7 +98,8 @@ class PlainShow:
 
     def _line(self, text: str, style: str) -> None:
         since = time.monotonic() - self._begun
-        self._console.print(Text.assemble((f"{since:6.2f} s  ", "dim"), (text, style)), soft_wrap=True)
+        with written():
+            self._console.print(Text.assemble((f"{since:6.2f} s  ", "dim"), (text, style)), soft_wrap=True)
 
 
 class LiveShow:
