@@ -16,11 +16,13 @@ from octavia_core.db import schema
 from octavia_core.db.engine import make_engine
 from octavia_core.db.storage import SqlStorage
 from octavia_core.db.tables import OWN, UPSTREAM
+from octavia_core.domain.operation import OperationState
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import Topology
 from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Database, Settings
+from tests.db.values import operation
 
 
 @pytest.fixture
@@ -58,6 +60,35 @@ def test_each_step_down_and_up_keeps_operations_and_load_balancers(engine: Engin
     assert kept[0] == operation
     assert kept[1] is not None
     assert kept[1].name == "web"
+
+
+def test_what_operations_prove_of_a_rotation_is_taken_over(engine: Engine, database_url: str) -> None:
+    schema.upgrade(database_url)
+    storage = SqlStorage.open(settings(database_url))
+
+    def told(amphora: str, mark: str, state: OperationState) -> None:
+        arguments = {"tell": "heartbeat-key", "mark": mark}
+        one = operation(flow="configure-agent", amphora_id=amphora, arguments=arguments)
+        storage.transaction(lambda tx: tx.add_operation(one))
+        if state.final:
+            storage.transaction(lambda tx: tx.close_operation(one.id, state))
+
+    has, other, failed, again = "has", "other", "failed", "again"
+    for amphora in (has, other, failed, again):
+        told(amphora, "one", OperationState.SUCCEEDED)
+    told(other, "two", OperationState.SUCCEEDED)
+    told(failed, "two", OperationState.FAILED)
+    told(again, "two", OperationState.SUCCEEDED)
+    told(again, "one", OperationState.QUEUED)
+    storage.transaction(lambda tx: tx.add_operation(operation(flow="configure-agent", amphora_id=has)))
+    storage.close()
+    schema.downgrade(database_url, "oc0002")
+    for _ in range(2):
+        schema.upgrade(database_url)
+    storage = SqlStorage.open(settings(database_url))
+    found = storage.read(lambda tx: (tx.marked("heartbeat-key"), tx.rotations(), tx.marked("controllers")))
+    storage.close()
+    assert found == ({has: "one", other: "two"}, {"heartbeat-key": "one"}, {})
 
 
 def test_others_read_and_write_upstreams_tables_meanwhile(engine: Engine, database_url: str) -> None:

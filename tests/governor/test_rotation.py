@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import socket
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 
+from octavia_core.controller import governing
+from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.fleet_health import fleet
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.look import Evidence, Lookout
+from octavia_core.controller.holder import PLACE, holder_name, place_of_processes
 from octavia_core.controller.rotation import Progress, What, progress, rotate
 from octavia_core.controller.wiring import build_world
 from octavia_core.controller.worker import Worker
 from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.heartbeat import encode
-from octavia_core.domain.operation import OperationState
+from octavia_core.domain.operation import Operation, OperationState
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.skim import Skimmer
-from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.domain.vocabulary import AmphoraStatus, Topology
+from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import ConfigurationError, Refused
-from octavia_core.flows.runner import Runner
 from octavia_core.flows.marks import mark_of
+from octavia_core.flows.runner import Runner
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.policy.governor import Act, Decision, Rule
 from octavia_core.ports.clock import SystemClock
@@ -29,6 +37,7 @@ from octavia_core.settings import HealthManager, Settings
 from octavia_core.testing.outside import FaultKind
 from octavia_core.testing.plugin import Simulator
 from tests.cli.conftest import Admin
+from tests.db.values import new_id
 from tests.health.rig import Rig, until
 
 
@@ -55,6 +64,19 @@ def carried_out(rig: Rig, settings: Settings) -> None:
         until(lambda: not rig.storage.read(lambda tx: tx.operations(open_only=True, limit=1)))
     finally:
         worker.stop(10)
+
+
+def build(rig: Rig, settings: Settings) -> str:
+    """A load balancer, and what it has, by a worker with these settings; its id."""
+    made = Acceptor(rig.storage, Topology.SINGLE).create_load_balancer(NewLoadBalancer(), Asked())
+    carried_out(rig, settings)
+    return str(made.load_balancer_id)
+
+
+def ended() -> str:
+    """What a health manager of a process that is gone would be called."""
+    gone = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True)
+    return f"{socket.gethostname()[:40]}:{int(gone.stdout)}:0"
 
 
 def told(rig: Rig) -> list[str]:
@@ -114,6 +136,73 @@ def test_who_could_not_be_told_something_else_may_have_it_and_is_told_anew(rig: 
     assert rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo") == 4
 
 
+def test_whoever_is_built_has_what_it_was_booted_with(tmp_path: Path) -> None:
+    rig = Rig(tmp_path, 0, clock=SystemClock(), engine={"step_attempts": 1})
+    old, new = with_keys(rig, "old"), with_keys(rig, "new", "old")
+    first = build(rig, old)
+    found = progress(rig.storage, old, What.HEARTBEAT_KEY)
+    assert (counts(found), found.unknown, found.done) == ((1, 1, 0, 0), 0, True), "nothing was ever rotated"
+    assert progress(rig.storage, old, What.CONTROLLERS).done
+    assert counts(progress(rig.storage, new, What.HEARTBEAT_KEY)) == (1, 0, 0, 0), "it was booted with the old one"
+    assert rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo") == 1
+    carried_out(rig, new)
+    build(rig, new)
+    assert counts(progress(rig.storage, new, What.HEARTBEAT_KEY)) == (2, 2, 0, 0)
+    Acceptor(rig.storage, Topology.SINGLE).failover_load_balancer(first, Asked())
+    carried_out(rig, new)
+    found = progress(rig.storage, new, What.HEARTBEAT_KEY)
+    assert (counts(found), found.unknown, found.done) == ((2, 2, 0, 0), 0, True)
+    assert rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo") == 0
+    assert len(told(rig)) == 1
+    build(rig, old)  # by a worker that was not started again
+    assert counts(progress(rig.storage, new, What.HEARTBEAT_KEY)) == (3, 2, 0, 0)
+    rig.close()
+
+
+def test_what_nobody_has_kept_is_not_known_until_it_is_told(rig: Rig) -> None:
+    settings = with_keys(rig, "new")
+    found = progress(rig.storage, settings, What.HEARTBEAT_KEY)
+    assert (counts(found), found.unknown, found.done) == ((4, 0, 0, 0), 4, False), "somebody else has built them"
+    rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, settings)
+    found = progress(rig.storage, settings, What.HEARTBEAT_KEY)
+    assert (counts(found), found.unknown, found.done) == ((4, 4, 0, 0), 0, True)
+    assert progress(rig.storage, settings, What.CONTROLLERS).done, "an agent is told all of its settings"
+
+
+def test_an_agent_that_is_configured_by_a_worker_with_older_settings_has_the_older_ones(rig: Rig) -> None:
+    new, old = with_keys(rig, "new", "old"), with_keys(rig, "old", "new")
+    rotate(rig.storage, new, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, new)
+    amphora = rig.amphorae[0]
+    asked = Operation(
+        id=new_id(), flow="configure-agent", load_balancer_id=amphora.load_balancer_id, amphora_id=amphora.id
+    )
+    rig.storage.transaction(lambda tx: tx.add_operation(asked))
+    carried_out(rig, old)
+    assert counts(progress(rig.storage, new, What.HEARTBEAT_KEY)) == (4, 3, 0, 0)
+    assert counts(progress(rig.storage, old, What.HEARTBEAT_KEY)) == (4, 1, 0, 0)
+
+
+def test_a_rotation_stays_proven_when_its_operations_are_gone(rig: Rig) -> None:
+    settings = with_keys(rig, "new", "old")
+    rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, settings)
+    while rig.storage.transaction(lambda tx: tx.purge(amphora_age=0, load_balancer_age=0)):
+        pass
+    assert rig.operations("configure-agent") == []
+    found = progress(rig.storage, settings, What.HEARTBEAT_KEY)
+    assert (counts(found), found.done) == ((4, 4, 0, 0), True)
+    assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 0
+    decision = Decision(amphora_id=rig.ids[0], act=Act.PUSH, rule=Rule.REFRESH, evidence="its agent answers")
+    (heart,) = rig.storage.read(lambda tx: tx.liveness(rig.ids[:1]))
+    Actor(rig.storage, bool).refresh(heart, decision)
+    before = len(told(rig))
+    carried_out(rig, with_keys(rig, "old", "new"))
+    assert len(told(rig)) == before, "a worker with the key of before tells nobody, however long ago the rotation was"
+    assert rotate(rig.storage, with_keys(rig, "old", "new"), What.HEARTBEAT_KEY, actor="jo") == 4
+
+
 def test_an_agent_that_does_not_answer_serves_on_and_is_told_next_time(rig: Rig) -> None:
     settings = with_keys(rig, "new", "old")
     rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
@@ -147,6 +236,28 @@ def test_a_key_that_a_living_health_manager_would_refuse_is_not_told(rig: Rig) -
     both = [fingerprint(b"old"), fingerprint(b"new")]
     rig.storage.transaction(lambda tx: tx.observe("far", {"accepts": both}, keep=60))
     assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 4
+
+
+def test_a_health_manager_whose_process_has_ended_here_is_not_asked_for(rig: Rig) -> None:
+    settings, name = with_keys(rig, "new", "old"), ended()
+    row = {"accepts": [fingerprint(b"old")], "held": {"doubt": 3}, "watched": 4}
+    elsewhere = row | {PLACE: "another container"}
+    rig.storage.transaction(lambda tx: tx.observe(name, elsewhere, keep=60))
+    with pytest.raises(Refused, match="do not accept the new key yet"):  # numbers mean something else there
+        rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")
+    assert governing.overview(rig.storage, settings).observers == 1
+    rig.storage.transaction(lambda tx: tx.observe(name, row | {PLACE: place_of_processes()}, keep=60))
+    assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 4
+    found = governing.overview(rig.storage, settings)
+    assert (found.observers, dict(found.held)) == (0, {})
+    (manager,) = fleet(rig.storage).managers
+    assert (manager.alive, manager.watched) == (False, 4)
+
+
+def test_a_health_manager_of_this_process_is_asked_for(rig: Rig) -> None:
+    mine = {"accepts": [fingerprint(b"old")], PLACE: place_of_processes()}
+    rig.storage.transaction(lambda tx: tx.observe(holder_name(), mine, keep=60))
+    assert len(progress(rig.storage, with_keys(rig, "new", "old"), What.HEARTBEAT_KEY).refusing) == 1
 
 
 def test_settings_that_the_governor_has_sent_again_are_a_workers_and_none_that_are_older_than_the_last_rotation(

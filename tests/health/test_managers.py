@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from octavia_core.controller.governing import overview
 from octavia_core.controller.health import HealthManager, bind_receiver
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.wall import Wall
@@ -92,6 +93,18 @@ def test_three_managers_that_see_the_same_deaths_start_one_failover_each(
         for manager in managers:
             manager.communicate()
         storage.close()
+
+
+def test_one_that_ends_leaves_no_row_behind_that_somebody_would_count_on(tmp_path: Path) -> None:
+    here = Managed(tmp_path, heartbeat_timeout=30.0, health_check_interval=0.1)
+    try:
+        here.beat()
+        until(lambda: len(here.storage.read(lambda tx: tx.observers())) == 1)
+        assert overview(here.storage, here.settings).observers == 1
+        here.health.stop()
+        assert here.storage.read(lambda tx: tx.observers()) == []
+    finally:
+        here.close()
 
 
 class Managed:

@@ -35,8 +35,10 @@ class Marks(Session):
 
     def doubt_marks(self, amphora_ids: Collection[str], marks: Mapping[str, str]) -> None:
         """What is the same stays."""
+        if not marks:
+            return
         other = or_(*(and_(_OF.what == what, _OF.mark != mark) for what, mark in sorted(marks.items())))
-        for ids in chunks(sorted(set(amphora_ids))) if marks else ():
+        for ids in chunks(sorted(set(amphora_ids))):
             self.write(delete(oc_mark).where(_OF.amphora_id.in_(ids), other))
 
     def marked(self, what: str) -> Mapping[str, str]:
