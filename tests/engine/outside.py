@@ -20,7 +20,7 @@ from octavia_core.db.prepared import Wire
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation, Subject
-from octavia_core.domain.tree import LoadBalancer
+from octavia_core.domain.tree import AdditionalVip, LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning, Topology
 from octavia_core.domain.wishes import NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.flows.catalogue import claimable
@@ -46,6 +46,7 @@ CALL = 0.1
 """Seconds that a call of the simulator may take: the lease is made to outlive it, and recovery waits for the lease."""
 WISH = NewLoadBalancer(
     name="web",
+    additional_vips=[AdditionalVip()],
     listeners=[
         NewListener(
             protocol=ListenerProtocol.HTTP, protocol_port=80, default_pool=NewPool(members=[NewMember("192.0.2.1", 80)])
