@@ -91,6 +91,18 @@ def test_any_text_is_a_document_or_refused(text: str) -> None:
 # -- translation ---------------------------------------------------------------------------------------------------
 
 
+def test_stick_tables_of_a_single_amphora_get_peers_and_those_of_a_pair_keep_theirs() -> None:
+    text = "backend b\n    stick-table type ipv6 size 10k\n    stick on src"
+    document = Document(text, LIMITS)
+    assert document.tables in document.binds
+    made = document.render(lambda bind: 7, lambda bind: ("127.0.0.1", 5), content, tables="sekret").text.splitlines()
+    assert made[:3] == ["backend b", "    stick-table type ipv6 size 10k peers octavia-tables", "    stick on src"]
+    assert made[3:6] == ["peers octavia-tables", "    bind fd@7", "    server sekret"]
+    pair = f"peers p\n    peer a 192.0.2.1:1025\n{text} ".replace("10k", "10k peers p")
+    assert (rendered(pair).text, Document(pair, LIMITS).tables) == (pair, None)
+    assert Document("backend b\n    balance source", LIMITS).tables is None
+
+
 def test_lines_keep_their_numbers_and_everything_else_its_text() -> None:
     text = r"""# comment
 global

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hmac
 import json
 import os
 import re
@@ -17,7 +18,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavia_local.agent.root import AGENT_CONF, BadBoot, Local, Root, log, read_conf, read_local, write_atomically
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
     from octavia_local.agent.datagrams import Datagrams
     from octavia_local.agent.supervisor import Supervisor
+
+    _Held = tuple[Sequence[socket.socket], Mapping[str, socket.socket]]  # all, and those that are found by a label
 
 __all__ = ["main"]
 
@@ -100,8 +103,10 @@ class _Agent:
         supervisor = Supervisor(_ENVIRONMENT)
         heirlooms = Heirlooms(self._root.path)
 
-        def held() -> list[socket.socket]:
-            return [one for balancer in list(api.balancers.values()) for one in balancer.sockets] + udp.sockets
+        def held() -> _Held:
+            balancers = list(api.balancers.values())
+            left = [one for balancer in balancers for one in balancer.sockets] + udp.sockets
+            return left, {label: one for balancer in balancers for label, one in balancer.labelled.items()}
 
         self._obey_signals(supervisor, held)
 
@@ -125,6 +130,7 @@ class _Agent:
             changed=beats.nudge,
             inherit=heirlooms.take,
             let_go=heirlooms.let_go,
+            tables=lambda lb: hmac.digest(conf.key.encode(), f"stick tables of {lb}".encode(), "sha256").hex()[:32],
         )
         plugs: Plugs = Plugs(self._root, conf.base_path)
         vrrp = NoVrrp()
@@ -163,7 +169,7 @@ class _Agent:
         self._listening.close()
         self._end(supervisor, held)
 
-    def _obey_signals(self, supervisor: Supervisor, held: Callable[[], Sequence[socket.socket]]) -> None:
+    def _obey_signals(self, supervisor: Supervisor, held: Callable[[], _Held]) -> None:
         def end(number: int, _: object) -> None:
             self._followed = self._followed or number == signal.SIGUSR1
             supervisor.stop()
@@ -175,20 +181,20 @@ class _Agent:
             signal.signal(number, end)
         signal.signal(signal.SIGUSR2, lambda *_: supervisor.after(0.0, share))
 
-    def _share(self, left: Sequence[socket.socket]) -> bool:
+    def _share(self, left: _Held) -> bool:
         """Send the sockets to the amphora that follows; False when they do not get there. Once for each."""
         from octavia_local.agent.heirlooms import SHARED, bequeath, heir_of
 
         heir = heir_of(self._root.path)
-        if self._shared != heir and not bequeath(heir, left):
+        if self._shared != heir and not bequeath(heir, *left):
             return False
         self._shared = heir
         write_atomically(f"{self._root.path}/{SHARED}", json.dumps({"folder": heir}).encode())
         return True
 
-    def _end(self, supervisor: Supervisor, held: Callable[[], Sequence[socket.socket]]) -> NoReturn:
+    def _end(self, supervisor: Supervisor, held: Callable[[], _Held]) -> NoReturn:
         """End what runs, and this process. Where another amphora follows, its sockets are for that one."""
-        if self._followed and (left := held()) and self._share(left):
+        if self._followed and (left := held())[0] and self._share(left):
             supervisor.finish_all(_FINISH_WITHIN)
         supervisor.end_all(_END_WITHIN)
         with contextlib.suppress(FileNotFoundError):  # it ended before it was ready

@@ -29,7 +29,8 @@ from octavia_local.agent.root import Root, log
 from octavia_local.agent.runtime import StatRow, Unexpected, apply, down_members, read_stats, remove, verify
 from octavia_local.agent.sockets import HeldSockets, Inherit
 from octavia_local.agent.supervisor import Supervisor
-from octavia_local.agent.translate import Document, Limits
+from octavia_local.agent.tables import settle
+from octavia_local.agent.translate import TABLES, Document, Limits
 from octavia_local.agent.wire import Refusal
 
 __all__ = ["Balancer", "Observation", "Surroundings", "frontend", "peer_name"]
@@ -57,6 +58,7 @@ class Surroundings(NamedTuple):
         changed: told that a process was started, replaced or ended.
         inherit: finds sockets that an amphora before this one has left.
         let_go: told that no others of these are wanted.
+        tables: gives the secret name by which the HAProxies of a load balancer hand on their stick tables.
     """
 
     root: Root
@@ -69,6 +71,7 @@ class Surroundings(NamedTuple):
     changed: Callable[[], None]
     inherit: Inherit
     let_go: Callable[[], None]
+    tables: Callable[[str], str]
 
 
 class Observation(NamedTuple):
@@ -114,7 +117,7 @@ class Balancer:
         self._around = around
         self._home = f"{around.base_path}/{id}"
         self._run = around.root.inside(self._home + "/run")
-        self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace, inherit=around.inherit)
+        self._sockets = HeldSockets(around.offset, anywhere=around.limits.namespace, inherit=self._inherit)
         self._changing = threading.Lock()
         self._members = threading.Lock()
         """Held while members change one after the other: in between, one on its way in looks like one in maintenance."""
@@ -242,6 +245,11 @@ class Balancer:
         return self._sockets.all
 
     @property
+    def labelled(self) -> dict[str, socket.socket]:
+        """Sockets that whoever follows finds by a label."""
+        return {self._label(TABLES): one for one in self._sockets.labelled(TABLES)}
+
+    @property
     def stats_path(self) -> str | None:
         """Path of the stats socket of what is in service; None when nothing is."""
         running = self._haproxy.current
@@ -306,9 +314,16 @@ class Balancer:
 
     # -- inside ----------------------------------------------------------------------------------------------------
 
+    def _inherit(self, kind: int, host: str, port: int) -> socket.socket | None:
+        return self._around.inherit(kind, host if port else self._label(host), port)
+
+    def _label(self, label: str) -> str:
+        return f"{label} {self.id}"
+
     def _make(self, document: Document) -> Generation:
         self._generations += 1
-        return make(f"{self._run}/{self._generations}", document, self._sockets, self._around.root)
+        folder, around = f"{self._run}/{self._generations}", self._around
+        return make(folder, document, self._sockets, around.root, around.tables(self.id))
 
     def _understood(self, data: bytes) -> Document:
         try:
@@ -343,6 +358,8 @@ class Balancer:
             raise
         if fresh:
             self._heard = time.monotonic()  # it answered
+            if document.tables is not None:
+                settle(self._sockets.address(document.tables), generation.tables)
         if before is not None:
             remove_tree(before.folder)
         return fresh

@@ -36,6 +36,7 @@ class Generation(NamedTuple):
         descriptors: the held sockets it uses.
         threads: whether the configuration sets `nbthread` itself.
         listeners: names of its frontends.
+        tables: name under which it has to run, so that stick tables outlive it; empty: any.
     """
 
     folder: str
@@ -44,6 +45,7 @@ class Generation(NamedTuple):
     descriptors: tuple[int, ...]
     threads: bool
     listeners: tuple[str, ...] = ()
+    tables: str = ""
 
     def changed_files(self, other: Generation) -> list[str]:
         """Names whose contents differ; names that only one has are not looked at."""
@@ -65,6 +67,8 @@ class Generation(NamedTuple):
         lines = ["global", f"    stats socket {place} level admin", "    no strict-limits"]
         if not self.threads:
             lines.append(f"    nbthread {min(_MOST_THREADS, os.cpu_count() or 1)}")
+        if self.tables:
+            lines.append(f"    localpeer {self.tables}")
         _write(self.folder, OWN_CONFIG, "\n".join([*lines, ""]).encode())
 
     def write_states(self, text: str) -> None:
@@ -72,7 +76,7 @@ class Generation(NamedTuple):
         _write(self.folder, STATE_FILE, text.encode())
 
 
-def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> Generation:
+def make(folder: str, document: Document, sockets: HeldSockets, root: Root, tables: str) -> Generation:
     """Render and write a generation.
 
     Args:
@@ -80,6 +84,7 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
         document: what was received.
         sockets: holds every bind of the document.
         root: where the files that it names are.
+        tables: the name by which stick tables are handed on.
 
     Raises:
         Refusal: it names a file that is not there.
@@ -88,7 +93,7 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
     os.makedirs(folder, mode=0o700)
     try:
         script = f"{os.path.dirname(os.path.abspath(folder))}/{PING_SCRIPT}"
-        rendered = document.render(sockets.descriptor, sockets.address, root.read, script)
+        rendered = document.render(sockets.descriptor, sockets.address, root.read, script, tables)
         digests: dict[str, bytes] = {}
         for copy in (*rendered.files, *(copy for listed in rendered.crt_lists for copy in listed.certificates)):
             data = root.read(copy.source)
@@ -106,7 +111,8 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root) -> G
     threads = any(line.word(0) == "nbthread" for section in document.sections for line in section.lines)
     descriptors = tuple(sockets.descriptor(bind) for bind in document.binds)
     listeners = tuple(name for name, _ in document.listeners)
-    return Generation(folder, rendered, digests, descriptors, threads, listeners)
+    name = tables if document.tables is not None else ""
+    return Generation(folder, rendered, digests, descriptors, threads, listeners, name)
 
 
 def remove_tree(path: str) -> None:

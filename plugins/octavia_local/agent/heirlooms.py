@@ -6,6 +6,9 @@ ROOT/shared.json, and goes on. The heir finds a socket here instead of binding i
 the same queues, until the first is told to end (SIGUSR1): it lets what it serves finish. One that is told to end and has not
 shared yet does so then; who connects in between waits in the queues. With the heir's first configuration for HAProxy what
 it has not taken is closed; without any, after a while.
+
+A socket by which a HAProxy tells the next one what is in its stick tables comes with a label, since its address says nothing:
+when the first one finishes, it tells the heir's.
 """
 
 from __future__ import annotations
@@ -16,7 +19,8 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
+from types import MappingProxyType
 
 from octavia_local.agent.root import log
 
@@ -24,7 +28,7 @@ __all__ = ["HEIR", "SHARED", "Heirlooms", "bequeath", "heir_of"]
 
 HEIR, SHARED = "heir.json", "shared.json"
 """In an amphora's folder: {"folder"} of the one that gets its sockets, which drivers write, and of the one that has them."""
-_NAME = "heirlooms"
+_NAME, _LABEL = "heirlooms", b"labelled "
 _KEPT = 10.0
 """Seconds from the death of the one to the first configuration of the other, on a busy machine."""
 _AT_A_TIME = 100  # the kernel passes 253 with one datagram (SCM_MAX_FD)
@@ -54,7 +58,9 @@ class Heirlooms:
             self._socket.bind(name)
 
     def take(self, kind: int, host: str, port: int) -> socket.socket | None:
-        """The inherited socket of that kind (SOCK_STREAM, SOCK_DGRAM) and place; None when there is none."""
+        """The inherited socket of that kind (SOCK_STREAM, SOCK_DGRAM) and place, or of that label (and 0); None when there
+        is none.
+        """
         with self._lock:
             self._receive()
             return self._found.pop((kind, host, port), None)
@@ -88,14 +94,14 @@ class Heirlooms:
     def _receive(self) -> None:
         while True:
             try:
-                _, descriptors, _, _ = socket.recv_fds(self._socket, _LARGEST, _AT_A_TIME)
+                said, descriptors, _, _ = socket.recv_fds(self._socket, _LARGEST, _AT_A_TIME)
             except OSError:
                 return  # nothing more
             self._since = time.monotonic()
             for descriptor in descriptors:
                 os.set_inheritable(descriptor, False)
                 one = socket.socket(fileno=descriptor)
-                host, port = one.getsockname()[:2]
+                host, port = (said[len(_LABEL) :].decode(), 0) if said.startswith(_LABEL) else one.getsockname()[:2]
                 old = self._found.pop((one.type, host, port), None)
                 if old is not None:
                     old.close()
@@ -111,7 +117,9 @@ def heir_of(folder: str) -> str:
         return ""
 
 
-def bequeath(folder: str, sockets: Collection[socket.socket]) -> bool:
+def bequeath(
+    folder: str, sockets: Collection[socket.socket], labelled: Mapping[str, socket.socket] = MappingProxyType({})
+) -> bool:
     """Send sockets to the agent in that folder. False when they do not get there: then they end with this agent."""
     todo = list(sockets)
     try:
@@ -121,6 +129,8 @@ def bequeath(folder: str, sockets: Collection[socket.socket]) -> bool:
             while todo:
                 some, todo = todo[:_AT_A_TIME], todo[_AT_A_TIME:]
                 socket.send_fds(sender, [b"sockets"], [one.fileno() for one in some])
+            for label, one in labelled.items():
+                socket.send_fds(sender, [_LABEL + label.encode()], [one.fileno()])
     except OSError as error:
         log(f"the sockets of this amphora do not get to the next one: {error.strerror or error}")
         return False

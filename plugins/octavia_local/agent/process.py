@@ -93,7 +93,7 @@ class Haproxy:
         path = generation.folder + "/output"
         output = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
-            argv = (self._program, "-c", "-L", peer, "-f", OWN_CONFIG, "-f", CONFIG)
+            argv = (self._program, "-c", *_named(generation, peer), "-f", OWN_CONFIG, "-f", CONFIG)
             child = self._supervisor.spawn(Spawn(argv, generation.folder, output, generation.descriptors))
             status = child.wait(_CHECKED_WITHIN)
             child.signal(signal.SIGKILL)
@@ -173,7 +173,7 @@ class Haproxy:
             if offset > _LARGEST_LOG:
                 os.ftruncate(output, 0)
                 offset = 0
-            argv = (self._program, "-db", "-L", peer, "-f", OWN_CONFIG, "-f", CONFIG)
+            argv = (self._program, "-db", *_named(generation, peer), "-f", OWN_CONFIG, "-f", CONFIG)
             descriptors = (*generation.descriptors, channel.descriptor)
             what = Spawn(argv, generation.folder, output, descriptors, self._ended, last_signal=signal.SIGUSR1)
             return self._supervisor.spawn(what), offset
@@ -231,6 +231,11 @@ class Haproxy:
                 return
             self._running = Running(child, channel)
         self.respawned()
+
+
+def _named(generation: Generation, peer: str) -> tuple[str, ...]:
+    """Its name among peers; a secret one is in its configuration, since everybody can read arguments."""
+    return () if generation.tables else ("-L", peer)
 
 
 def _wait_until_it_accepts_no_more(child: Child, descriptors: Sequence[int]) -> None:

@@ -19,7 +19,7 @@ from octavia_local.reach import reachable_port
 __all__ = ["Bind", "HeldSockets", "Inherit"]
 
 Inherit = Callable[[int, str, int], socket.socket | None]
-"""Finds a socket of that kind, host and port that another amphora has left: `Heirlooms.take`."""
+"""Finds a socket of that kind, host and port that another amphora has left, or label and 0: `Heirlooms.take`."""
 
 _IP_FREEBIND = 15  # linux/in.h; it counts for IPv6 sockets too
 _LET_GO_WITHIN, _LOOK_AGAIN = 1.0, 0.01
@@ -64,6 +64,10 @@ class HeldSockets:
     def all(self) -> list[socket.socket]:
         """Every socket that is held now."""
         return list(self._held.values())
+
+    def labelled(self, label: str) -> list[socket.socket]:
+        """Those of them that were asked for with that label."""
+        return [held for bind, held in list(self._held.items()) if bind.label == label]
 
     def hold(self, binds: Iterable[Bind]) -> list[Bind]:
         """Listen on all of them; those already held stay as they are. Returns the new ones.
@@ -128,7 +132,7 @@ class HeldSockets:
         there = str(bind._replace(port=port))
         place = there if port == bind.port else f"{there} (asked for as port {bind.port})"
         kind = socket.SOCK_DGRAM if self._datagrams else socket.SOCK_STREAM
-        inherited = self._inherit(kind, bind.host, port)
+        inherited = self._inherit(kind, bind.host if port else bind.label, port)
         if inherited is not None:
             return inherited
         made = socket.socket(socket.AF_INET6 if ":" in bind.host else socket.AF_INET, kind)

@@ -6,7 +6,10 @@ The received bytes are kept as they came; this makes the copy that HAProxy reads
   a crt-list get names by their place in the list (`…0.pem`, `…1.pem`), so a renewed one is new content under
   the same name, which the Runtime API can take over;
 - `daemon`, `user`, `group`, `log` and `stats socket` become empty lines: the agent knows better;
-- a global directive that is not on the list below is refused.
+- a global directive that is not on the list below is refused;
+- stick tables of a single amphora get a `peers` section behind everything else, so that they outlive a reload: a HAProxy that
+  is told to finish tells what is in them to the one that listens on the same socket, by that name. The name is a secret, since
+  whoever knows it is believed.
 
 Line numbers stay, so that HAProxy's own complaints name the lines the controller wrote.
 """
@@ -22,10 +25,15 @@ from octavia_local.agent.sockets import Bind
 from octavia_local.agent.syntax import Line, Section, Word, quoted, read, words
 from octavia_local.agent.wire import Refusal
 
-__all__ = ["PING_SCRIPT", "STATE_FILE", "Copy", "CrtList", "Document", "Limits", "Rendered"]
+__all__ = ["NOBODY", "PING_SCRIPT", "STATE_FILE", "TABLES", "Copy", "CrtList", "Document", "Limits", "Rendered"]
 
 STATE_FILE = "servers-state"
 """Name of the server state file in HAProxy's working directory."""
+
+TABLES = "octavia-tables"
+"""Name of the `peers` section that is added, and label of its socket."""
+NOBODY, _NOWHERE = "nobody", "127.0.0.1:1"
+"""Another peer, so that somebody can say that nobody has more (`octavia_local.agent.tables`); no user's program listens there."""
 
 _DROPPED = frozenset({"daemon", "user", "group", "log", "log-tag", "log-send-hostname", "ulimit-n"})
 _PASSED = frozenset({
@@ -40,6 +48,8 @@ _FILE_KEYWORDS = frozenset({"ca-file", "ca-verify-file", "crl-file", "crt"})
 _MOST_TLS_SESSIONS = 20_000
 """HAProxy's default. Controllers ask for a share of the machine's memory, which here many amphorae have together."""
 _PROXIES = frozenset({"frontend", "backend", "listen", "defaults"})
+_BEHIND = 0
+"""Number of a line that is not there: lines are counted from 1."""
 _PROMETHEUS_FRONTEND, _PROMETHEUS_SERVER = "prometheus-exporter-internal-endpoint", "prometheus-internal"
 _PING = (
     "line {}: PING health monitors do not work on a local amphora on loopback: they would ask this machine itself, which always "
@@ -136,6 +146,18 @@ class Document:
                 raise Refusal(400, "Invalid request", f"line {line.number}: {line.word(0)!r} is outside of any section")
             for line in section.lines:
                 self._judge(section, line)
+        if self._has_tables and all(section.kind != "peers" for section in self.sections):
+            self._binds[_BEHIND] = Bind("127.0.0.1", 0, TABLES)
+
+    @property
+    def _has_tables(self) -> bool:
+        lines = (line for section in self.sections if section.kind in _PROXIES for line in section.lines)
+        return any(line.word(0) == "stick-table" for line in lines)
+
+    @property
+    def tables(self) -> Bind | None:
+        """Where HAProxies tell the next one what is in their stick tables; None when `render` adds no `peers` section."""
+        return self._binds.get(_BEHIND)
 
     @property
     def binds(self) -> tuple[Bind, ...]:
@@ -162,6 +184,7 @@ class Document:
         address: Callable[[Bind], tuple[str, int]],
         content: Callable[[str], bytes],
         ping: str = f"/{PING_SCRIPT}",
+        tables: str = "",
     ) -> Rendered:
         """The copy to be run.
 
@@ -170,11 +193,13 @@ class Document:
             address: where that socket really listens.
             content: the bytes of a file of the image.
             ping: absolute path of the external check.
+            tables: name by which a HAProxy knows the next one; it has to run under it.
 
         Raises:
             Refusal: 400, a file that it names is not there or has the wrong form.
         """
-        return _Rendering(self._binds, descriptor, address, content, ping).document(self.sections, self._limits)
+        rendering = _Rendering(self._binds, descriptor, address, content, ping)
+        return rendering.document(self.sections, self._limits, tables)
 
     def _judge(self, section: Section, line: Line) -> None:
         first = line.word(0)
@@ -262,7 +287,7 @@ class _Rendering:
         self._crt_lists: dict[str, CrtList] = {}
         self._pings = False
 
-    def document(self, sections: Iterable[Section], limits: Limits) -> Rendered:
+    def document(self, sections: Iterable[Section], limits: Limits, tables: str) -> Rendered:
         out: list[str] = []
         for section in sections:
             if section.header is not None:
@@ -274,6 +299,15 @@ class _Rendering:
                     out.append(self._proxy(line))
                 else:
                     out.append(line.raw)
+        if _BEHIND in self._binds:
+            own = self._descriptor(self._binds[_BEHIND])
+            out += [
+                f"peers {TABLES}",
+                f"    bind fd@{own}",
+                f"    server {tables}",
+                f"    server {NOBODY} {_NOWHERE}",
+                "",
+            ]
         text = "\n".join(out)
         return Rendered(text, tuple(self._files.values()), tuple(self._crt_lists.values()), self._pings)
 
@@ -293,6 +327,9 @@ class _Rendering:
         first = line.word(0)
         if first == "log" and line.word(1) != "global":
             return ""
+        if first == "stick-table" and _BEHIND in self._binds:
+            end = line.words[-1].end
+            return f"{line.raw[:end]} peers {TABLES}{line.raw[end:]}"
         if first == "external-check":
             changes[2], self._pings = quoted(self._ping), True
         if line.number in self._binds:
