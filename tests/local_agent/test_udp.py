@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,6 +98,28 @@ def test_a_client_stays_with_its_member_by_persistence_by_network_or_by_algorith
     assert len({ask_udp(rig.vip, PORT, source=source) for source in sources}) == 1
     assert push(rig, reals, algorithm="lc").status == 202
     assert set(answers(rig)) == {"one", "two"}
+
+
+@pytest.mark.parametrize("options", [{"persistence": 60}, {"algorithm": "sh"}], ids=["persistence", "algorithm"])
+def test_where_the_source_decides_a_change_moves_only_clients_of_the_members_that_change(start, echoes, options):
+    with UdpEcho("three") as three:
+        one, two = (Real(f"m{n}", echo.port) for n, echo in enumerate(echoes, start=1))
+        rig = start()
+        sources = [f"127.9.{n}.7" for n in range(12)]
+
+        def served(*reals: Real) -> dict[str, str]:
+            assert push(rig, reals, **options).status == 202
+            return {source: ask_udp(rig.vip, PORT, source=source) for source in sources}
+
+        first = served(one, two)
+        assert set(first.values()) == {"one", "two"}
+        of_two = {source: name for source, name in first.items() if name == "two"}
+        more = served(one, two, Real("m3", three.port))
+        assert all(name in (first[source], "three") for source, name in more.items())
+        heavier = served(one, attrs.evolve(two, weight=5))
+        assert of_two.items() <= heavier.items()
+        assert of_two.items() <= served(attrs.evolve(one, weight=0), two).items()
+        assert served(one, two) == first
 
 
 def test_what_was_counted_is_in_heartbeats_and_nothing_twice(start, echoes):

@@ -191,7 +191,7 @@ class Nginx:
         if running and binds == self._binds and self._child is not None:
             self._child.signal(signal.SIGHUP)
         else:
-            self._end()
+            self._end(signal.SIGQUIT)
             self._binds = binds
             self._supervisor.call(self._start)
         self._wait_until_it_says(str(self._number))
@@ -199,8 +199,10 @@ class Nginx:
         self._sockets.keep_only(set(binds))
 
     def stop(self) -> None:
-        """End it and close its addresses; not running is fine."""
-        self._end()
+        """End it and close its addresses; not running is fine. Sessions end at once: nobody asks for what they counted any more,
+        and waiting for each (`_GRACE`) would take a second for each listener.
+        """
+        self._end(signal.SIGTERM)
         self._sockets.keep_only(())
         self._binds = ()
 
@@ -305,11 +307,12 @@ class Nginx:
         with self._lock:
             self._child = child
 
-    def _end(self) -> None:
+    def _end(self, by: int) -> None:
+        """Ask it to end: SIGQUIT when sessions have to be counted, SIGTERM at once."""
         with self._lock:
             child, self._child = self._child, None
         if child is not None:
-            child.signal(signal.SIGQUIT)
+            child.signal(by)
             if child.wait(_STOPPED_WITHIN) is None:
                 child.signal(signal.SIGKILL)
                 child.wait(_STOPPED_WITHIN)
