@@ -37,6 +37,8 @@ class Situation(StrEnum):
     """An amphora is silent for too long, and the governor holds its failover back."""
     UNSERVED = "unserved"
     """In place, but nobody looks after it: no controller or worker is alive, or nothing can be stored."""
+    UNHEARD = "unheard"
+    """In place, but no health manager is alive: nobody would notice that an amphora dies."""
     GONE = "gone"
 
 

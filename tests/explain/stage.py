@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 import attrs
+from sqlalchemy import update
 
 from octavia_core import Controller
 from octavia_core.certs.authority import create_authorities
 from octavia_core.cli.program import run
 from octavia_core.controller.explain import Explanation
 from octavia_core.controller.sources import load_settings
-from octavia_core.db.storage import prepare
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.db.tables.own import oc_observer
 from octavia_core.domain.codec import to_json
 from octavia_core.settings import Settings
 from octavia_core.testing.outside import SimulatedCloud
@@ -99,6 +101,18 @@ heartbeat_key = "only for tests"
         """The settings and the tables."""
         self.write(**groups)
         prepare(self.settings)
+        self.heard()
+
+    def heard(self) -> None:
+        """A health manager says that it lives, for an hour."""
+        storage = SqlStorage.open(self.settings)
+
+        def say(tx: Any) -> None:
+            tx.observe("elsewhere:1:abcd", {}, keep=3600)
+            tx.write(update(oc_observer).values(written_at=oc_observer.c.written_at + 3_600_000_000))
+
+        storage.transaction(say)
+        storage.close()
 
     @contextlib.contextmanager
     def client(self) -> Iterator[Controller]:

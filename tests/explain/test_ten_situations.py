@@ -58,6 +58,13 @@ def test_nothing_is_wrong(stage: Stage, client: Controller) -> None:
         stage.shown("Nothing is wrong")
         assert stage.why(client, id).summary == "it is done"
         assert said.advice == ()
+        client.storage.transaction(lambda tx: tx.forget_observer("elsewhere:1:abcd"))
+        for about in (*(one.id for one in client.amphorae()), "web"):
+            said = stage.why(client, about)
+            assert said.situation is Situation.UNHEARD
+            assert said.advice[0].startswith("start one: octavia-core-health-manager")
+        stage.shown("Nobody hears it")
+    stage.heard()
     until(lambda: not client.storage.read(lambda tx: tx.attendance()).workers, "the worker has said that it ends")
     said = stage.why(client, "web")
     assert "no worker is alive" in said.summary

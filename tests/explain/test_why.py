@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import update
 
 from octavia_core.controller.explain import Explanation, Situation, why
 from octavia_core.controller.timeline import timeline
 from octavia_core.controller.words import holder_words, step_words, wait_words
 from octavia_core.db.storage import SqlStorage
+from octavia_core.db.tables.own import oc_observer
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import (
     EntryKind,
@@ -74,6 +76,7 @@ class Scene:
         now = self.storage.now()
         beat = Heard(amphora_id=self.amphora, at=now, sequence=1, observer="x")
         self.storage.transaction(lambda tx: tx.heard([beat]))
+        self.storage.transaction(lambda tx: tx.observe("host:1:abcd", {}, keep=3600))
 
     def operation(self, flow: str = "configure", **more: Any) -> Operation:
         row = Operation(id=new_id(), flow=flow, load_balancer_id=self.lb, **more)
@@ -392,6 +395,36 @@ def test_nobody_alive_is_said_of_what_serves_and_of_what_waits(scene: Scene) -> 
     said = scene.why(running=None)
     assert said.situation is Situation.UNCLAIMED
     assert "no worker is alive" in (said.next or "")
+
+
+def test_nobody_hears_is_said_of_what_serves_and_of_what_is_silent(scene: Scene) -> None:
+    scene.tree()
+    scene.serving()
+    scene.storage.transaction(lambda tx: tx.attend("host:4711:abcd", FLOWS, seconds=60))
+    assert scene.why(running=None).situation is Situation.FINE
+    scene.storage.transaction(lambda tx: tx.forget_observer("host:1:abcd"))
+    for about in ("web", scene.member, scene.amphora):
+        said = scene.why(about, running=None)
+        assert said.situation is Situation.UNHEARD
+        assert "no health manager is alive: nobody notices when an amphora dies" in said.summary
+        assert said.advice == ("start one: octavia-core-health-manager --config-file FILE",)
+    assert scene.why().situation is Situation.FINE, "the controller of a state directory hears by itself"
+    long_ago = scene.storage.now() - 100_000_000
+    beat = Heard(amphora_id=scene.amphora, at=long_ago, sequence=2, observer="x")
+    scene.storage.transaction(lambda tx: tx.heard([beat]))
+    assert scene.why(scene.amphora, running=None).situation is Situation.UNHEARD, "nobody is about to decide"
+
+    def say_no_more(tx: Any) -> None:
+        tx.observe("host:2:abcd", {}, keep=3600)
+        tx.write(update(oc_observer).values(written_at=oc_observer.c.written_at - 40_000_000))
+
+    scene.storage.transaction(say_no_more)
+    assert "the last one was process 2 on host, silent for 40 s" in scene.why(running=None).summary
+    scene.storage.transaction(lambda tx: tx.leave(holder="host:4711:abcd"))
+    said = scene.why(running=None)
+    assert said.situation is Situation.UNSERVED
+    assert "no worker is alive, and no health manager is alive" in said.summary
+    assert [line.split()[2] for line in said.advice] == ["octavia-core-worker", "octavia-core-health-manager"]
 
 
 def test_a_flow_that_no_living_worker_knows(scene: Scene) -> None:

@@ -50,6 +50,9 @@ def test_a_failed_failover_says_when_it_is_tried_again_and_how_often_it_was(scen
         assert said.next_attempt == pytest.approx(90, abs=30)
         assert said.cause == "no valid host"
         assert "failover" in said.advice[0], "an operator need not wait"
+    said = scene.why(scene.amphora, running=None)
+    assert "no worker is alive, and no health manager is alive; then its failover is tried again" in (said.next or "")
+    assert said.advice[-1] == "start one: octavia-core-health-manager --config-file FILE"
     governing.pause(scene.storage, actor="jo", reason="upgrade")
     said = scene.why(scene.amphora)
     assert "nothing by itself until they are resumed: failovers are paused by jo since " in (said.next or "")

@@ -46,9 +46,14 @@ def show(session: Session) -> None:
         *((f"held by {rule}", f"{many} amphorae: {found.evidence.get(rule, '')}") for rule, many in found.held.items()),
         (f"last {RECENT / 60:g} min", _counted(found.recent) or "no failover"),
         ("to be tried again", found.waiting),
-        ("health managers", found.observers or "none that has written lately"),
+        ("health managers", found.observers or _nobody(session)),
     ]
     session.screen.table(("what", "how it is"), rows, empty="")
+
+
+def _nobody(session: Session) -> str:
+    start = "octavia-core-health-manager --config-file FILE" if session.config_files else "octavia-admin up"
+    return f"none that has written lately, so nobody notices when an amphora dies; start one: {start}"
 
 
 def _tokens(found: Overview) -> str:

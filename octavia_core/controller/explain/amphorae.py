@@ -83,7 +83,7 @@ def _about(facts: Facts, amphora_id: str) -> Sequence[Operation]:
 
 def _spare(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
     said = f"it is a spare: it runs and serves nobody, {_heard(facts, heart)}"
-    if facts.unserved is not None:
+    if facts.missing:
         return facts.nobody(base, said)
     return attrs.evolve(
         base,
@@ -101,7 +101,7 @@ def _heard(facts: Facts, heart: Liveness | None) -> str:
 
 def _serving(facts: Facts, base: Explanation, heart: Liveness | None) -> Explanation:
     heard = _heard(facts, heart)
-    if facts.unserved is not None:
+    if facts.missing:
         return facts.nobody(base, heard)
     held = silence(facts, heart) if heart is not None else None
     if held is not None:

@@ -126,7 +126,7 @@ def _settled(facts: Facts, tree: LoadBalancer, base: Explanation, lacking: Mappi
                 *(_serve_again(listener) for listener in tree.listeners if listener.id in lacking),
             ),
         )
-        return base if facts.unserved is None else attrs.evolve(base, advice=(*base.advice, facts.unserved[1]))
+        return facts.advised(base)
     amphorae = facts.tx.amphorae(tree.id)
     serving = [a.id for a in amphorae if a.status in (AmphoraStatus.ALLOCATED, AmphoraStatus.FAILOVER_STOPPED)]
     if not serving:
@@ -136,8 +136,8 @@ def _settled(facts: Facts, tree: LoadBalancer, base: Explanation, lacking: Mappi
             summary="it has no amphora that serves",
             advice=(f"rebuild it: octavia-admin lb failover {tree.id}",),
         )
-        return base if facts.unserved is None else attrs.evolve(base, advice=(*base.advice, facts.unserved[1]))
-    if facts.unserved is not None:
+        return facts.advised(base)
+    if facts.missing:
         return facts.nobody(base, f"it serves, and was {tree.operating_status} when it was last heard")
     for heart in facts.tx.liveness(serving):
         held = silence(facts, heart)
@@ -280,7 +280,7 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
     if node.provisioning_status.pending:
         return attrs.evolve(base, summary=f"load balancer {tree.name or tree.id}: {above.summary}")
     summary = f"it is in place and {node.operating_status}"
-    if above.situation in (Situation.UNSERVED, Situation.HELD):
+    if above.situation in (Situation.UNSERVED, Situation.UNHEARD, Situation.HELD):
         return attrs.evolve(
             base,
             summary=f"it is in place, and was {node.operating_status} when its amphora was last heard; "

@@ -33,6 +33,10 @@ def coming_back(facts: Facts, said: Explanation, amphora_ids: Collection[str]) -
         return said
     row = rows[0]
     due = max(0.0, seconds(row.next_at - facts.now))
+    if facts.unheard is not None:  # it is for health managers to ask for it
+        why = ", and ".join(words for words, _ in facts.missing)
+        again = f"nothing until that is mended: {why}; then its failover is tried again"
+        return facts.advised(attrs.evolve(said, cause=said.cause or row.reason, next=again))
     tried = f"{row.attempts} of them so far" if row.attempts else "the first of them"
     return facts.next(
         attrs.evolve(said, next_attempt=due, cause=said.cause or row.reason),

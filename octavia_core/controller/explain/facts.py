@@ -7,6 +7,7 @@ from functools import cached_property
 import attrs
 
 from octavia_core.controller.explanation import Explanation, Situation
+from octavia_core.controller.holder import living
 from octavia_core.controller.waiter import WAITS
 from octavia_core.controller.words import holder_words
 from octavia_core.ports.storage import Attendance, Storage, Transaction
@@ -14,6 +15,7 @@ from octavia_core.settings import Settings
 
 __all__ = ["Facts", "seconds"]
 
+_START_WORKER = "start one: octavia-core-worker --config-file FILE"
 FULL = 256 * 1024
 """Bytes: with less room than this an embedded database cannot be relied upon to store anything."""
 
@@ -87,11 +89,34 @@ class Facts:
                 f"the controller of this state directory could store nothing for {seconds(self.now - last[1]):.0f} s",
                 "look at what it logs; end it and start it again if it does not recover: octavia-admin up",
             )
-        start = "start one: octavia-core-worker --config-file FILE"
         if last is None:
-            return "no worker is alive", start
+            return "no worker is alive", _START_WORKER
         silent = f"{seconds(self.now - last[1]):.0f} s or more"
-        return f"no worker is alive; the last one was {holder_words(last[0])}, silent for {silent}", start
+        return f"no worker is alive; the last one was {holder_words(last[0])}, silent for {silent}", _START_WORKER
+
+    @cached_property
+    def unheard(self) -> tuple[str, str] | None:
+        """Why nobody hears amphorae, and what to do about it; None when a health manager works, or something is in its way."""
+        if self.running or (self.unserved is not None and self.unserved[1] != _START_WORKER):
+            return None  # a controller hears by itself; on a full disk nobody can say that he lives
+        rows = self.tx.observers()
+        if any(living(row, self.now) for row in rows):
+            return None
+        start = "start one: octavia-core-health-manager --config-file FILE"
+        last = max(rows, key=lambda row: row.written_at, default=None)
+        if last is None:
+            return "no health manager is alive", start
+        silent = f"{seconds(self.now - last.written_at):.0f} s"
+        return f"no health manager is alive; the last one was {holder_words(last.name)}, silent for {silent}", start
+
+    def advised(self, said: Explanation) -> Explanation:
+        """The answer with what to do besides, where nobody is there to carry anything out, or to hear."""
+        return attrs.evolve(said, advice=(*said.advice, *(advice for _, advice in self.missing)))
+
+    @property
+    def missing(self) -> list[tuple[str, str]]:
+        """Both: why what serves is looked after by nobody, and heard by nobody; empty when all is as it should be."""
+        return [one for one in (self.unserved, self.unheard) if one is not None]
 
     def unwatched(self, limit: float) -> float | None:
         """Seconds for which no worker has looked at what is waited for, when that is longer than the limit."""
@@ -113,13 +138,17 @@ class Facts:
         return attrs.evolve(said, next=f"{who} {does}")
 
     def nobody(self, base: Explanation, summary: str) -> Explanation:
-        """The answer about something that is in place, and that nobody looks after."""
-        assert self.unserved is not None
-        why, advice = self.unserved
+        """The answer about something that is in place, and that nobody looks after, or nobody hears."""
+        why = ", and ".join(words for words, _ in self.missing)
+        what = (
+            "nothing that goes wrong is noticed or mended"
+            if self.unserved is not None
+            else "nobody notices when an amphora dies, or reads what it reports"
+        )
         return attrs.evolve(
             base,
-            situation=Situation.UNSERVED,
-            summary=f"{summary}, but {why}: nothing that goes wrong is noticed or mended",
+            situation=Situation.UNHEARD if self.unserved is None else Situation.UNSERVED,
+            summary=f"{summary}, but {why}: {what}",
             cause=why,
-            advice=(*base.advice, advice),
+            advice=(*base.advice, *(advice for _, advice in self.missing)),
         )
