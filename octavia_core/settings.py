@@ -330,7 +330,7 @@ _COUNTS = frozenset({"workers", "threads", "step_attempts", "undo_attempts"})
 _RATES = frozenset({"failovers_per_minute"})
 _NOT_ZERO = frozenset(
     {"heartbeat_interval", "heartbeat_timeout", "health_check_interval", "lease", "poll_interval"}
-) | {"connect_timeout"}
+) | {"connect_timeout", "failover_retry_first", "failover_retry_longest"}
 """Times that nothing works without."""
 LONGEST = 10 * 365 * 86400
 """Seconds, ten years: what is longer is a slip of the pen, and some of it more than clocks and databases can count."""
@@ -343,6 +343,7 @@ _RANGES = {
     "health_manager.bind_port": range(_LAST + 1),
     "haproxy_amphora.bind_port": range(1, _LAST + 1),
     "local.privileged_port_offset": range(_LAST - 1023 + 1),  # the highest port that needs privileges has one, too
+    "health_manager.health_update_threads": range(1025),
     "health_manager.sock_rlimit": range(2**30),  # the kernel doubles it, and counts in 32 bits
 }
 """Whole numbers, and what they may be."""

@@ -74,6 +74,9 @@ _LONGEST_ID = 36
 _LONGEST_KEY = 2 * _LONGEST_ID + 1
 """Of a pool: its id, a colon, its listener's id."""
 _AN_ID = "1 to {} printable ASCII characters"
+_LONGEST_WORD = 128
+"""Characters of a status: HAProxy's are shorter, those that name a tracked server too; a longer one would be kept in memory and rows."""
+_A_WORD = f"text of {_LONGEST_WORD} characters at most"
 LARGEST_COUNTER = 2**63
 """Counters stay below it: they end in BIGINT columns."""
 LARGEST_GAUGE = 2**31
@@ -334,8 +337,8 @@ def _pool(document: Any) -> PoolReport:
         raise _malformed("pool", "an object")
     members = _object(document, "members") or {}
     _check_ids("member id", members)
-    if members and set(map(type, members.values())) != {str}:
-        raise _malformed("member status", "text")
+    if members and (set(map(type, members.values())) != {str} or max(map(len, members.values())) > _LONGEST_WORD):
+        raise _malformed("member status", _A_WORD)
     return PoolReport(_word(document), members)
 
 
@@ -361,8 +364,8 @@ def _number(document: dict[str, Any], field: str, limit: int = LARGEST_COUNTER) 
 
 def _word(document: dict[str, Any]) -> str:
     value = document.get("status")
-    if type(value) is not str:
-        raise _malformed("status", "text")
+    if type(value) is not str or len(value) > _LONGEST_WORD:
+        raise _malformed("status", _A_WORD)
     return value
 
 

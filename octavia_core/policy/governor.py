@@ -288,7 +288,7 @@ def _doubt(receivers: tuple[Receiver, ...]) -> str | None:
 
 def _alone(receivers: tuple[Receiver, ...]) -> str | None:
     others = [one for one in receivers if not one.mine]
-    heard = sum(one.before for one in receivers)
+    heard = max((one.before for one in receivers), default=0)  # the same amphorae may have been heard by several
     if not others or heard < ENOUGH or any(one.now for one in others):
         return None
     names = ", ".join(sorted(one.name for one in others))

@@ -52,7 +52,7 @@ class Shape:
     begin: float = 120.0
     lasts: float = 600.0
     share: float = 0.5
-    slow: float = 10.0
+    slow: int = 10
     proof: bool = False
     boot: float = 60.0
 

@@ -72,7 +72,7 @@ class Report:
         dead: amphorae that really ended; `failed_over`: of all, how many failovers were started.
         wrong: failovers of amphorae that were alive.
         unreplaced: the dead for whom no failover was started before the end.
-        last_started, last_rebuilt: after the outage began; None when nothing was.
+        last_started, last_rebuilt: after the outage began; None when nothing was before the end.
         looks: looks of the health manager; `decisions`: those at which the governor had something new to decide.
     """
 
@@ -102,6 +102,7 @@ def rehearse(settings: Settings, outage: Outage, shape: Shape, *, scenario: str 
     run = _Rehearsal(settings, outage, shape)
     run.to_the_end()
     started = [at for at, _ in run.failovers.values()]
+    rebuilt = [at + shape.boot for at in started if at + shape.boot <= shape.duration]
     begin = min((one.begin for one in outage.troubles.values()), default=shape.begin)
     dead = [number for number, one in outage.troubles.items() if one.dead]
     health = settings.health_manager
@@ -115,7 +116,7 @@ def rehearse(settings: Settings, outage: Outage, shape: Shape, *, scenario: str 
         wrong=sum(wrong for _, wrong in run.failovers.values()),
         unreplaced=sum(number not in run.failovers for number in dead),
         last_started=round(max(started) - begin, 3) if started else None,
-        last_rebuilt=round(max(started) - begin + shape.boot, 3) if started else None,
+        last_rebuilt=round(max(rebuilt) - begin, 3) if rebuilt else None,
         looks=run.looks,
         decisions=run.decided,
         settings={

@@ -156,6 +156,8 @@ def test_governor_show_without_its_database_is_one_sentence(admin: Admin, tmp_pa
         ("house_keeping", "cert_interval", "1e99", "ten years"),
         ("health_manager", "bind_port", 70000, "must be a number from 0 to 65535, not 70000"),
         ("health_manager", "bind_port", -1, "must be a number from 0 to 65535"),
+        ("health_manager", "health_update_threads", -3, "must be a number from 0 to 1024"),
+        ("engine", "failover_retry_first", 0.0, "must be more than 0 seconds"),
         ("health_manager", "sock_rlimit", 10**12, "must be a number from 0 to 1073741823"),
         ("haproxy_amphora", "bind_port", 0, "must be a number from 1 to 65535"),
         ("local", "privileged_port_offset", 64513, "must be a number from 0 to 64512"),

@@ -42,6 +42,12 @@ def test_a_host_that_dies_is_rebuilt_by_the_rate_and_nothing_else_is_touched() -
     assert report.last_started <= 90, "a timeout, and a moment"
 
 
+def test_a_replacement_that_would_serve_after_the_end_served_never() -> None:
+    report = run("host-dies", duration=300.0, boot=1000.0)
+    assert report.last_started is not None
+    assert report.last_rebuilt is None
+
+
 def test_a_zone_that_dies_is_rebuilt_and_the_tokens_stretch_it() -> None:
     quick, slow = run("zone-dies"), run("zone-dies", with_=settings(rate=60))
     assert (quick.wrong, quick.unreplaced) == (slow.wrong, slow.unreplaced) == (0, 0)
@@ -196,6 +202,7 @@ def test_events_of_a_database_can_be_rehearsed(admin: Admin, tmp_path: Path) -> 
         (["host-dies", "--duration", "nan"], "must begin before"),
         (["host-dies", "--duration", "inf"], "a week at most"),
         (["partition", "--share", "2"], "between 0 and 1"),
+        (["slow-heartbeats", "--slow", "6.1"], "6.1"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_refused_in_a_sentence(admin: Admin, arguments: list[str], words: str) -> None:

@@ -136,7 +136,7 @@ def document(**changes: Any) -> dict[str, Any]:
 HUGE = 2**63
 NO_IDS: list[Any] = [None, 1, "", "x" * 37, ["a"], "\udc80", "a\n", "\x00", "\u00e9", True]
 NO_NUMBERS: list[Any] = [None, "1", -1, True, 1.0, HUGE, [], 1e400, float("nan"), float("inf")]
-NO_WORDS: list[Any] = [None, 1, True, [], {}]
+NO_WORDS: list[Any] = [None, 1, True, [], {}, "\u00e9" * 129]
 NO_OBJECTS: list[Any] = [None, [], "l", 1]
 MALFORMED: list[Any] = [
     [],

@@ -85,6 +85,12 @@ def test_self_doubt_needs_five_amphorae() -> None:
     assert only(facts(silent(), **deaf(ENOUGH - 1, 0))) == (Act.FAIL_OVER, Rule.SILENCE)
 
 
+def test_that_receivers_heard_the_same_amphorae_makes_no_more_of_them() -> None:
+    me = Receiver(name="here", before=ENOUGH - 1, now=ENOUGH - 2, mine=True)
+    gone = Receiver(name="there", before=ENOUGH - 1, now=0)
+    assert only(facts(silent(), receivers=(me, gone))) == (Act.FAIL_OVER, Rule.SILENCE)
+
+
 def test_when_no_other_receiver_agrees_it_is_me() -> None:
     me = Receiver(name="here", before=100, now=90, mine=True)
     gone, well = Receiver(name="there", before=100, now=0), Receiver(name="yonder", before=100, now=80)

@@ -51,7 +51,7 @@ _SHAPE = (
     Field("begin", float, "--begin", "When the outage begins; 120 without.", "SECONDS"),
     Field("lasts", float, "--lasts", "How long an outage lasts that ends by itself; 600 without.", "SECONDS"),
     Field("share", float, "--share", "Share of the hosts that a partition cuts off; 0.5 without.", "0..1"),
-    Field("slow", float, "--slow", "How much longer pauses between slow heartbeats are; 10 without.", "TIMES"),
+    Field("slow", int, "--slow", "How much longer pauses between slow heartbeats are; 10 without.", "TIMES"),
     Field("boot", float, "--boot", "Until a replacement serves; 60 without.", "SECONDS"),
     Field("proof", bool, "--proof/--no-proof", "Compute says of what died that it did; it does not without."),
 )
@@ -140,11 +140,13 @@ def _show(session: Session, report: Report) -> None:
     style = "bold red" if report.wrong else "green"
     screen.say(Text(f"failovers of healthy amphorae: {report.wrong}", style=style))
     screen.say(f"failovers: {report.failed_over}; dead amphorae: {report.dead}, not replaced: {report.unreplaced}")
-    if report.last_rebuilt is not None:
-        screen.say(
-            f"after the outage began, the last failover started at {report.last_started:g} s, and the last replacement "
-            f"served at {report.last_rebuilt:g} s"
+    if report.last_started is not None:
+        served = (
+            "no replacement served before the end"
+            if report.last_rebuilt is None
+            else f"the last replacement that served before the end did at {report.last_rebuilt:g} s"
         )
+        screen.say(f"after the outage began, the last failover started at {report.last_started:g} s, and {served}")
 
 
 def _span(entry: Entry) -> str:
