@@ -60,7 +60,9 @@ def show(session: Session) -> None:
 
 def top(
     session: Session,
-    every: Annotated[float, typer.Option("--every", min=0.2, max=86400, metavar="SECONDS", help="Pause between two looks.")] = 2.0,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, max=86400, metavar="SECONDS", help="Pause between two looks.")
+    ] = 2.0,
     count: Annotated[
         int | None, typer.Option("--count", min=1, metavar="NUMBER", help="Looks; endless without.")
     ] = None,
