@@ -19,6 +19,7 @@ from octavia_core.controller.waiter import WAITS
 from octavia_core.db.tables.own import oc_meta
 from octavia_core.domain.operation import Event, OperationState
 from octavia_core.flows.catalogue import claimable
+from octavia_core.ports.storage import Storage
 from tests.engine.outside import WISH, Engine
 from tests.engine.test_killed_again import family
 from tests.explain.stage import PATIENCE, Stage, until
@@ -58,8 +59,13 @@ def test_a_database_that_stands_still_is_said_and_work_goes_on_when_it_does(kind
 
 
 @contextmanager
-def stopped(pid: int) -> Iterator[None]:
-    os.kill(pid, signal.SIGSTOP)
+def stopped(pid: int, storage: Storage) -> Iterator[None]:
+    """It stands still, but not in the middle of a transaction: nobody else could write to an SQLite file then."""
+    for _ in range(20):
+        os.kill(pid, signal.SIGSTOP)
+        if storage.unwritable() is None:
+            break
+        os.kill(pid, signal.SIGCONT)
     try:
         yield
     finally:
@@ -77,7 +83,7 @@ def test_whichever_process_stands_still_the_other_looks_at_what_is_waited_for(nu
         until(lambda: operation.state is OperationState.WAITING, "it waits for its server")
         pids = until(lambda: len(found := family(worker.pid)) == 2 and found, "both processes work")
         until(lambda: len(client.storage.read(lambda tx: tx.attendance()).workers) == 2, "both have said so")
-        with stopped(pids[number]):
+        with stopped(pids[number], client.storage):
             stage.cloud.heal()
             operation.wait(PATIENCE)
         again = client.create_load_balancer(NewLoadBalancer(name="again"))
