@@ -79,7 +79,8 @@ def choose(request: VipRequest, version: int, held: Mapping[str, Held], offer: O
         if address is None and known not in (None, *found, *wanted):
             address = known
         if address is None:
-            kind = version if place == 0 else _version(request.additional_vips[place - 1], found, named, offer)
+            there = [*found, *filter(None, wanted)]
+            kind = version if place == 0 else _version(request.additional_vips[place - 1], there, named, offer)
             name = f"{request.load_balancer_id}/{place}" if place else request.load_balancer_id
             address = offer.free(name, kind, {*taken, *found})
         found.append(address)
@@ -99,11 +100,11 @@ def _named(request: VipRequest, offer: Offer) -> Mapping[str, int]:
     return {one.subnet_id: known[one.subnet_id] for one in request.additional_vips if one.subnet_id in known}
 
 
-def _version(one: AdditionalVip, found: Sequence[str], named: Mapping[str, int], offer: Offer) -> int:
+def _version(one: AdditionalVip, addresses: Sequence[str], named: Mapping[str, int], offer: Offer) -> int:
     """Of an additional VIP without an address: its subnet's, or one that the load balancer does not have."""
     if one.subnet_id is not None and one.subnet_id in named:
         return named[one.subnet_id]
-    there = {ipaddress.ip_address(address).version for address in found} | set(named.values())
+    there = {ipaddress.ip_address(address).version for address in addresses} | set(named.values())
     return next((version for version in offer.versions if version not in there), offer.versions[0])
 
 
