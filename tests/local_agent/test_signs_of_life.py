@@ -157,13 +157,14 @@ def beating(rig: Rig, amphora: Amphora, interval: float) -> Iterator[None]:
 
 
 def test_members_are_looked_at_for_a_tenth_of_the_time_and_what_changes_is_told(make_rig: Callable[..., Rig]) -> None:
-    rig, amphora = make_rig(), Amphora()
+    rig, amphora, began = make_rig(), Amphora(), time.monotonic()
     with beating(rig, amphora, 0.05):
         rig.heartbeat(lambda beat: len(members_of(beat)) == 100)
         beats = [rig.heartbeat() for _ in range(24)]
         assert all(list(beat.listeners) == ["l"] for beat in beats)
         assert all(beat.partial is not bool(members_of(beat)) for beat in beats)
-        assert 1 <= sum(not beat.partial for beat in beats) <= 12
+        assert any(beat.partial for beat in beats)
+        assert amphora.looks.count(True) <= 2 + (time.monotonic() - began) / (10 * amphora.dear)
         amphora.working = 99
         down = rig.heartbeat(lambda beat: members_of(beat).get("m99") == "DOWN")
         assert not down.partial
@@ -171,10 +172,10 @@ def test_members_are_looked_at_for_a_tenth_of_the_time_and_what_changes_is_told(
 
 def test_few_members_are_in_every_heartbeat(make_rig: Callable[..., Rig]) -> None:
     rig, amphora = make_rig(), Amphora(dear=0.0)
-    with beating(rig, amphora, 0.05):
-        rig.heartbeat(lambda beat: len(members_of(beat)) == 100)
-        assert sum(rig.heartbeat().partial for _ in range(10)) <= 2  # a machine that is busy may be late
-        assert amphora.looks.count(False) <= 2
+    with beating(rig, amphora, 0.1):
+        for _ in range(6):
+            rig.heartbeat(lambda beat: len(members_of(beat)) == 100 and not beat.partial)
+        assert amphora.looks.count(False) <= 2  # a machine that is busy makes a look dear, once
 
 
 def test_a_look_that_is_held_up_holds_up_no_heartbeat(make_rig: Callable[..., Rig]) -> None:
