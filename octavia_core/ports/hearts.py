@@ -130,7 +130,7 @@ class Hearts(Protocol):
         """Compare-and-set: True for exactly one caller, who starts the failover; marks the health row busy."""
 
     def forget_health(self, amphora_id: str) -> None:
-        """Remove the liveness and health rows. Absent is success."""
+        """Remove the liveness and health rows, and what its agent had (see `Marks`). Absent is success."""
 
     def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
         """Add to listener_statistics, inserting rows that are missing; no counter of a row becomes less."""

@@ -30,6 +30,9 @@ def test_they_end_with_the_amphora(storage: SqlStorage) -> None:
     tree = LoadBalancer(id=new_id())
     box = amphora(tree.id)
     storage.transaction(lambda tx: (tx.insert(tree), tx.insert(box), tx.give_marks([box.id], {KEY: "a"})))
+    storage.transaction(lambda tx: tx.forget_health(box.id))
+    assert storage.read(lambda tx: tx.marked(KEY)) == {}, "as soon as it is not to be heard any more"
+    storage.transaction(lambda tx: tx.give_marks([box.id], {KEY: "a"}))
     storage.transaction(lambda tx: tx.delete(Kind.AMPHORA, box.id))
     assert storage.read(lambda tx: tx.marked(KEY)) == {}
 

@@ -19,7 +19,7 @@ from octavia_core.db.dialects import incoming, insert_into, on_conflict
 from octavia_core.db.prepared import Prepared
 from octavia_core.db.tables.amphora import amphora, amphora_health
 from octavia_core.db.tables.listener import listener_statistics
-from octavia_core.db.tables.own import oc_liveness
+from octavia_core.db.tables.own import oc_liveness, oc_mark
 from octavia_core.db.transaction.amphorae import naive_utc
 from octavia_core.db.transaction.session import Session, chunks, fit, is_plain
 from octavia_core.domain.heartbeat import LARGEST_COUNTER, LARGEST_GAUGE
@@ -245,8 +245,8 @@ class Health(Session):
         return True
 
     def forget_health(self, amphora_id: str) -> None:
-        """Remove both rows. Absent is success."""
-        for table in (oc_liveness, amphora_health):
+        """Remove both rows, and what its agent had. Absent is success."""
+        for table in (oc_liveness, oc_mark, amphora_health):
             self.write(delete(table).where(table.c.amphora_id == amphora_id))
 
     def add_traffic(self, batch: Sequence[TrafficDelta]) -> None:
