@@ -12,7 +12,7 @@ from typing import Any
 
 import attrs
 
-from octavia_core.controller.holder import STALE, living
+from octavia_core.controller.holder import living
 from octavia_core.domain.operation import Event
 from octavia_core.errors import Refused
 from octavia_core.policy.governor import Bucket
@@ -20,7 +20,7 @@ from octavia_core.ports.fleet import Governing
 from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 
-__all__ = ["STALE", "Overview", "bucket_of", "overview", "pause", "pause_words", "resume"]
+__all__ = ["Overview", "bucket_of", "overview", "pause", "pause_words", "resume"]
 
 RECENT = 600.0
 """Seconds of failovers that an overview counts."""

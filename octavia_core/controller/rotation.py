@@ -69,8 +69,13 @@ class Progress:
 
     @property
     def done(self) -> bool:
-        """Whether everybody has it and nobody is heard with another, so that the old key may be dropped."""
+        """Whether everybody has it and nobody is heard with another."""
         return self.told == self.amphorae and not any(self.otherwise.values())
+
+    @property
+    def confirmed(self) -> bool:
+        """Whether a health manager hears as many with it as serve: being told is not yet sending. Always, for a list."""
+        return self.what is not What.HEARTBEAT_KEY or max(self.heard.values(), default=0) >= self.amphorae
 
 
 def progress(storage: Storage, settings: Settings, what: What) -> Progress:
@@ -80,7 +85,7 @@ def progress(storage: Storage, settings: Settings, what: What) -> Progress:
 
 
 def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> int:
-    """Store what is not stored yet, and what failed again; how many operations.
+    """Store what is not stored yet, and what failed again; how many operations this call has stored.
 
     Raises:
         Refused: a living health manager does not accept the new key; the message names it.
@@ -96,17 +101,11 @@ def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> i
     storage.transaction(
         lambda tx: tx.set_rotation(what, mark)
     )  # first: who has other settings tells nobody from now on
-    wanted = storage.read(lambda tx: _missing(tx, what, mark))
+    wanted, stored = storage.read(lambda tx: _missing(tx, what, mark)), 0
     for start in range(0, len(wanted), _TOGETHER):
         some = wanted[start : start + _TOGETHER]
-        storage.transaction(lambda tx, some=some: _store(tx, some))  # type: ignore[misc]
-    if wanted:
-        text = f"{len(wanted)} agents are told another {'heartbeat key' if what is What.HEARTBEAT_KEY else 'list of controllers'}"
-        event = Event(
-            name="rotation.begun", text=text, data={"what": str(what), "amphorae": len(wanted), "actor": actor}
-        )
-        storage.transaction(lambda tx: tx.emit(event))
-    return len(wanted)
+        stored += storage.transaction(lambda tx, some=some: _store(tx, some, what, actor))  # type: ignore[misc]
+    return stored
 
 
 def last_marks(tx: Transaction) -> Mapping[str, str]:
@@ -220,6 +219,11 @@ def _missing(tx: Transaction, what: What, mark: str) -> Sequence[Operation]:
     return found
 
 
-def _store(tx: Transaction, operations: Sequence[Operation]) -> None:
-    for operation in operations:
-        tx.add_operation(operation)
+def _store(tx: Transaction, operations: Sequence[Operation], what: What, actor: str) -> int:
+    """How many of them nobody else had stored, which an event tells in the same transaction."""
+    many = sum(tx.add_operation(operation).id == operation.id for operation in operations)
+    if many:
+        told = "heartbeat key" if what is What.HEARTBEAT_KEY else "list of controllers"
+        data = {"what": str(what), "amphorae": many, "actor": actor}
+        tx.emit(Event(name="rotation.begun", text=f"{many} agents are told another {told}", data=data))
+    return many

@@ -7,11 +7,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
 
-from octavia_core.controller import governing
+from octavia_core.controller import governing, rotation
 from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.fleet_health import fleet
 from octavia_core.controller.health.act import Actor
@@ -310,11 +311,31 @@ def test_it_is_done_when_nobody_is_heard_with_another_key_any_more(rig: Rig) -> 
         lookout.look(rig.since, "here")
         return progress(rig.storage, settings, What.HEARTBEAT_KEY)
 
+    told = progress(rig.storage, settings, What.HEARTBEAT_KEY)
+    assert (told.done, told.confirmed) == (True, False), "nobody says yet whom it hears"
     found = heard("new", "new", "old", "new")
     assert (found.heard, found.otherwise, found.still) == ({"here": 3}, {"here": 1}, (rig.ids[2],))
     assert not found.done, "though everybody was told"
     found = heard("new", "new", "new", "new")
     assert (found.heard, found.otherwise, found.still, found.done) == ({"here": 4}, {"here": 0}, (), True)
+    assert found.confirmed
+
+
+def test_of_several_that_rotate_at_once_each_says_what_it_has_stored(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = with_keys(rig, "new", "old")
+    missing, others = rotation._missing, list[int]()
+
+    def overtaken(*arguments: Any) -> Any:
+        wanted = missing(*arguments)
+        if not others:  # another one comes in between, and stores them all
+            others.append(0)
+            others[0] = rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="al")
+        return wanted
+
+    monkeypatch.setattr(rotation, "_missing", overtaken)
+    assert rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo") == 0
+    assert others == [4]
+    assert [(event["actor"], event["amphorae"]) for event in rig.events("rotation.begun")] == [("al", 4)]
 
 
 def test_no_row_and_no_event_holds_a_key(rig: Rig) -> None:

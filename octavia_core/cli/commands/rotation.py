@@ -86,7 +86,7 @@ def _print(session: Session, found: Progress) -> None:
     from octavia_core.domain.codec import to_json
 
     if session.json:
-        session.screen.data(to_json(found) | {"done": found.done})
+        session.screen.data(to_json(found) | {"done": found.done and found.confirmed})
         return
     rows: list[tuple[str, Any]] = [
         ("fingerprint", found.mark),
@@ -106,6 +106,8 @@ def _print(session: Session, found: Progress) -> None:
 
 
 def _next(found: Progress) -> str:
+    if found.done and not found.confirmed:
+        return "all of them were told; what was before may be dropped when a health manager hears all of them with it"
     if found.done and not found.refusing:
         return "all of them have it; what was before may be dropped from the settings"
     if found.refusing:

@@ -10,11 +10,11 @@ from typing import TypeVar
 
 import attrs
 
-from octavia_core.controller.governing import STALE, bucket_of, pause_words
+from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.places import domains
+from octavia_core.controller.holder import STALE, ended_here, living
 from octavia_core.controller.holds import HELD, RESUMED, standing
 from octavia_core.controller.rotation import last_marks
-from octavia_core.controller.worker import ended_here
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning
 from octavia_core.errors import BadRequest
@@ -182,10 +182,12 @@ class Actor:
 
 def _end_of_the_dead(tx: Transaction) -> None:
     """What health managers hold back that have ended is over: whoever judges now says it anew."""
-    now, written = tx.governing().now, {one.name: one.written_at for one in tx.observers()}
+    now, rows = tx.governing().now, {one.name: one for one in tx.observers()}
     for event in standing(tx):
         by = str(event.data.get("by") or "")
-        if ended_here(by) or now - written.get(by, event.at or 0) > STALE * 1_000_000:
+        row = rows.get(by)  # none yet: it has just begun, or ended and took it away
+        alive = living(row, now) if row else not ended_here(by) and now - event.at <= STALE * 1_000_000
+        if not alive:
             tx.emit(_resumed(event.data["rule"], by, "; the health manager that said so has ended"))
 
 
