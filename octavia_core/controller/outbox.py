@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from octavia_core.controller.duty import LATE, Duty
 from octavia_core.controller.reminders import Reminders
 from octavia_core.domain.operation import Event
-from octavia_core.errors import TransientError
+from octavia_core.errors import OctaviaError
 from octavia_core.ports.clock import SystemClock
 from octavia_core.ports.storage import Storage
 
@@ -112,8 +112,10 @@ class Outbox:
                         self._hand(lane)
                 busy = any(lane.in_time() for lane in self._lanes)
                 self._said.over("read")
-            except TransientError as error:
+            except OctaviaError as error:
                 self._said.say("read", f"events cannot be read, trying again: {error}")
+            except Exception:  # a bug of ours must not cost the thread that all plugins depend on
+                log.exception("events were not read, trying again")
             if end is not None and (not busy or time.monotonic() >= end):
                 return
             self._nudge.wait(min(self._pause, *(lane.left() for lane in self._lanes)))

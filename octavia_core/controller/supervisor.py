@@ -21,7 +21,7 @@ import attrs
 
 from octavia_core.controller.knock import Door
 from octavia_core.controller.reminders import Reminders
-from octavia_core.errors import ConfigurationError, TransientError
+from octavia_core.errors import ConfigurationError, OctaviaError
 from octavia_core.policy.retry import RetryPolicy
 from octavia_core.ports.clock import SystemClock
 
@@ -265,7 +265,7 @@ class Supervisor:
         try:
             due = self._look()
             self._said.over("queue")
-        except TransientError as error:
+        except OctaviaError as error:
             self._said.say("queue", f"the queue cannot be read, trying again: {error}")
             return self._poll
         working = self._at_work()

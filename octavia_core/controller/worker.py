@@ -20,7 +20,7 @@ from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
 from octavia_core.domain.operation import Operation
-from octavia_core.errors import TransientError
+from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.flows.catalogue import claimable
 from octavia_core.flows.runner import Ending, Runner
 from octavia_core.policy.sweep import SweepMode
@@ -140,8 +140,10 @@ class Worker:
                     later = due if not free else due or None
                     pause = self._poll if later is None else min(self._poll, max(0.005, later))
                 self._said.over("queue")
-            except TransientError as error:
+            except OctaviaError as error:  # a database that is read-only for a while is not transient, and passes
                 self._said.say("queue", f"the queue cannot be read, trying again: {error}")
+            except Exception:  # a bug of ours must not cost the thread that all work depends on
+                log.exception("the queue was not read, trying again")
             finally:
                 for _ in range(free - taken):
                     self._free.release()
@@ -169,7 +171,7 @@ class Worker:
                 try:
                     pause = chore()
                     self._said.over(f"chore {number}")
-                except TransientError as error:
+                except OctaviaError as error:
                     self._said.say(f"chore {number}", f"the database cannot be read, trying again: {error}")
                     pause = self._again
                 except Exception:  # a bug of ours must not cost the thread

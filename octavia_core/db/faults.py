@@ -25,7 +25,7 @@ class Fault(Enum):
     FULL = auto()
     """No room: may pass."""
     UNUSABLE = auto()
-    """Read-only, damaged, not a database, no such database, access denied: a person must act."""
+    """A read-only file, damaged, not a database, no such database, access denied: a person must act."""
     INPUT = auto()
     """The values do not fit: too long, out of range, a key that exists, a reference to nothing."""
     BUG = auto()
@@ -41,10 +41,10 @@ _SQLITE = {5: Fault.AGAIN, 6: Fault.AGAIN, 8: Fault.UNUSABLE, 10: Fault.FULL, 11
 """Primary result codes, sqlite.org/rescode.html. An I/O error under WAL is nearly always a full disk, too."""
 
 _MYSQL = (
-    dict.fromkeys((1205, 1213, 1020), Fault.AGAIN)
+    dict.fromkeys((1205, 1213, 1020, 1290, 1836), Fault.AGAIN)  # the last two: read-only, as while a replica takes over
     | dict.fromkeys((1040, 1047, 1053, 1927, 2002, 2003, 2006, 2013, 2055), Fault.AWAY)  # 1047: Galera not ready
     | dict.fromkeys((1021, 1114), Fault.FULL)
-    | dict.fromkeys((1044, 1045, 1049, 1290), Fault.UNUSABLE)
+    | dict.fromkeys((1044, 1045, 1049), Fault.UNUSABLE)
     | dict.fromkeys((1048, 1062, 1264, 1366, 1406, 1451, 1452), Fault.INPUT)
 )
 """mariadb.com/kb/en/mariadb-error-code-reference/"""
@@ -59,7 +59,7 @@ _POSTGRESQL = {
     "53100": Fault.FULL,
     "28": Fault.UNUSABLE,
     "3D": Fault.UNUSABLE,
-    "25006": Fault.UNUSABLE,
+    "25006": Fault.AGAIN,  # read-only: a standby that is about to become the primary
     "22": Fault.INPUT,
     "23": Fault.INPUT,
 }

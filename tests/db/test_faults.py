@@ -211,3 +211,20 @@ def test_a_server_that_refuses_is_no_server_that_is_away(kind: str, wrong: str) 
         url = url.replace(f"//{server.user}@", "//stranger@")
     with pytest.raises(ConfigurationError, match="cannot be used"):
         SqlStorage.open(settings_for(url, max_retries=1))
+
+
+@pytest.mark.external
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_server_that_takes_no_writes_for_a_while_is_a_trouble_that_passes(database_url):
+    """As a standby that becomes the primary in a moment: whoever asks tries again."""
+    settings = settings_for(database_url, max_retries=2, retry_interval=0.01)
+    prepare(settings)
+    engine = make_engine(settings.database)
+    with engine.begin() as connection:
+        name = engine.url.database
+        connection.exec_driver_sql(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+    engine.dispose()
+    storage = SqlStorage.open(settings)
+    with pytest.raises(TransientError, match="read-only transaction"):
+        storage.transaction(lambda tx: tx.insert(balancer()))
+    storage.close()

@@ -241,7 +241,7 @@ class HealthManager:
                 self._said.over("write")
                 if self._listening_since == 0 and not self._deaf:
                     self._listening_since = self._wall.now()
-            except TransientError as error:
+            except OctaviaError as error:
                 self._said.say("write", f"heartbeats cannot be written, they are kept in memory: {error}")
                 self._wall.forget()
                 self._listening_since = 0
@@ -251,7 +251,7 @@ class HealthManager:
             self._stop.wait(WRITE_PAUSE)
         try:
             self._writer.flush(self._clock, last=True)
-        except TransientError as error:
+        except OctaviaError as error:
             log.warning("the last heartbeats were not written: %s", error)
         finally:
             self._flushed.set()
@@ -263,7 +263,7 @@ class HealthManager:
             try:
                 self._writer.count()
                 self._said.over("count")
-            except TransientError as error:
+            except OctaviaError as error:
                 self._said.say("count", f"traffic cannot be counted, it is kept in memory: {error}")
             except Exception:  # likewise: what everybody pays for is counted by this thread
                 log.exception("traffic was not counted, it is kept in memory")
