@@ -47,6 +47,11 @@ class Said:
 
 
 @attrs.define(eq=False)
+def still(said: Explanation) -> dict[str, Any]:
+    """What of it does not change from moment to moment."""
+    return {k: v for k, v in to_json(said).items() if k not in MOVING}
+
+
 class Stage:
     """A folder with settings, a simulated cloud, and a client of its database."""
 
@@ -148,14 +153,20 @@ heartbeat_key = "only for tests"
         return Said(code, out.getvalue().replace(repeated, ""), err.getvalue().replace(repeated, ""))
 
     def why(self, client: Controller, id: str) -> Explanation:
-        """The library's answer; the command's table and JSON must be the same one."""
-        said = client.why(id)
-        answered = self.admin("why", id, "--json")
+        """The library's answer; the command's table and JSON must be the same one.
+
+        It is asked before and after the command, since meanwhile somebody's word may end, and the answer be another.
+        """
+        after = client.why(id)
+        for _ in range(5):
+            said = after
+            answered = self.admin("why", id, "--json")
+            after = client.why(id)
+            if still(after) == still(said):
+                break
         assert (answered.code, answered.err) == (0, "")
         found, wanted = json.loads(answered.out), to_json(said)
-        assert {k: v for k, v in found.items() if k not in MOVING} == {
-            k: v for k, v in wanted.items() if k not in MOVING
-        }
+        assert {k: v for k, v in found.items() if k not in MOVING} == still(said)
         assert {k for k, v in found.items() if v is not None} == {k for k, v in wanted.items() if v is not None}
         table = self.admin("why", id)
         assert (table.code, table.err) == (0, "")

@@ -202,7 +202,7 @@ def test_events_of_a_database_can_be_rehearsed(admin: Admin, tmp_path: Path) -> 
         (["host-dies", "--duration", "nan"], "must begin before"),
         (["host-dies", "--duration", "inf"], "a week at most"),
         (["partition", "--share", "2"], "between 0 and 1"),
-        (["slow-heartbeats", "--slow", "6.1"], "6.1"),
+        (["slow-heartbeats", "--slow", "6.1"], "should be a valid integer"),
     ],
 )
 def test_what_cannot_be_rehearsed_is_refused_in_a_sentence(admin: Admin, arguments: list[str], words: str) -> None:
