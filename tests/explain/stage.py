@@ -46,12 +46,12 @@ class Said:
     err: str
 
 
-@attrs.define(eq=False)
 def still(said: Explanation) -> dict[str, Any]:
     """What of it does not change from moment to moment."""
     return {k: v for k, v in to_json(said).items() if k not in MOVING}
 
 
+@attrs.define(eq=False)
 class Stage:
     """A folder with settings, a simulated cloud, and a client of its database."""
 
