@@ -11,6 +11,7 @@ import sys
 import threading
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -33,8 +34,18 @@ __all__ = [
 ]
 
 IP_FREEBIND = 15  # linux/in.h: an address that comes with the first amphora may be listened on before
-NETWORK = f"198.18.{os.getpid() % 128 * 2}.0/23"
-"""A test process has its own, so that those that run side by side never ask for the same one."""
+
+
+def _free_network() -> str:
+    """A test process has its own, so that those that run side by side never ask for the same one, nor for one that the bridges
+    of a run that was killed still have.
+    """
+    taken = Path("/proc/net/fib_trie").read_text(encoding="ascii")
+    thirds = [(os.getpid() + index) % 128 * 2 for index in range(128)]
+    return next(f"198.18.{third}.0/23" for third in thirds if f" 198.18.{third + 1}.1\n" not in taken)
+
+
+NETWORK = _free_network()
 SETTINGS = f'[local]\namphora = "namespace"\nnamespace_network = "{NETWORK}"\n'
 HOST = NETWORK.rpartition(".")[0] + ".1"
 """This machine, as amphorae see it."""

@@ -158,11 +158,13 @@ def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: S
 
 @pytest.mark.feature("health_monitor.type=PING")
 def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
-    """One member is an address that nobody has."""
-    nobody = NewMember(HOST.rpartition(".")[0] + ".2", 80, name="nobody")
+    """One member is an address that nobody has, which is known only when the load balancer has chosen its own."""
     ping = NewHealthMonitor(type=MonitorType.PING, delay=1, timeout=1, max_retries=1, max_retries_down=1)
     with member_at("one") as one:
-        lb = stage.build(http(one, nobody, port=80, pool={"health_monitor": ping}))
+        lb = stage.build(http(one, port=80, pool={"health_monitor": ping}))
+        taken = {lb.vip.ip_address, *(amphora.vrrp_ip for amphora in stage.controller.amphorae(lb.id))}
+        nobody = next(address for last in (2, 3, 4) if (address := HOST.rpartition(".")[0] + f".{last}") not in taken)
+        stage.controller.create_member(only_pool(lb).id, NewMember(nobody, 80, name="nobody")).wait(PATIENCE)
         stage.operating(lb.id, "one", Operating.ONLINE)
         stage.operating(lb.id, "nobody", Operating.ERROR)
         assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(4)} == {"one"}
