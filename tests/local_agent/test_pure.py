@@ -11,13 +11,14 @@ from hypothesis import strategies as st
 
 from octavia_local.agent.changes import (
     AddServer,
+    Content,
     RemoveServer,
     SetCertificate,
     SetState,
     SetWeight,
     compare,
+    content_of,
     needs_no_check,
-    servers,
 )
 from octavia_local.agent.plugs import Plugs
 from octavia_local.agent.root import BadBoot, Root, read_conf
@@ -47,8 +48,12 @@ def rendered(text: str, read: Callable[[str], bytes] = content) -> Rendered:
     return Document(text, LIMITS).render(lambda bind: 7, lambda bind: ("127.0.0.1", 5), read)
 
 
-def backend(*lines: str, head: str = "") -> Rendered:
-    return rendered(
+def compared(text: str, read: Callable[[str], bytes] = content) -> Content:
+    return content_of(rendered(text, read))
+
+
+def backend(*lines: str, head: str = "") -> Content:
+    return compared(
         f"global\n    daemon\n{head}\nbackend b\n    balance roundrobin\n" + "".join(f"    server {x}\n" for x in lines)
     )
 
@@ -177,7 +182,7 @@ def test_weights_states_and_members_are_changed_at_run_time() -> None:
     old = backend("a 127.0.0.1:1 weight 1 check inter 5s", "b 127.0.0.1:2 weight 1", "c 127.0.0.1:3 weight 1 disabled")
     new = backend("d 127.0.0.1:4 weight 9", "c 127.0.0.1:3 weight 1", "a 127.0.0.1:1 weight 3 check inter 5s")
     assert compare(old, new, ()) == (
-        AddServer(servers(new)["b/d"]),
+        AddServer(new.members["b/d"]),
         SetState("b/c", disabled=False),
         SetWeight("b/a", 3),
         RemoveServer("b/b"),
@@ -202,16 +207,16 @@ def test_anything_else_is_a_reload() -> None:
     assert compare(backend("m 127.0.0.1:1"), backend("m 127.0.0.1:1", head="defaults\n    retries 3"), ()) is None
     assert compare(backend("m 127.0.0.1:1"), backend("m 127.0.0.1:1"), ["files/c+ca.pem"]) is None
     text = "backend b\n default-server check\n server m 127.0.0.1:1\n"
-    assert compare(rendered(text), rendered(text + " server n 127.0.0.1:2\n"), ()) is None
+    assert compare(compared(text), compared(text + " server n 127.0.0.1:2\n"), ()) is None
 
 
 def test_a_member_that_is_pinged_comes_with_a_reload_and_changes_at_run_time() -> None:
     limits = Limits(1000, "127.0.0.1", namespace=True, icmp=True)
 
-    def pinged(*lines: str) -> Rendered:
+    def pinged(*lines: str) -> Content:
         text = "backend b\n option external-check\n external-check command /ping\n"
         document = Document(text + "".join(f" server {x}\n" for x in lines), limits)
-        return document.render(lambda bind: 7, lambda bind: ("127.0.0.1", 5), content, "/a place/ping.sh")
+        return content_of(document.render(lambda bind: 7, lambda bind: ("127.0.0.1", 5), content, "/a place/ping.sh"))
 
     old = pinged("m 192.0.2.1:1 weight 1 check", "n 192.0.2.2:1 check")
     assert [word.text for word in words(old.text.splitlines()[2])][2] == "/a place/ping.sh"
@@ -219,7 +224,7 @@ def test_a_member_that_is_pinged_comes_with_a_reload_and_changes_at_run_time() -
     assert compare(pinged("m 192.0.2.1:1 weight 1 check"), old, ()) is None
 
 
-def certain(old: Rendered, new: Rendered) -> bool:
+def certain(old: Content, new: Content) -> bool:
     steps = compare(old, new, ())
     return steps is not None and needs_no_check(old, new, steps)
 
@@ -259,18 +264,18 @@ def test_haproxy_is_asked_about_everything_else(new: tuple[str, ...]) -> None:
 def test_haproxy_is_asked_when_a_member_goes_that_another_line_names() -> None:
     text = "backend b\n use-server mem if TRUE\n server mem 127.0.0.1:1\n"
     other = " server other 127.0.0.1:2\n"
-    assert certain(rendered(text + other), rendered(text))
-    assert not certain(rendered(text + other), rendered("backend b\n use-server mem if TRUE\n" + other))
+    assert certain(compared(text + other), compared(text))
+    assert not certain(compared(text + other), compared("backend b\n use-server mem if TRUE\n" + other))
 
 
 def test_new_contents_of_a_certificate_are_taken_over_at_run_time() -> None:
     text = "frontend f\n    bind 127.0.0.1:443 ssl crt-list /c/list.pem\n"
-    renewed = rendered(
+    renewed = compared(
         text, lambda path: b"/c/a.pem\n/c/ca.pem [alpn h2] b.test\n" if "list" in path else content(path)
     )
-    assert compare(rendered(text), renewed, ["lists/c+list-1.pem"]) == (SetCertificate("lists/c+list-1.pem"),)
-    fewer = rendered(text, lambda path: b"/c/a.pem\n" if "list" in path else content(path))
-    assert compare(rendered(text), fewer, ()) is None
+    assert compare(compared(text), renewed, ["lists/c+list-1.pem"]) == (SetCertificate("lists/c+list-1.pem"),)
+    fewer = compared(text, lambda path: b"/c/a.pem\n" if "list" in path else content(path))
+    assert compare(compared(text), fewer, ()) is None
 
 
 DUMP = """1
@@ -283,9 +288,9 @@ DUMP = """1
 
 
 def test_only_what_health_checks_found_is_carried_over() -> None:
-    wanted = servers(backend(*(f"{name} 127.0.0.1:1 weight 2 check" for name in ("down", "maintained", "up", "new"))))
+    wanted = backend(*(f"{name} 127.0.0.1:1 weight 2 check" for name in ("down", "maintained", "up", "new"))).members
     assert down_members(DUMP, wanted).splitlines()[2:] == ["3 b 1 down 127.0.0.1 0 0 2 2 1"]
-    assert down_members(DUMP, servers(backend("up 127.0.0.1:1 check"))) == ""
+    assert down_members(DUMP, backend("up 127.0.0.1:1 check").members) == ""
     assert down_members("", wanted) == ""
 
 

@@ -16,8 +16,8 @@ from octavia_core.settings import Settings
 from octavia_haproxy.render.config import configure
 from octavia_haproxy.render.model import Facts
 from octavia_haproxy.render.words import unquote
-from octavia_local.agent.changes import compare
-from octavia_local.agent.syntax import words
+from octavia_local.agent.changes import compare, content_of
+from octavia_local.agent.syntax import Section, Word, read, words
 from octavia_local.agent.translate import Document, Limits, Rendered
 from octavia_local.agent.wire import Refusal
 from tests.support.haproxies import chosen
@@ -46,6 +46,10 @@ def translated(text: str) -> Rendered | None:
     return document.render(lambda _: 0, lambda _: ("127.0.0.1", 9101), lambda _: b"")
 
 
+def _words(section: Section) -> list[tuple[str, tuple[Word, ...]]]:
+    return [(line.raw, line.words) for line in section.lines]
+
+
 @slow
 @given(load_balancer=load_balancers())
 def test_words_are_read_as_they_were_written(load_balancer: LoadBalancer) -> None:
@@ -62,7 +66,9 @@ def test_every_load_balancer_is_translated_line_by_line(load_balancer: LoadBalan
         assert done.text.count("\n") == text.count("\n")
         assert "/var/lib/octavia" not in done.text
         assert "/run/rsyslog" not in done.text
-        assert compare(done, done, ()) == ()
+        assert compare(content_of(done), content_of(done), ()) == ()
+        assert [section[:2] for section in done.sections] == [section[:2] for section in read(done.text)]
+        assert [_words(section) for section in done.sections] == [_words(section) for section in read(done.text)]
 
 
 @slow

@@ -21,7 +21,6 @@ from octavia_local.agent.changes import (
     Step,
     compare,
     needs_no_check,
-    servers,
 )
 from octavia_local.agent.generation import Generation, make, remove_tree
 from octavia_local.agent.process import Haproxy, NotStarted, Running
@@ -369,7 +368,7 @@ class Balancer:
         running, before = self._haproxy.current, self._haproxy.generation
         if running is None or before is None or not running.child.running or peer != self._haproxy.peer:
             return None
-        return compare(before.rendered, wanted.rendered, before.changed_files(wanted))
+        return compare(before.content, wanted.content, before.changed_files(wanted))
 
     def _judge(self, wanted: Generation, peer: str, steps: tuple[Step, ...] | None) -> None:
         """Let HAProxy judge it, unless what runs differs so little that it need not be asked.
@@ -378,7 +377,7 @@ class Balancer:
             Refusal: 400, with HAProxy's words.
         """
         before = self._haproxy.generation
-        if before is not None and steps is not None and needs_no_check(before.rendered, wanted.rendered, steps):
+        if before is not None and steps is not None and needs_no_check(before.content, wanted.content, steps):
             return
         complaint = self._haproxy.check(wanted, peer)
         if complaint is not None:
@@ -399,20 +398,20 @@ class Balancer:
 
     def _apply(self, running: Running, steps: tuple[Step, ...], before: Generation, wanted: Generation) -> None:
         pem = {step.name: wanted.contents(step.name) for step in steps if isinstance(step, SetCertificate)}
-        members = servers(before.rendered)
+        members = before.content.members
         with self._members:
             revived = tuple(other for step in steps for other in self._revived(running, step))
             for path in apply(running.channel, revived, pem):
                 self._leaving[path] = members[path]
         if any(not isinstance(step, SetCertificate) for step in steps):
-            verify(running.channel, servers(wanted.rendered))
+            verify(running.channel, wanted.content.members)
 
     def _revived(self, running: Running, step: Step) -> tuple[Step, ...]:
         """A member that comes back before its last connection has ended is still there: it only has to be let in."""
         if not isinstance(step, AddServer) or step.server.path not in self._leaving:
             return (step,)
         server, old = step.server, self._leaving[step.server.path]
-        if old.words == server.words:
+        if old.same(server):
             del self._leaving[server.path]
             return (SetWeight(server.path, server.weight), SetState(server.path, server.disabled))
         if not remove(running.channel, RemoveServer(server.path)):
@@ -426,7 +425,7 @@ class Balancer:
             if running is not None:
                 try:
                     dump = running.channel.ask("show servers state")
-                    generation.write_states(down_members(dump, servers(generation.rendered)))
+                    generation.write_states(down_members(dump, generation.content.members))
                 except (OSError, KeyError):
                     log(f"load balancer {self.id}: members' states are not carried over")
             self._haproxy.switch(generation, peer, self._hand_over)

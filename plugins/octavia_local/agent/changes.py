@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import re
 import socket
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
-from octavia_local.agent.syntax import Line, Section, read
+from octavia_local.agent.syntax import Line, Section
 from octavia_local.agent.translate import Rendered
 
 __all__ = [
     "AddServer",
+    "Content",
     "RemoveServer",
     "ServerLine",
     "SetCertificate",
@@ -26,8 +27,8 @@ __all__ = [
     "SetWeight",
     "Step",
     "compare",
+    "content_of",
     "needs_no_check",
-    "servers",
 ]
 
 _DEFAULT_WEIGHT = 1
@@ -48,7 +49,7 @@ class ServerLine(NamedTuple):
         disabled: administratively out.
         checked: has a health monitor.
         rest: all other words of the line; None when one of them, or its check, is not known to work in `add server`.
-        words: the words that make it the same member: all but weight and state.
+        words: the same, known or not.
     """
 
     path: str
@@ -58,6 +59,10 @@ class ServerLine(NamedTuple):
     checked: bool
     rest: tuple[str, ...] | None
     words: tuple[str, ...]
+
+    def same(self, other: ServerLine) -> bool:
+        """Whether it is the same member, whatever its weight and state."""
+        return self.address == other.address and self.words == other.words
 
 
 class AddServer(NamedTuple):
@@ -95,21 +100,51 @@ class SetCertificate(NamedTuple):
 Step = AddServer | RemoveServer | SetWeight | SetState | SetCertificate
 
 
-def servers(rendered: Rendered) -> dict[str, ServerLine]:
-    """All members of all backends, by path, without the Prometheus internals."""
-    found = (_server(section.name, line, external=external) for section, line, external in _server_lines(rendered))
-    return {server.path: server for server in found}
+class Content(NamedTuple):
+    """A configuration as far as it is compared with another one. Made once for each: there may be thousands of members.
+
+    Attributes:
+        text: what HAProxy reads.
+        members: those of all backends, by path, without the Prometheus internals.
+        lines: how many lines tell of these; more than members when two have one name.
+        skeleton: everything else, in order: what must be equal.
+        names: of the files and crt-lists, with the texts of these.
+        certificates: names of files that the Runtime API can replace.
+    """
+
+    text: str
+    members: Mapping[str, ServerLine]
+    lines: int
+    skeleton: tuple[object, ...]
+    names: tuple[object, ...]
+    certificates: frozenset[str]
 
 
-def _server_lines(rendered: Rendered) -> Iterator[tuple[Section, Line, bool]]:
-    """(backend, line of a member, whether an external program checks it)."""
-    for section in read(rendered.text):
-        if section.kind in ("backend", "listen") and "prometheus" not in section.name:
-            external = any(line.word(0) == "option" and line.word(1) == "external-check" for line in section.lines)
-            yield from ((section, line, external) for line in section.lines if line.word(0) == "server")
+def content_of(rendered: Rendered) -> Content:
+    """What of a configuration is compared."""
+    members: dict[str, ServerLine] = {}
+    count = 0
+    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    for section in rendered.sections:
+        if section.kind not in ("backend", "listen") or "prometheus" in section.name:
+            continue
+        external = any(line.word(0) == "option" and line.word(1) == "external-check" for line in section.lines)
+        for line in section.lines:
+            if line.word(0) == "server":
+                server = _server(section.name, line, shared, external=external)
+                members[server.path] = server
+                count += 1
+    return Content(
+        rendered.text,
+        members,
+        count,
+        tuple([_skeleton(section) for section in rendered.sections]),
+        _names(rendered),
+        frozenset(rendered.certificates),
+    )
 
 
-def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str]) -> tuple[Step, ...] | None:
+def compare(running: Content, wanted: Content, changed_files: Collection[str]) -> tuple[Step, ...] | None:
     """The steps from `running` to `wanted`; empty when they do the same; None when a reload is needed.
 
     Args:
@@ -117,22 +152,22 @@ def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str])
         wanted: what it shall do.
         changed_files: names of copied files whose contents differ.
     """
-    certificates = wanted.certificates
-    if not set(changed_files) <= set(certificates) or _names(running) != _names(wanted):
+    if not wanted.certificates.issuperset(changed_files) or running.names != wanted.names:
         return None
-    old_sections, new_sections = read(running.text), read(wanted.text)
-    if [_skeleton(section) for section in old_sections] != [_skeleton(section) for section in new_sections]:
+    if running.skeleton != wanted.skeleton:
         return None
-    old, new = servers(running), servers(wanted)
+    old, new = running.members, wanted.members
     steps: list[Step] = [SetCertificate(name) for name in sorted(changed_files)]
     changes: list[Step] = []
     for path, server in new.items():
         before = old.get(path)
+        if before == server:
+            continue
         if before is None:
             if server.rest is None:
                 return None
             steps.append(AddServer(server))
-        elif before.words != server.words:
+        elif not before.same(server):
             return None
         else:
             if before.weight != server.weight:
@@ -143,18 +178,20 @@ def compare(running: Rendered, wanted: Rendered, changed_files: Collection[str])
     return (*steps, *changes, *gone)
 
 
-def needs_no_check(running: Rendered, wanted: Rendered, steps: Collection[Step]) -> bool:
+def needs_no_check(running: Content, wanted: Content, steps: Collection[Step]) -> bool:
     """True when HAProxy accepts `wanted` for certain, because it runs `running` and the steps add nothing new to judge.
 
     A start of HAProxy for its `-c` takes longer than all the rest of a change of weight.
     """
-    before, after = servers(running), servers(wanted)
-    if sum(1 for _ in _server_lines(wanted)) != len(after):
+    if wanted.lines != len(wanted.members):
         return False  # two of one name
-    return all(_is_certain(step, before, wanted.text) for step in steps)
+    alike: set[tuple[str, tuple[str, ...] | None]] = set()
+    if any(isinstance(step, AddServer) for step in steps):
+        alike = {(path.rpartition("/")[0], server.rest) for path, server in running.members.items()}
+    return all(_is_certain(step, alike, wanted.text) for step in steps)
 
 
-def _is_certain(step: Step, before: dict[str, ServerLine], text: str) -> bool:
+def _is_certain(step: Step, alike: Collection[tuple[str, tuple[str, ...] | None]], text: str) -> bool:
     match step:
         case SetState():
             return True
@@ -164,10 +201,9 @@ def _is_certain(step: Step, before: dict[str, ServerLine], text: str) -> bool:
             return path.rpartition("/")[2] not in text  # so nothing refers to it
         case AddServer(server=server):
             backend, _, name = server.path.rpartition("/")
-            like = (one for path, one in before.items() if path.rpartition("/")[0] == backend)
             return (
                 server.rest is not None
-                and any(one.rest == server.rest for one in like)
+                and (backend, server.rest) in alike
                 and 0 <= server.weight <= _HIGHEST_WEIGHT
                 and _PLAIN_NAME.fullmatch(name) is not None
                 and _is_address(server.address)
@@ -202,7 +238,8 @@ def _skeleton(section: Section) -> tuple[object, ...]:
     return (section.kind, section.name, tuple(lines))
 
 
-def _server(backend: str, line: Line, *, external: bool) -> ServerLine:
+def _server(backend: str, line: Line, shared: dict[tuple[str, ...], tuple[str, ...]], *, external: bool) -> ServerLine:
+    """`shared`: words that members have in common are kept once."""
     texts = [word.text for word in line.words]
     weight, disabled, known = _DEFAULT_WEIGHT, False, True
     rest: list[str] = []
@@ -225,12 +262,13 @@ def _server(backend: str, line: Line, *, external: bool) -> ServerLine:
             rest.append(keyword)
             position += 1
     known = known and not (external and "check" in rest)
+    others = shared.setdefault(tuple(rest), tuple(rest))
     return ServerLine(
         path=f"{backend}/{texts[1] if len(texts) > 1 else ''}",
         address=texts[2] if len(texts) > 2 else "",
         weight=weight,
         disabled=disabled,
         checked="check" in rest,
-        rest=tuple(rest) if known else None,
-        words=(*texts[2:3], *rest),
+        rest=others if known else None,
+        words=others,
     )

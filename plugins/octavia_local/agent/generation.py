@@ -15,9 +15,10 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from octavia_local.agent import ping
+from octavia_local.agent.changes import Content, content_of
 from octavia_local.agent.root import Root
 from octavia_local.agent.sockets import HeldSockets
-from octavia_local.agent.translate import PING_SCRIPT, STATE_FILE, Document, Rendered
+from octavia_local.agent.translate import PING_SCRIPT, STATE_FILE, Document
 
 __all__ = ["CONFIG", "OWN_CONFIG", "Generation", "make", "remove_tree"]
 
@@ -31,7 +32,7 @@ class Generation(NamedTuple):
 
     Attributes:
         folder: where, on this machine.
-        rendered: what it says.
+        content: what it says.
         digests: name of each copied file to the digest of its contents.
         descriptors: the held sockets it uses.
         threads: whether the configuration sets `nbthread` itself.
@@ -40,7 +41,7 @@ class Generation(NamedTuple):
     """
 
     folder: str
-    rendered: Rendered
+    content: Content
     digests: Mapping[str, bytes]
     descriptors: tuple[int, ...]
     threads: bool
@@ -108,11 +109,16 @@ def make(folder: str, document: Document, sockets: HeldSockets, root: Root, tabl
     except BaseException:  # no folder with keys in it is left behind
         remove_tree(folder)
         raise
-    threads = any(line.word(0) == "nbthread" for section in document.sections for line in section.lines)
+    threads = any(
+        line.word(0) == "nbthread"
+        for section in document.sections
+        if section.kind == "global"
+        for line in section.lines
+    )
     descriptors = tuple(sockets.descriptor(bind) for bind in document.binds)
     listeners = tuple(name for name, _ in document.listeners)
     name = tables if document.tables is not None else ""
-    return Generation(folder, rendered, digests, descriptors, threads, listeners, name)
+    return Generation(folder, content_of(rendered), digests, descriptors, threads, listeners, name)
 
 
 def remove_tree(path: str) -> None:

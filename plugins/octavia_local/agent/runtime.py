@@ -160,12 +160,10 @@ def verify(channel: Channel, wanted: Mapping[str, ServerLine]) -> None:
     Raises:
         Unexpected: one of them is missing or different.
     """
-    found: dict[str, tuple[int, bool]] = {}
-    for row in _states(channel.ask("show servers state")):
-        found[f"{row['be_name']}/{row['srv_name']}"] = (
-            int(row["srv_uweight"]),
-            bool(int(row["srv_admin_state"]) & _FORCED_MAINTENANCE),
-        )
+    try:
+        found = dict(_states(channel.ask("show servers state")))
+    except (ValueError, IndexError) as error:
+        raise Unexpected("the states of members cannot be read") from error
     for path, server in wanted.items():
         if found.get(path) != (server.weight, server.disabled):
             raise Unexpected(f"{path} is {found.get(path)} after the change")
@@ -202,13 +200,20 @@ def down_members(dump: str, wanted: Mapping[str, ServerLine]) -> str:
     return "\n".join([version, header, *lines, ""]) if lines else ""
 
 
-def _states(dump: str) -> Iterable[dict[str, str]]:
-    header: list[str] = []
+def _states(dump: str) -> Iterable[tuple[str, tuple[int, bool]]]:
+    """(path, (weight, disabled)) of each member. Only the four columns that tell are looked at: there may be thousands of rows."""
+    backend = name = weight = admin = -1
     for line in dump.splitlines():
         if line.startswith("#"):
-            header = line[2:].split()
-        elif header and line.strip():
-            yield dict(zip(header, line.split(), strict=False))
+            columns = line[2:].split()
+            backend, name = columns.index("be_name"), columns.index("srv_name")
+            weight, admin = columns.index("srv_uweight"), columns.index("srv_admin_state")
+        elif backend >= 0 and line:
+            cells = line.split()
+            yield (
+                f"{cells[backend]}/{cells[name]}",
+                (int(cells[weight]), bool(int(cells[admin]) & _FORCED_MAINTENANCE)),
+            )
 
 
 class StatRow(NamedTuple):

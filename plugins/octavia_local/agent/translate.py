@@ -45,6 +45,9 @@ _PASSED = frozenset({
     "ssl-default-server-options", "ssl-server-verify", "strict-limits",
 })  # fmt: skip
 _FILE_KEYWORDS = frozenset({"ca-file", "ca-verify-file", "crl-file", "crt"})
+_NAMES_FILES = _FILE_KEYWORDS | {"crt-list"}
+_WITH_FILES = frozenset({"bind", "server", "default-server"})
+"""Lines on which those may stand."""
 _MOST_TLS_SESSIONS = 20_000
 """HAProxy's default. Controllers ask for a share of the machine's memory, which here many amphorae have together."""
 _PROXIES = frozenset({"frontend", "backend", "listen", "defaults"})
@@ -109,12 +112,14 @@ class Rendered(NamedTuple):
 
     Attributes:
         text: the configuration.
+        sections: the same, read.
         files: files of the image, unchanged.
         crt_lists: crt-lists and their certificates.
         pings: whether `PING_SCRIPT` has to be there.
     """
 
     text: str
+    sections: tuple[Section, ...]
     files: tuple[Copy, ...]
     crt_lists: tuple[CrtList, ...]
     pings: bool = False
@@ -224,6 +229,11 @@ class Document:
                 self._binds[line.number] = place
 
 
+def _as(raw: str, line: Line) -> Line:
+    """The line with that text in its place; nearly all stay as they are."""
+    return line if raw is line.raw else Line(raw, words(raw), line.number)
+
+
 def _judge_global(line: Line) -> None:
     first = line.word(0)
     known = (
@@ -288,28 +298,27 @@ class _Rendering:
         self._pings = False
 
     def document(self, sections: Iterable[Section], limits: Limits, tables: str) -> Rendered:
-        out: list[str] = []
+        made: list[Section] = []
         for section in sections:
-            if section.header is not None:
-                out.append(section.header.raw)
-            for line in section.lines:
-                if section.kind == "global":
-                    out.append(self._global(line, limits))
-                elif section.kind in _PROXIES and line.words:
-                    out.append(self._proxy(line))
-                else:
-                    out.append(line.raw)
+            lines = section.lines
+            if section.kind == "global":
+                lines = tuple([_as(self._global(line, limits), line) for line in lines])
+            elif section.kind in _PROXIES:
+                lines = tuple([_as(self._proxy(line), line) if line.words else line for line in lines])
+            made.append(section._replace(lines=lines))
         if _BEHIND in self._binds:
             own = self._descriptor(self._binds[_BEHIND])
-            out += [
+            behind = (
                 f"peers {TABLES}",
                 f"    bind fd@{own}",
                 f"    server {tables}",
                 f"    server {NOBODY} {_NOWHERE}",
                 "",
-            ]
+            )
+            made += read("\n".join(behind))
+        out = [line.raw for section in made for line in (section.header, *section.lines) if line is not None]
         text = "\n".join(out)
-        return Rendered(text, tuple(self._files.values()), tuple(self._crt_lists.values()), self._pings)
+        return Rendered(text, tuple(made), tuple(self._files.values()), tuple(self._crt_lists.values()), self._pings)
 
     def _global(self, line: Line, limits: Limits) -> str:
         first = line.word(0)
@@ -339,7 +348,7 @@ class _Rendering:
             if internal is not None:
                 host, port = self._address(internal)
                 changes[2] = f"{host}:{port}"
-        if first in ("bind", "server", "default-server"):
+        if first in _WITH_FILES and not _NAMES_FILES.isdisjoint([word.text for word in line.words]):
             for index in range(2, len(line.words) - 1):
                 keyword, path = line.word(index), line.word(index + 1)
                 if keyword == "crt-list":
