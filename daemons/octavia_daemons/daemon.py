@@ -17,7 +17,7 @@ from octavia_core.controller.sources import load_settings, settings_files
 from octavia_core.errors import ConfigurationError, OctaviaError, TransientError
 from octavia_core.settings import Settings
 
-__all__ = ["BAD_USAGE", "CONFIGURATION", "FAILED", "OK", "patiently", "run"]
+__all__ = ["BAD_USAGE", "CONFIGURATION", "FAILED", "OK", "Over", "patiently", "run"]
 
 T = TypeVar("T")
 
@@ -33,6 +33,16 @@ REMIND = 60.0
 ENDS = (signal.SIGTERM, signal.SIGINT)
 """Signals that end a daemon."""
 NOT_ANEW = "the settings are not read anew, it goes on with those it has: %s"
+
+
+class Over(threading.Event):
+    """Set when a daemon is to stop what it does.
+
+    Attributes:
+        again: whether it is to begin anew with other settings then.
+    """
+
+    again = False
 
 
 def patiently(begin: Callable[[], T], stop: threading.Event) -> T | None:
@@ -56,7 +66,7 @@ def patiently(begin: Callable[[], T], stop: threading.Event) -> T | None:
 def run(
     name: str,
     about: str,
-    serve: Callable[[Settings, threading.Event], None],
+    serve: Callable[[Settings, Over], None],
     argv: Sequence[str] | None,
     *,
     again: Callable[[Callable[[], Settings]], None] | None = None,
@@ -99,7 +109,7 @@ def run(
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     )
-    stop = threading.Event()
+    stop = Over()
 
     def read() -> Settings:
         files = settings_files(options.config_file, options.config_dir)
@@ -136,7 +146,7 @@ class _Lives:
 
     def __init__(
         self,
-        serve: Callable[[Settings, threading.Event], None],
+        serve: Callable[[Settings, Over], None],
         read: Callable[[], Settings],
         check: Callable[[Settings, Settings], None] | None,
     ) -> None:
@@ -145,12 +155,13 @@ class _Lives:
         self._ended = False
         self._now: Settings | None = None
         self._next: Settings | None = None
-        self._over = threading.Event()
+        self._over = Over()
 
     def end(self) -> None:
         """No further life."""
         with self._lock:
             self._ended = True
+            self._over.again = False
             self._over.set()
 
     def read_anew(self) -> None:
@@ -168,6 +179,7 @@ class _Lives:
         log.info("settings are read anew")
         with self._lock:
             self._next = settings
+            self._over.again = not self._ended
             self._over.set()
 
     def run(self) -> None:
@@ -193,10 +205,10 @@ class _Lives:
                 if self._next is None:
                     return  # told to end, or at the end by itself
 
-    def _begin(self, settings: Settings) -> tuple[Settings, threading.Event] | None:
+    def _begin(self, settings: Settings) -> tuple[Settings, Over] | None:
         with self._lock:
             if self._ended:
                 return None
             chosen = self._next or settings
-            self._now, self._next, self._over = chosen, None, threading.Event()
+            self._now, self._next, self._over = chosen, None, Over()
             return chosen, self._over

@@ -13,10 +13,11 @@ import functools
 import hashlib
 import hmac
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from operator import itemgetter
 from typing import Any, NamedTuple
 
+from octavia_core.domain.calm import calm_of
 from octavia_core.domain.heartbeat import LARGEST_GAUGE, BadPacket, Heartbeat, Reason, inflate, parsed, statuses
 
 __all__ = ["FIELDS", "MARK", "Sheet", "Skimmed", "Skimmer", "skimmed"]
@@ -52,8 +53,9 @@ class Skimmed(NamedTuple):
         listeners: their ids in the order of the message; None when the words are those of the report before.
         deltas: see `Heartbeat`.
         mark: tells it from every other heartbeat; empty where it was not read from a datagram.
-        key: which of the valid keys it is signed with, 0 the first.
+        key: the number of the key that it is signed with, see `Skimmer.accept`.
         handle: of the amphora whose words are remembered, see `Sheet`; -1 where they are not.
+        calm: see `calm.calm_of`; b"" as well where it was taken at a glance.
     """
 
     amphora_id: str
@@ -66,6 +68,7 @@ class Skimmed(NamedTuple):
     mark: bytes = b""
     key: int = 0
     handle: int = -1
+    calm: bytes = b""
 
     def heartbeat(self) -> Heartbeat:
         """All of it."""
@@ -99,6 +102,7 @@ def skimmed(heartbeat: Heartbeat) -> Skimmed:
         tuple(heartbeat.listeners),
         heartbeat.deltas,
         hashlib.sha1(repr(heartbeat).encode("utf-8", "surrogatepass"), usedforsecurity=False).digest()[-MARK:],
+        calm=calm_of(heartbeat),
     )
 
 
@@ -139,14 +143,19 @@ class Skimmer:
     """
 
     def __init__(self, keys: Sequence[str | bytes]) -> None:
-        secrets = [key.encode() if isinstance(key, str) else key for key in keys]
-        self._signatures = [(number, *_begun(secret)) for number, secret in enumerate(secrets) if secret]
+        self.accept({number: key.encode() if isinstance(key, str) else key for number, key in enumerate(keys)})
         self._sheets: dict[bytes, Sheet] = {}
         self._amphorae: dict[str, Sheet] = {}
         self.forgotten: list[int] = []
         """Handles that mean nobody any more; whoever reads it empties it."""
         self._handles = self._round = 0
         self._left = _FORGET_AFTER * _FEW
+
+    def accept(self, keys: Mapping[int, bytes]) -> None:
+        """From now on every key that is valid is one of these, the most likely first, with the number that `Skimmed.key` has
+        for it. What is remembered of amphorae stays.
+        """
+        self._signatures = [(number, *_begun(secret)) for number, secret in keys.items() if secret]
 
     def skim(self, packet: bytes) -> Skimmed:
         """One datagram.
@@ -169,17 +178,20 @@ class Skimmer:
         self._left -= 1
         if self._left < 0:
             self._forget()
-        cut = data.find(_POOLS)
+        cut, found = data.find(_POOLS), None
         if cut > 0:
-            parts = _NUMBERS.split(data[:cut])
-            sheet = self._sheets.get(_digest(parts, data[cut:]))
+            head, rest = data[:cut], data[cut:]
+            parts = _NUMBERS.split(head)
+            words = _digest(parts, rest)
+            sheet = self._sheets.get(words)
             if sheet is not None and len(parts) == 2 * sheet.places + 1:
                 numbers = list(map(int, parts[1::2]))
                 counters = sheet.counters(numbers)
                 if max(counters[2::FIELDS], default=0) < LARGEST_GAUGE:
                     sheet.seen = self._round
                     return sheet, numbers[sheet.sequence], counters, mark, key, body
-        return self._whole(body, data, mark, key)
+            found = _Parts(head, rest, parts, words)
+        return self._whole(body, parsed(data), mark, key, found)
 
     def sheet(self, amphora_id: str) -> Sheet | None:
         """What is remembered of it."""
@@ -203,11 +215,9 @@ class Skimmer:
             Reason.BAD_DIGEST, f"{len(packet)} bytes, signed with none of the {len(self._signatures)} heartbeat keys"
         )
 
-    def _whole(self, body: bytes, data: bytes, mark: bytes, key: int) -> Skimmed:
-        heartbeat = parsed(data)
-        layout = (
-            _layout(data, heartbeat) if heartbeat.deltas else None
-        )  # so a glance never has to say what counters are
+    def _whole(self, body: bytes, heartbeat: Heartbeat, mark: bytes, key: int, found: _Parts | None) -> Skimmed:
+        # only of deltas, so a glance never has to say what counters are
+        layout = _layout(found, heartbeat) if found is not None and heartbeat.deltas else None
         if layout is None:
             self._drop(heartbeat.amphora_id)
             return skimmed(heartbeat)._replace(source=body, mark=mark, key=key)
@@ -223,6 +233,7 @@ class Skimmer:
             mark,
             key,
             sheet.handle,
+            calm_of(heartbeat),
         )
 
     def _remember(self, amphora_id: str, layout: _Layout) -> Sheet:
@@ -277,6 +288,17 @@ class _Layout(NamedTuple):
     counters: Callable[[Sequence[int]], Any]
 
 
+class _Parts(NamedTuple):
+    """A document at a glance: `head` is what stands before its pools, `rest` what is behind; `parts`: the head, cut at its numbers,
+    with these in between; `words`: digest of all but the numbers.
+    """
+
+    head: bytes
+    rest: bytes
+    parts: Sequence[bytes]
+    words: bytes
+
+
 def _digest(parts: Sequence[bytes], rest: bytes) -> bytes:
     """Of what stands between numbers, and behind them all. No JSON has a zero byte."""
     found = hashlib.sha1(b"\0".join(parts[::2]), usedforsecurity=False)
@@ -284,22 +306,21 @@ def _digest(parts: Sequence[bytes], rest: bytes) -> bytes:
     return found.digest()
 
 
-def _layout(data: bytes, heartbeat: Heartbeat) -> _Layout | None:
+def _layout(found: _Parts, heartbeat: Heartbeat) -> _Layout | None:
     """Where the numbers of a heartbeat stand; None unless each number before the pools is one of its counters or its
     sequence number. Where it is not written as agents write, that is tried: decoded with other numbers there, it must have
     these, and nothing else may change.
     """
-    cut = data.find(_POOLS)
-    parts = _NUMBERS.split(data[:cut]) if cut > 0 else []
+    parts = found.parts
     places = len(parts) // 2
     if not places:
         return None
-    if _as_agents_write(data, cut, parts, heartbeat):
-        return _Layout(_digest(parts, data[cut:]), places, 0, _picker(_usual_order(places // FIELDS)))
+    if _as_agents_write(found, heartbeat):
+        return _Layout(found.words, places, 0, _picker(_usual_order(places // FIELDS)))
     probe = list(parts)
     probe[1::2] = [b": %d" % (_PROBE + number) for number in range(places)]
     try:
-        tried = parsed(b"".join((*probe, data[cut:])))
+        tried = parsed(b"".join((*probe, found.rest)))
     except BadPacket:
         return None
     if (tried.amphora_id, tried.version, tried.pools) != (heartbeat.amphora_id, heartbeat.version, heartbeat.pools):
@@ -314,14 +335,14 @@ def _layout(data: bytes, heartbeat: Heartbeat) -> _Layout | None:
     order = [number - _PROBE for number in _counters(tried)]
     if sorted([sequence, *order]) != list(range(places)):
         return None
-    return _Layout(_digest(parts, data[cut:]), places, sequence, _picker(tuple(order)))
+    return _Layout(found.words, places, sequence, _picker(tuple(order)))
 
 
-def _as_agents_write(data: bytes, cut: int, parts: Sequence[bytes], heartbeat: Heartbeat) -> bool:
+def _as_agents_write(found: _Parts, heartbeat: Heartbeat) -> bool:
     """Whether what stands before the pools is, byte for byte, what this heartbeat makes when it is written as agents do, with
     no other number in it, and nothing behind can mean one of these numbers: so with other numbers it means those.
     """
-    rest = data[cut:]
+    rest = found.rest
     if b"\\" in rest or b'"listeners"' in rest or b'"seq"' in rest:
         return False
     listeners, numbers = [], [heartbeat.seq]
@@ -332,7 +353,7 @@ def _as_agents_write(data: bytes, cut: int, parts: Sequence[bytes], heartbeat: H
         )
         numbers += (one.tx, one.rx, one.conns, one.totconns, one.ereq)
     head = f'{{"id": "{heartbeat.amphora_id}", "seq": {heartbeat.seq}, "listeners": {{{", ".join(listeners)}}}'
-    return list(map(int, parts[1::2])) == numbers and data[:cut] == head.encode("utf-8", "surrogatepass")
+    return list(map(int, found.parts[1::2])) == numbers and found.head == head.encode("utf-8", "surrogatepass")
 
 
 @functools.lru_cache(maxsize=1000)

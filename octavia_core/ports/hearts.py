@@ -115,6 +115,12 @@ class Hearts(Protocol):
         amphorae are left out.
         """
 
+    def calm(self, amphora_ids: Collection[str]) -> Mapping[str, bytes]:
+        """What the rows say of the load balancers of these amphorae as `domain.calm.digest`, five hundred in a query: it is that
+        of a heartbeat (`calm_of`) only when the two agree that all is well. Amphorae and load balancers that `reported_on` gives
+        no outline of, load balancers that are not enabled and ONLINE, and pairs, which two speak for, are left out.
+        """
+
     def changed_under(self, since: int, after: int) -> Collection[str]:
         """Amphorae that are not DELETED or PENDING_DELETE whose load balancer's row was written at `since` (microseconds) or
         later, by whoever keeps `updated_at` and `created_at`, or is named by an event with a higher sequence than `after`: in one

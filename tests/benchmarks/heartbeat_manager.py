@@ -128,7 +128,7 @@ class _Measured:
             "cpu": {name: spent - self.cpu.get(name, 0.0) for name, spent in cpu.items()},
             "statements": self.statements,
             "memory": sum(map(_pss, [os.getpid(), *self.health.pids])),
-            "waiting": len(self.health._memory._fresh),
+            "waiting": len(self.health._memory._fresh | self.health._memory._news.keys()),
             "lost": len(self.storage.read(lambda tx: [o for o in tx.operations(limit=10_000) if o.flow == "failover"])),
         }
 

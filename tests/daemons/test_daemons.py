@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,9 +18,11 @@ import pytest
 from octavia_core import Controller, NewLoadBalancer
 from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.sources import load_settings
-from octavia_core.db.storage import prepare
-from octavia_core.domain.vocabulary import Provisioning
+from octavia_core.db.storage import SqlStorage, prepare
+from octavia_core.domain.heartbeat import encode
+from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from octavia_core.settings import Settings
+from tests.db.values import amphora, full
 
 PATIENCE = 60.0
 
@@ -200,10 +203,78 @@ def test_a_health_manager_hears_on_while_the_files_say_what_cannot_be_had(config
             said = next((one for one in health.stderr if "the settings are not read anew" in one), "it ended")
             assert words in said
         assert _children(health.pid) == hears
-        config.write_text(good, encoding="utf-8")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+            probe.bind(("127.0.0.1", 0))
+            other = probe.getsockname()[1]
+        port = settings(config).health_manager.bind_port
+        config.write_text(good.replace(f"bind_port = {port}", f"bind_port = {other}"), encoding="utf-8")
         health.send_signal(signal.SIGHUP)
         until(lambda: ((now := _children(health.pid)) != hears and len(now) == 1) or health.poll() is not None)
         end(health)
+
+
+def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(config: Path) -> None:
+    """Each datagram says one byte of traffic, signed with the key that is new by then: all of them are in the rows at the end."""
+    good = config.read_text(encoding="utf-8")
+    port = settings(config).health_manager.bind_port
+    lb = full(provisioning_status=Provisioning.ACTIVE)
+    box = amphora(lb.id, status=AmphoraStatus.ALLOCATED)
+    storage = SqlStorage.open(settings(config))
+    storage.transaction(lambda tx: (tx.insert(lb), tx.insert(box)))
+    reload = threading.Event()
+    sent, key = 0, "secret"
+
+    def datagram() -> bytes:
+        stats = {"tx": 0, "rx": 1, "conns": 0, "totconns": 0, "ereq": 0}
+        listeners = {lb.listeners[0].id: {"status": "OPEN", "stats": stats}}
+        return encode({"id": box.id, "seq": sent, "listeners": listeners, "pools": {}, "ver": 3}, key)
+
+    with daemon("health_manager", config) as health, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        until(lambda: len(_children(health.pid)) == 1 or health.poll() is not None)
+        hears = _children(health.pid)
+        assert health.stderr is not None
+        lines: list[str] = []
+
+        def read() -> None:
+            assert health.stderr is not None
+            for line in health.stderr:
+                lines.append(line)
+                if "received all the while" in line:
+                    reload.set()
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for content, then in (
+            (good, "secret"),
+            (good.replace('"secret"', '"secret"\nheartbeat_keys_accepted = ["new"]\nheartbeat_timeout = 1.0'), "new"),
+            (good.replace('"secret"', '"new"\nfailover_threshold = 7\nhealth_check_interval = 0.1'), "new"),
+        ):
+            config.write_text(content, encoding="utf-8")
+            reload.clear()
+            health.send_signal(signal.SIGHUP)
+            while not reload.is_set() and health.poll() is None:
+                sender.sendto(datagram(), ("127.0.0.1", port))
+                sent += 1
+                reload.wait(0.005)
+            key = then
+        for _ in range(10):
+            sender.sendto(datagram(), ("127.0.0.1", port))
+            sent += 1
+        assert _children(health.pid) == hears, "the same process hears on"
+        until(lambda: _unread(port) == 0)
+        health.send_signal(signal.SIGTERM)
+        reader.join(PATIENCE)
+        assert health.wait(PATIENCE) == 0, lines
+    counted = storage.read(lambda tx: tx.counted([box.id]))
+    storage.close()
+    assert counted[lb.listeners[0].id, box.id][0] == sent
+    assert not [line for line in lines if "received again" in line]
+
+
+def _unread(port: int) -> int:
+    """Bytes that wait in the socket on that port (proc(5), net/udp)."""
+    lines = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
+    return sum(int(line.split()[4].split(":")[1], 16) for line in lines if line.split()[1].endswith(f":{port:04X}"))
 
 
 def _children(pid: int) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -13,7 +14,8 @@ import pytest
 
 from octavia_core.controller.health.frames import LENGTH, Again, frame, frame_of
 from octavia_core.controller.health.front import Front
-from octavia_core.controller.health.hear import Fronts, Told
+from octavia_core.controller.health.fronts import Fronts
+from octavia_core.controller.health.hear import Told
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.receive import bind_receiver
 from octavia_core.domain.heartbeat import encode
@@ -154,6 +156,39 @@ def test_a_frame_is_read_as_it_was_written() -> None:
     ]
     assert reports[:2] == [(1.25, said[0]), (1.5, said[1])]
     assert reports[2][1].counters[0] == LARGEST
+
+
+def test_again_is_said_only_of_what_was_before(heard: Heard, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "octavia_core.health")
+
+    def said(*turns: tuple[bool, bool]) -> list[tuple[str, str]]:
+        caplog.clear()
+        for hears, trouble in turns:
+            heard.fronts._hears(7, hears, trouble=trouble)
+        return [(each.levelname, each.getMessage()) for each in caplog.records if "received" in each.getMessage()]
+
+    heard.fronts._heard = False
+    assert said((False, False), (True, False)) == [("INFO", "heartbeats are received")]
+    assert said((False, True), (True, False)) == [("WARNING", "heartbeats are received again")]
+    assert said((True, False)) == []
+
+
+def test_other_keys_are_taken_by_the_processes_that_hear_and_keep_their_numbers(heard: Heard) -> None:
+    heard.send(datagram("a", 1))
+    until(lambda: heard.memory.counters["accepted"] == 1)
+    before = heard.fronts.pids
+    health = HealthManager(heartbeat_key=Secret("new"), heartbeat_keys_accepted=(Secret(KEY),))
+    heard.fronts.renew(Settings(health_manager=health))
+    assert heard.fronts.keys == {1: b"new", 0: KEY.encode()}
+    signed = encode({"id": "b", "seq": 1, "listeners": {}, "pools": {}, "ver": 3}, "new")
+    heard.send(signed, datagram("a", 2))
+    until(lambda: heard.memory.counters["accepted"] == 3)
+    assert {key: ids for key, (_, ids) in heard.memory.signed(0.0, 5).items()} == {0: ["a"], 1: ["b"]}
+    heard.fronts.renew(Settings(health_manager=HealthManager(heartbeat_key=Secret("new"))))
+    heard.send(datagram("a", 3))
+    until(lambda: heard.memory.counters["bad_digest"] == 1)
+    assert heard.fronts.pids == before
+    assert heard.deaf == []
 
 
 @pytest.fixture

@@ -222,7 +222,7 @@ def test_a_process_that_hears_for_it_and_is_killed_is_replaced_and_nobody_is_jud
         until(lambda: "nobody is judged until its successor hears" in caplog.text)
         here.beat()
         until(lambda: here.health.counters["accepted"] == 12)
-        until(lambda: here.health._listening_since > 0)
+        until(lambda: here.health._ears.since > 0)
         assert here.failovers() == 0
     finally:
         here.close()
@@ -274,10 +274,10 @@ def test_one_that_starts_while_its_database_is_away_judges_nobody_until_it_answe
     try:
         monkeypatch.setattr(here.storage, "_run", away)
         late.start()
-        assert late._listening_since == 0
+        assert late._ears.since == 0
         late.died(Death(server_id=str(here.amphorae[0].compute_id), at=0.0, evidence="process 7 ended"))
         monkeypatch.undo()
-        until(lambda: late._listening_since > 0)
+        until(lambda: late._ears.since > 0)
         until(lambda: here.failovers() == 1)
     finally:
         late.stop()
@@ -384,15 +384,15 @@ def test_amphorae_are_judged_again_after_a_blip_though_their_traffic_cannot_be_w
     try:
         run = here.storage._run
         monkeypatch.setattr(here.health._statistics, "store", never)
-        until(lambda: (here.beat(), here.health._listening_since > 0)[1])  # type: ignore[func-returns-value]
+        until(lambda: (here.beat(), here.health._ears.since > 0)[1])  # type: ignore[func-returns-value]
 
         def away(once: object) -> None:
             raise TransientError("the database does not answer")
 
         monkeypatch.setattr(here.storage, "_run", away)
-        until(lambda: (here.beat(), here.health._listening_since == 0)[1])  # type: ignore[func-returns-value]
+        until(lambda: (here.beat(), here.health._ears.since == 0)[1])  # type: ignore[func-returns-value]
         monkeypatch.setattr(here.storage, "_run", run)
-        until(lambda: (here.beat(), here.health._listening_since > 0)[1])  # type: ignore[func-returns-value]
+        until(lambda: (here.beat(), here.health._ears.since > 0)[1])  # type: ignore[func-returns-value]
     finally:
         monkeypatch.undo()
         here.close()

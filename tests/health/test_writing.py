@@ -51,7 +51,7 @@ def test_a_status_that_somebody_else_wrote_is_put_right_by_the_next_report_thoug
 
 
 def test_a_steady_batch_reads_no_load_balancer_and_changes_no_status(rig: Rig) -> None:
-    rig.writer._look_for_changes(rig.clock.monotonic())
+    rig.writer.changes.look(rig.storage, rig.memory, rig.wall, rig.clock.monotonic(), 10.0)
     rig.clock.advance(1.0)
     rig.heard(*rig.ids)
     sent: list[str] = []

@@ -163,7 +163,7 @@ class Actor:
         manager said that has ended since is over, too.
         """
         if not self._succeeded:
-            self._storage.transaction(_end_of_the_dead)
+            self._storage.transaction(lambda tx: _end_of_the_dead(tx, self._by))
             self._succeeded = True
         waiting = [d for d in decisions if d.act in (Act.WAIT, Act.STOP) and d.rule not in _QUIET]
         held = Counter(decision.rule for decision in waiting)
@@ -180,14 +180,14 @@ class Actor:
         self.evidence = {d.rule: d.evidence for d in waiting}
 
 
-def _end_of_the_dead(tx: Transaction) -> None:
-    """What health managers hold back that have ended is over: whoever judges now says it anew."""
+def _end_of_the_dead(tx: Transaction, mine: str) -> None:
+    """What health managers hold back that have ended is over, our own earlier life included: whoever judges now says it anew."""
     now, rows = tx.governing().now, {one.name: one for one in tx.observers()}
     for event in standing(tx):
         by = str(event.data.get("by") or "")
         row = rows.get(by)  # none yet: it has just begun, or ended and took it away
         alive = living(row, now) if row else not ended_here(by) and now - event.at <= STALE * 1_000_000
-        if not alive:
+        if not alive or by == mine != "":
             tx.emit(_resumed(event.data["rule"], by, "; the health manager that said so has ended"))
 
 

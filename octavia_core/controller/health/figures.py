@@ -63,18 +63,18 @@ def leave(storage: Storage, name: str) -> None:
 
 
 def signatures(
-    signed: Mapping[int, tuple[int, Sequence[str]]], fingerprints: Sequence[str]
+    signed: Mapping[int, tuple[int, Sequence[str]]], fingerprints: Mapping[int, str]
 ) -> Mapping[str, Mapping[str, int | Sequence[str]]]:
     """Fingerprint of a key -> how many amphorae sign with it, and some of them.
 
     Args:
         signed: as `Memory.signed` says it.
-        fingerprints: of all keys that are valid, in their order.
+        fingerprints: of all keys that are valid, by their numbers.
     """
     return {
         fingerprints[key]: {"amphorae": many, "some": list(some)}
         for key, (many, some) in sorted(signed.items())
-        if key < len(fingerprints)
+        if key in fingerprints
     }
 
 

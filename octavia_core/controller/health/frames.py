@@ -4,7 +4,7 @@
              | handles, u32 each | groups | reports
     group    numbers of each u32, how many u32 | that many times: `Again` as fixed bytes, numbers i64 each
     report   length u32 | read at f64 | seq i64 (-1: none) | handle i32 | deltas u8 | key u8 | mark (8 bytes)
-             | lengths: id u16, counters u32, listeners u32, body u32
+             | calm (16 bytes, zeros for none) | lengths: id u16, counters u32, listeners u32, body u32
              | id | words (20 bytes) | counters, i64 each | listeners (JSON) | body
 
 A report says all of one heartbeat. An `Again` is a heartbeat with the words of the last report that had its handle. Groups
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import attrs
 
+from octavia_core.domain.calm import SIZE
 from octavia_core.domain.heartbeat import LARGEST_COUNTER
 from octavia_core.domain.skim import MARK, Skimmed
 
@@ -32,7 +33,8 @@ LENGTH = struct.Struct("!I")
 """Before each frame: the bytes that follow."""
 _HEAD = struct.Struct("!dIII")
 _GROUP = struct.Struct("!II")
-_REPORT = struct.Struct(f"!dqi?B{MARK}sHIII")
+_REPORT = struct.Struct(f"!dqi?B{MARK}s{SIZE}sHIII")
+_NO_CALM = bytes(SIZE)
 _WORDS = 20
 _MANY = 255
 """Keys are numbered up to here; those behind it count as this one."""
@@ -119,7 +121,7 @@ def _report(read_at: float, said: Skimmed) -> Sequence[bytes]:
     seq = -1 if said.seq is None else said.seq
     lengths = len(id), size, len(listeners), len(body)
     return (
-        _REPORT.pack(read_at, seq, said.handle, said.deltas, min(said.key, _MANY), said.mark, *lengths),
+        _REPORT.pack(read_at, seq, said.handle, said.deltas, min(said.key, _MANY), said.mark, said.calm, *lengths),
         id,
         said.words,
         struct.pack(f"!{size}q", *map(_within, said.counters)),
@@ -150,7 +152,7 @@ def _groups(data: bytes, at: int, end: int) -> Iterator[tuple[Any, ...]]:
 def _reports(data: bytes, at: int) -> Iterator[tuple[float, Skimmed]]:
     end, unpack, head = len(data), _REPORT.unpack_from, _REPORT.size
     while at < end:
-        read_at, seq, handle, deltas, key, mark, id_size, count, listeners_size, body_size = unpack(data, at)
+        read_at, seq, handle, deltas, key, mark, calm, id_size, count, listeners_size, body_size = unpack(data, at)
         words = at + head + id_size
         numbers = words + _WORDS
         listeners = numbers + 8 * count
@@ -168,6 +170,7 @@ def _reports(data: bytes, at: int) -> Iterator[tuple[float, Skimmed]]:
                 mark,
                 key,
                 handle,
+                b"" if calm == _NO_CALM else calm,
             ),
         )
         at = body + body_size

@@ -1,8 +1,9 @@
 """A process that receives and verifies heartbeats, and hands what they say to the health manager that started it.
 
 It has one thread, since a thread that computes beside it would cost it up to 5 ms per system call. What it learns goes to
-standard output in frames (`frames`); its first line of standard input says what to do, and the end of that input ends it. While the health manager is busy, reports wait here, one per
-amphora and wording: the newest with the counters of all.
+standard output in frames (`frames`). Lines of standard input say what to do: the first with which socket, all of them with which
+keys; the end of that input ends it. While the health manager is busy, reports wait here, one per amphora and wording: the newest
+with the counters of all.
 
 Now and then it says nothing in an empty frame, so that one that stands still is told from one that hears nobody.
 """
@@ -18,9 +19,10 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from operator import add
+from typing import Any
 
 from octavia_core.controller.health.frames import Again, frame
 from octavia_core.controller.health.frozen import Frozen
@@ -55,9 +57,9 @@ class Front:
 
     Args:
         bound: the socket.
-        keys: all that are valid.
+        keys: all that are valid at first.
         out: where frames are written.
-        until: the descriptor whose end is the end, None for none.
+        until: the descriptor that further orders come from, whose end is the end; None for none.
         say: seconds without news after which it says that it lives.
     """
 
@@ -83,8 +85,11 @@ class Front:
         end, frozen_at = select.poll(), time.monotonic()
         if self._until is not None:
             end.register(self._until, select.POLLIN | select.POLLHUP)
-        while not end.poll(0):
+        over = False
+        while not over:
             packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else min(PATIENCE, self._say))
+            if end.poll(0):  # what was ordered before a datagram was sent counts for it
+                over = not self._obeys_further()
             self._take(packets)
             self._hand_on()
             if frozen is not None and time.monotonic() - frozen_at > FREEZE:
@@ -96,6 +101,20 @@ class Front:
         while self._waiting() or self._rest:
             self._sent_at = 0.0
             self._hand_on()
+
+    def obey(self, orders: Mapping[str, Any]) -> None:
+        """Work with these keys (number and hexadecimal digits of each) and this pace from now on; nothing that waits is lost."""
+        self._skimmer.accept({number: bytes.fromhex(key) for number, key in orders["keys"]})
+        self._say = orders["say"]
+
+    def _obeys_further(self) -> bool:
+        """Whether there was a further line; False at the end."""
+        assert self._until is not None
+        line = _line(self._until)
+        if line.endswith(b"\n"):
+            self.obey(json.loads(line))
+            return True
+        return False
 
     def _waiting(self) -> bool:
         return bool(self._again or self._back or self._news or self._old_news)
@@ -235,7 +254,11 @@ def _end_with_parent() -> None:
 
 
 def main() -> int:
-    """Read what to do, and do it until standard input ends."""
+    """Read what to do, and do it until standard input ends.
+
+    Returns:
+        The exit code.
+    """
     # A terminal and systemd send these to everybody; its health manager ends it, when all is read.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -250,7 +273,9 @@ def main() -> int:
         pass  # what the pipe holds by itself will do
     with socket.socket(fileno=orders["socket"]) as bound:
         try:
-            Front(bound, [bytes.fromhex(key) for key in orders["keys"]], 1, 0, orders["say"]).run(Frozen())
+            front = Front(bound, (), 1, 0)
+            front.obey(orders)
+            front.run(Frozen())
         except BrokenPipeError:
             return 0  # the health manager is gone
     return 0

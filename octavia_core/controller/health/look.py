@@ -59,10 +59,17 @@ _REMEMBERED = 3
 
 @attrs.frozen
 class Evidence:
-    """What is known of amphorae beside their rows: `memory`, what was heard of them; `ask`, what agents and servers answer."""
+    """What is known of amphorae beside their rows.
+
+    Attributes:
+        memory: what was heard of them.
+        ask: what agents and servers answer.
+        keys: every valid key by the number that memory has it under; None: as the settings number them.
+    """
 
     memory: Memory
     ask: Inquiry
+    keys: Mapping[int, bytes] | None = None
 
 
 class Lookout:
@@ -81,7 +88,8 @@ class Lookout:
         health, engine = settings.health_manager, settings.engine
         self._storage, self._clock, self._memory, self._wall = storage, clock, evidence.memory, wall
         self._ask, self._actor = evidence.ask, actor
-        self._figures, self._accepts = Figures(storage), [fingerprint(key) for key in health.keys]
+        keys = dict(enumerate(health.keys)) if evidence.keys is None else evidence.keys
+        self._figures, self._accepts = Figures(storage), {number: fingerprint(key) for number, key in keys.items()}
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
         self._late = int(late_after(health.heartbeat_timeout, health.heartbeat_interval) * _MICRO)
@@ -338,7 +346,7 @@ class Lookout:
         oldest = max(ages, default=(0, ""))
         self.figures = {
             "listening_since": ear.listening_since,
-            "accepts": self._accepts,
+            "accepts": list(self._accepts.values()),
             "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO, SOME), self._accepts),
             "watched": len(hearts),
             "hears": len(hearts) - len(unheard),

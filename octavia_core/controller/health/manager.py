@@ -17,18 +17,15 @@ from collections.abc import Callable
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.deaths import Deaths
+from octavia_core.controller.health.ears import Ears
 from octavia_core.controller.health.figures import leave
 from octavia_core.controller.health.frozen import Frozen
-from octavia_core.controller.health.hear import Fronts, Hearing, Here, Told
 from octavia_core.controller.health.look import Evidence, Lookout
-from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.metrics import Metrics, State, check_metrics
-from octavia_core.controller.health.pairs import Pairs
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.statistics import Statistics, Totals
-from octavia_core.controller.worker import holder_name
 from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.flows.world import World
 from octavia_core.ports.compute import Death, Watch
@@ -43,18 +40,10 @@ WRITE_PAUSE = 0.02
 """Seconds between two batches at least: what arrives meanwhile shares one transaction."""
 WRITE_EVERY = 0.5
 """Seconds after which what was heard is written at the latest; half the timeout where that is shorter."""
-REAPPLY = 2.0
-"""Seconds after which an unchanged report is held against the rows again, at least three heartbeats: a row may have
-changed meanwhile."""
 REREAD = 1.0
 """Seconds after which it is asked which rows somebody else has changed, at least a heartbeat."""
 LATE = 1.0
 """Seconds from a heartbeat's arrival until it is known here that are told about: the machine is too slow."""
-FRESH = 3
-"""Heartbeats, times as many as there are controllers that hear them in turn: so old a report counts beside the other
-one of its pair."""
-DISPUTED = 2
-"""Heartbeats for which the two of a pair may differ about a member."""
 TRAFFIC_EVERY = 30.0
 """Seconds over which traffic is summed at most; half the timeout where that is shorter."""
 
@@ -63,9 +52,9 @@ class HealthManager:
     """Receives, writes and judges until it is stopped.
 
     Args:
-        receiver: a bound UDP socket; closed by `stop`.
+        receiver: a bound UDP socket, which `stop` closes; or what hears already, and goes on with these settings.
         on_failover: called when a failover was stored, so that a worker of this process starts it at once.
-        processes: how many processes receive; 0: a thread of this one.
+        processes: how many processes receive on a socket; 0: a thread of this one.
 
     Attributes:
         frozen: spares the garbage collector what memory knows; None unless a process that is for nothing else sets it.
@@ -80,7 +69,7 @@ class HealthManager:
         storage: Storage,
         settings: Settings,
         world: World,
-        receiver: socket.socket,
+        receiver: socket.socket | Ears,
         on_failover: Callable[[], None],
         *,
         processes: int = 0,
@@ -102,10 +91,14 @@ class HealthManager:
         self._compute, self._clock = world.compute, world.clock
         self._timeout, self._check_every = health.heartbeat_timeout, health.health_check_interval
         self._write_every = min(WRITE_EVERY, self._timeout / 2)
-        self._observer = holder_name()
+        if isinstance(receiver, Ears):
+            self._ears = receiver
+            self._ears.renew(settings)
+        else:
+            self._ears = Ears(settings, receiver, processes)
+        self._memory, self._hearing, self._observer = self._ears.memory, self._ears.hearing, self._ears.observer
         self._leave = functools.partial(leave, storage, self._observer)
         self._wall = Wall(storage, world.clock)
-        self._memory = Memory(max(REAPPLY, 3 * health.heartbeat_interval), self._timeout)
         self._writer = Writer(
             storage,
             self._memory,
@@ -117,30 +110,19 @@ class HealthManager:
                 reread=max(REREAD, health.heartbeat_interval),
             ),
         )
-        self._writer.pairs = Pairs(
-            self._memory,
-            fresh=FRESH * health.heartbeat_interval * max(1, len(health.controller_ip_port_list)),
-            patience=DISPUTED * health.heartbeat_interval,
-        )
+        self._writer.pairs, self._writer.changes = self._ears.pairs, self._ears.changes
         self._writer.statistics = self._statistics = Statistics(storage, world.statistics())
         self._ask, self._actor = Inquiry(storage, world, self._timeout), Actor(storage, on_failover, self._observer)
-        evidence = Evidence(self._memory, self._ask)
+        evidence = Evidence(self._memory, self._ask, self._hearing.keys)
         self._lookout = Lookout(storage, settings, world.clock, self._wall, evidence, self._actor)
         self.metrics = self._metrics_at(health.metrics_address)
         self._deaths = Deaths(self._lookout.died_together, self._check_every)
-        self._stop, self._pending, self._flushed = threading.Event(), threading.Event(), threading.Event()
+        self._stop, self._flushed = threading.Event(), threading.Event()
         self._said = Reminders(log, world.clock)
-        told = Told(self._pending.set, self._deafness)
-        self._hearing: Hearing = (
-            Fronts(settings, receiver, self._memory, told, processes)
-            if processes
-            else Here(settings, receiver, self._memory, told)
-        )
         self._lookout.replaced = lambda: self._hearing.replaced
         self.frozen: Frozen | None = None
         self._threads: list[threading.Thread] = []
         self._watch: Watch | None = None
-        self._listening_since, self._deaf = 0, False
         self._last_check = 0.0
         self.lag = 0.0
         self._lookout.lag = lambda: self.lag
@@ -159,10 +141,10 @@ class HealthManager:
         if self.metrics is not None:
             self.metrics.start()
         try:
-            self._listening_since = self._wall.now()
+            self._ears.since = self._ears.since or self._wall.now()
         except TransientError as error:
             log.warning("nobody is judged until the database answers: %s", error)  # then the writer sets it
-        self._hearing.start()
+        self._ears.start()
         for name, target in (("write", self._write), ("count", self._count), ("check", self._check)):
             thread = threading.Thread(target=target, name=f"octavia-health-{name}", daemon=True)
             thread.start()
@@ -170,11 +152,16 @@ class HealthManager:
         self._deaths.start()
         self._watch = self._compute.watch(self.died)
 
-    def stop(self) -> None:
-        """End all of it; what was heard is written first."""
-        self._hearing.stop()
+    def stop(self, *, keep_ears: bool = False) -> None:
+        """End all of it; what was heard is written first. Twice is harmless.
+
+        Args:
+            keep_ears: what hears goes on, and keeps what it hears for the next health manager of this process.
+        """
+        if not keep_ears:
+            self._ears.stop()
         self._stop.set()
-        self._pending.set()
+        self._ears.news.set()
         if self._watch is not None:
             self._watch.close()
         self._deaths.stop()
@@ -182,7 +169,8 @@ class HealthManager:
             thread.join(5)
         with contextlib.suppress(OctaviaError):  # then the next one says that it is over
             self._actor.tell([], {})
-        self._leave()
+        if not keep_ears:
+            self._leave()
         self._ask.close()
         if self.metrics is not None:
             self.metrics.stop()
@@ -214,7 +202,7 @@ class HealthManager:
     def _state(self) -> State:
         lookout, actor = self._lookout, self._actor
         return State(
-            listening=self._listening_since > 0 and not self._deaf,
+            listening=self._ears.since > 0 and not self._ears.deaf,
             looked=lookout.figures,
             datagrams=dict(self.counters),
             declared={str(rule): many for rule, many in dict(actor.declared).items()},
@@ -224,27 +212,22 @@ class HealthManager:
             alive=lookout.watched,
         )
 
-    def _deafness(self, deaf: bool) -> None:
-        self._deaf = deaf
-        if deaf:
-            self._listening_since = 0  # the writer sets it when something can be heard and written again
-
     def _write(self) -> None:
         began = self._clock.monotonic()
         while not self._stop.is_set():
             if not self._memory.more:  # counted from the last beginning: what takes long is not waited for besides
-                self._pending.wait(max(0.0, self._write_every - (self._clock.monotonic() - began)))
-            self._pending.clear()
+                self._ears.news.wait(max(0.0, self._write_every - (self._clock.monotonic() - began)))
+            self._ears.news.clear()
             began = self._clock.monotonic()
             try:
                 self._writer.flush(self._clock)
                 self._said.over("write")
-                if self._listening_since == 0 and not self._deaf:
-                    self._listening_since = self._wall.now()
+                if self._ears.since == 0 and not self._ears.deaf:
+                    self._ears.since = self._wall.now()
             except OctaviaError as error:
                 self._said.say("write", f"heartbeats cannot be written, they are kept in memory: {error}")
                 self._wall.forget()
-                self._listening_since = 0
+                self._ears.since = 0
             except Exception:  # a mistake here must not end the thread that everybody's statuses depend on
                 log.exception("heartbeats were not written, they are kept in memory")
                 self._stop.wait(self._write_every)
@@ -278,8 +261,8 @@ class HealthManager:
                 if paused:
                     log.warning("this process stood still; silence is counted from now")
                     self._wall.forget()
-                    self._listening_since = 0 if self._deaf else self._wall.now()
-                elif since := self._listening_since:
+                    self._ears.since = 0 if self._ears.deaf else self._wall.now()
+                elif since := self._ears.since:
                     self._look(since)
                 self._said.over("check")
             except OctaviaError as error:

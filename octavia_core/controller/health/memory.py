@@ -9,6 +9,7 @@ from __future__ import annotations
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 from zlib import crc32
 
@@ -49,19 +50,29 @@ _NOTHING = (0,) * FIELDS
 
 @attrs.frozen
 class Beat:
-    """A report to hold against the rows. `seq`: its number; `matches`: whether its listeners were as many as they should be
-    last time.
+    """A report to hold against the rows.
+
+    Attributes:
+        matches: whether its listeners were as many as they should be last time.
+        seq: its number.
+        expected: whether it would be news if the rows said anything else: it is the first of its amphora, or they got it before.
     """
 
     said: Skimmed
     heard_at: float
     matches: bool
     seq: int | None = None
+    expected: bool = False
 
     @property
     def heartbeat(self) -> Heartbeat:
         """What it says of statuses, read anew; its counters mean nothing."""
         return self.said.statuses()
+
+
+def _beat(known: Known) -> Beat:
+    expected = known.applied is None or known.applied == known.said.words
+    return Beat(known.said, known.heard_at, known.matches, known.seq, expected)
 
 
 @attrs.frozen
@@ -89,12 +100,20 @@ class Memory(Remembered):
         reapply: seconds after which an unchanged report is held against the rows again: they may have changed meanwhile.
         trial: seconds after which traffic counts whose heartbeats may have been played back, see `order`: an agent that lives
             is heard before.
+
+    Attributes:
+        reapply, trial: the same; they may be set anew.
+        counters: datagrams and reports by what became of them.
+        more: whether the last batch left reports to the next one.
     """
 
     def __init__(self, reapply: float, trial: float = TRIAL) -> None:
-        self._reapply, self._trial = reapply, trial
+        self.reapply, self.trial = reapply, trial
         super().__init__()
+        self._news: dict[str, None] = {}
+        """Whose newest words are not in the rows, in the order in which they came to be so."""
         self._fresh: set[str] = set()
+        """Who else was heard since the last batch; one that is news, too, waits there."""
         self._left: list[TrafficDelta] = []
         self._merge_above = APART
         self._wanted: Collection[str] | None = None
@@ -102,7 +121,6 @@ class Memory(Remembered):
         self._swept_at: float | None = None
         self.counters: Counter[str] = Counter()
         self.more = False
-        """Whether the last batch left reports to the next one."""
 
     # -- in --------------------------------------------------------------------------------------------------------
     def keep(self, heartbeats: Iterable[Heartbeat | Skimmed], now: float) -> bool:
@@ -128,7 +146,7 @@ class Memory(Remembered):
         """The same for `frames.Again` as flat tuples, whose words are those of what was told with their handle."""
         changed, accepted = False, 0
         with self._lock:
-            get, fresh = self._known.get, self._fresh
+            get = self._known.get
             for record in records:
                 handle, at, seq, key, mark = record[:5]
                 said = told.get(handle)
@@ -150,10 +168,17 @@ class Memory(Remembered):
                 if at >= known.heard_at:
                     known.heard_at = at
                     self._known.move_to_end(id)
-                fresh.add(id)
-                changed |= known.applied != said.words
+                changed |= self._heard(id, known)
             self.counters["accepted"] += accepted
         return changed
+
+    def _heard(self, id: str, known: Known) -> bool:
+        """It goes into the next batch; whether its words are not in the rows."""
+        if known.applied == known.said.words:
+            self._fresh.add(id)
+            return False
+        self._news[id] = None
+        return True
 
     def _late(self, known: Known, said: Skimmed, counters: Sequence[int], now: float) -> None:
         """It was overtaken: its deltas are added, of listeners that the newer one has as well; totals say less than the newer."""
@@ -168,7 +193,7 @@ class Memory(Remembered):
             known.open = gauges
         known.heard_at = max(known.heard_at, now)
         self._known.move_to_end(known.said.amphora_id)
-        self._fresh.add(known.said.amphora_id)
+        self._heard(known.said.amphora_id, known)
 
     def _counts(
         self, known: Known, said: Skimmed, seq: int | None, mark: bytes, counters: Sequence[int], now: float
@@ -197,7 +222,7 @@ class Memory(Remembered):
         self.counters[turn] += 1
         known.heard_at = max(known.heard_at, now)
         self._known.move_to_end(known.said.amphora_id)
-        self._fresh.add(known.said.amphora_id)
+        self._heard(known.said.amphora_id, known)
         return False
 
     def _take_in(self, known: Known | None, said: Skimmed, now: float) -> bool:
@@ -211,8 +236,7 @@ class Memory(Remembered):
         if said.key != known.key:
             self._signed_with(known, said.key)
         self._known.move_to_end(said.amphora_id)
-        self._fresh.add(said.amphora_id)
-        return known.applied != said.words
+        return self._heard(said.amphora_id, known)
 
     def _meet(self, known: Known | None, said: Skimmed, now: float) -> Known:
         """It says something else than before, or for the first time."""
@@ -241,7 +265,7 @@ class Memory(Remembered):
             added(known, said.counters)
         elif known.doubt is None:  # totals tell all some time later as well
             certain = said.seq is not None
-            grown = known.totals.taken(known.listeners, said.counters, now, 0.0 if certain else self._trial)
+            grown = known.totals.taken(known.listeners, said.counters, now, 0.0 if certain else self.trial)
             if grown is not None:
                 known.sums, known.open = array("q", grown), said.counters[2::FIELDS]
 
@@ -266,6 +290,7 @@ class Memory(Remembered):
             self._known.pop(oldest, None)
             self._leaves(oldest)
             self._fresh.discard(oldest)
+            self._news.pop(oldest, None)
             self.counters[TOO_MANY] += 1
 
     # -- out -------------------------------------------------------------------------------------------------------
@@ -279,36 +304,42 @@ class Memory(Remembered):
         """
         with self._lock:
             fresh, self._fresh = self._fresh, set()
-            again, room = REAPPLIED, AT_ONCE
-            reapply = max(self._reapply, len(self._known) / PER_SECOND)
-            beats, steady = {}, {}
-            self.more = False
+            again, reapply = REAPPLIED, max(self.reapply, len(self._known) / PER_SECOND)
+            beats, steady = self._take_news(fresh), dict[str, float]()
             for id in fresh:
                 known = self._known.get(id)
-                if known is None:
-                    continue
-                if known.applied != known.said.words:
-                    due = True
-                elif again and (not known.matches or now - known.applied_at > reapply):
-                    due, again = True, again - 1
-                else:
-                    due = False
-                if not due:
-                    if known.matches:
-                        steady[id] = known.heard_at
-                elif room:
-                    beats[id], room = Beat(known.said, known.heard_at, known.matches, known.seq), room - 1
-                    continue
-                else:
-                    self._fresh.add(id)
-                    self.more = True
-                    if known.applied != known.said.words:
+                if known is None or known.applied != known.said.words:
+                    continue  # forgotten, or it has news
+                if again and (not known.matches or now - known.applied_at > reapply):
+                    again -= 1
+                    if len(beats) < AT_ONCE:
+                        beats[id] = _beat(known)
                         continue
+                    self._fresh.add(id)
+                elif known.matches:
+                    steady[id] = known.heard_at
                 if traffic is not None and now - known.counted_at >= traffic:
                     self._count(id, known, now, traffic)
+            self.more = bool(self._news or self._fresh)
             if traffic is not None:
                 self._sweep(now, traffic, beats)
         return Batch(beats, steady, traffic)
+
+    def _take_news(self, fresh: set[str]) -> dict[str, Beat]:
+        """Those that have waited longest, `AT_ONCE` at most; the others cost nothing until it is their turn. Whose words the rows
+        got meanwhile goes to `fresh`.
+        """
+        beats: dict[str, Beat] = {}
+        for id in list(islice(self._news, AT_ONCE)):
+            del self._news[id]
+            known = self._known.get(id)
+            if known is None:
+                continue
+            if known.applied == known.said.words:  # its row got them meanwhile
+                fresh.add(id)
+            else:
+                beats[id] = _beat(known)
+        return beats
 
     def take_traffic(self, most: int) -> Sequence[TrafficDelta]:
         """The oldest of what is due, in the order of time; whoever takes it stores it or gives it back."""
@@ -326,7 +357,7 @@ class Memory(Remembered):
 
     def _count(self, id: str, known: Known, now: float, traffic: float) -> None:
         if (doubt := known.doubt) is not None:
-            if now - doubt.since >= self._trial:
+            if now - doubt.since >= self.trial:
                 self._left += doubt.left
                 known.settled()
             elif doubt.apart:
@@ -357,8 +388,10 @@ class Memory(Remembered):
     def give_back(self, batch: Batch) -> None:
         """It could not be written: it is new again."""
         with self._lock:
-            self._fresh |= batch.beats.keys()
             self._fresh |= batch.steady.keys()
+            for id in batch.beats:
+                if (known := self._known.get(id)) is not None:
+                    self._heard(id, known)
             self.more = False  # whatever stands in the way, let it have its time
 
     def _deltas(self, id: str, known: Known) -> list[TrafficDelta]:
@@ -400,6 +433,14 @@ class Memory(Remembered):
                 known = self._known.get(id)
                 if known is not None:
                     known.applied_at = float("-inf")
+
+    def forget_rows(self) -> None:
+        """They are others now: what everybody said last is held against them."""
+        with self._lock:
+            self._fresh.clear()
+            for id, known in self._known.items():
+                known.applied = None
+                self._news[id] = None
 
     def latest(self, amphora_id: str) -> Beat | None:
         """Its newest report, None when it has sent none."""

@@ -63,10 +63,13 @@ class Pairs:
         memory: what was heard.
         fresh: seconds for which a report counts beside a newer one of the other amphora.
         patience: seconds for which they may differ about a member.
+
+    Attributes:
+        fresh, patience: the same; they may be set anew.
     """
 
     def __init__(self, memory: Memory, *, fresh: float, patience: float) -> None:
-        self._memory, self._fresh, self._patience = memory, fresh, patience
+        self._memory, self.fresh, self.patience = memory, fresh, patience
         self._amphorae: dict[str, set[str]] = {}
         self._owner: dict[str, str] = {}
         self._swept_at: float | None = None
@@ -80,7 +83,7 @@ class Pairs:
         late = [
             id
             for id, since in self._since.items()
-            if any(now - at > self._patience and each not in self._told for each, at in since.items())
+            if any(now - at > self.patience and each not in self._told for each, at in since.items())
         ]
         return {amphora for id in late for amphora in self._amphorae.get(id, ())}
 
@@ -137,9 +140,9 @@ class Pairs:
                 continue
             if (its_words := from_words(stored)) is not None:
                 found[stored.amphora_id] = (age, heard, its_words)
-        reports = [beat, *[report for _, (_, heard, report) in sorted(found.items()) if heard <= self._fresh]]
+        reports = [beat, *[report for _, (_, heard, report) in sorted(found.items()) if heard <= self.fresh]]
         since = self._differ(tree.id, differences(reports), now)
-        late = {each for each, at in since.items() if now - at > self._patience}
+        late = {each for each, at in since.items() if now - at > self.patience}
         news = tuple((each, self._after.get(each, 0)) for each in sorted(late - self._told))
         begun = tuple(each for each in since if each not in self._after)
         settled = not tree.provisioning_status.pending

@@ -7,7 +7,7 @@ beside it, by another thread: trouble with one does not hold up the other, and n
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 
 import attrs
@@ -26,12 +26,14 @@ from octavia_core.ports.clock import Clock
 from octavia_core.ports.hearts import Heard, LastReport
 from octavia_core.ports.storage import Storage, Transaction
 
-__all__ = ["Pace", "Writer"]
+__all__ = ["Changes", "Pace", "Writer"]
 
 log = logging.getLogger("octavia_core.health")
 
 PORTION = 500
 """Reports that one transaction holds against the rows."""
+MANY = 20
+"""Calm reports (`domain.calm`) of which it is asked first whether their rows are calm, too; fewer are held against them at once."""
 TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
 GRAINS = 60
@@ -57,6 +59,26 @@ class Pace:
     reread: float = 10.0
 
 
+class Changes:
+    """Finds reports whose rows somebody else has changed; used by one thread at a time."""
+
+    def __init__(self) -> None:
+        self._at: float | None = None
+        self._wall = self._event = 0
+
+    def look(self, storage: Storage, memory: Memory, wall: Wall, now: float, every: float) -> None:
+        """Have those held against their rows again that were changed since the last look, unless it is less than so many seconds
+        ago. Raises TransientError when the database is away.
+        """
+        if self._at is not None and now - self._at < every:
+            return
+        at, newest = wall.at(now), storage.read(lambda tx: tx.last_event())
+        if self._at is not None:
+            since, after = self._wall - LATE, self._event
+            memory.doubt(storage.read(lambda tx: tx.changed_under(since, after)))
+        self._at, self._wall, self._event = now, at, newest
+
+
 class Writer:
     """Writes what memory holds: `flush` what was heard, `count` the traffic, each used by one thread.
 
@@ -66,6 +88,7 @@ class Writer:
 
     Attributes:
         pairs: puts together what the two amphorae of a pair say.
+        changes: finds what somebody else has changed.
         statistics: counts traffic, in the database unless another is set.
     """
 
@@ -76,8 +99,7 @@ class Writer:
         self._news: list[Difference] = []
         self._foreign: dict[str, frozenset[str]] = {}
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
-        self._reread_at: float | None = None
-        self._reread_wall = self._reread_event = 0
+        self.changes = Changes()
         self.written_at = 0.0
         """Monotonic time up to which all that was heard is in the rows."""
 
@@ -89,7 +111,7 @@ class Writer:
         """
         now = clock.monotonic()
         if not last:
-            self._look_for_changes(now)
+            self.changes.look(self._storage, self._memory, self._wall, now, self._pace.reread)
             self._memory.doubt(self.pairs.due(now))
         batch = self._memory.take(now, traffic=0.0 if last else self._pace.traffic)
         rest = batch
@@ -122,50 +144,56 @@ class Writer:
             written += len(some)
         return written
 
-    def _look_for_changes(self, now: float) -> None:
-        if self._reread_at is not None and now - self._reread_at < self._pace.reread:
-            return
-        wall, newest = self._wall.at(now), self._storage.read(lambda tx: tx.last_event())
-        if self._reread_at is not None:
-            since, after = self._reread_wall - LATE, self._reread_event
-            self._memory.doubt(self._storage.read(lambda tx: tx.changed_under(since, after)))
-        self._reread_at, self._reread_wall, self._reread_event = now, wall, newest
-
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
         self._news, self._foreign = [], {}
-        matches: dict[str, bool] = {}
-        heard = dict(batch.steady)
-        if batch.beats:
-            beats = {id: beat.heartbeat for id, beat in batch.beats.items()}
-            trees = tx.reported_on([*beats, *self.pairs.others(beats)])
-            statuses: dict[tuple[Kind, str], Operating] = {}
-            elsewhere = _elsewhere(tx, beats, trees, wall)
-            changing = []
-            for id, heartbeat in beats.items():
-                if id not in trees:
-                    self._memory.counters["unknown amphora"] += 1
-                if strange := _strange(heartbeat, trees.get(id)):
-                    self._foreign[id] = strange
-                news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
-                statuses |= news
-                if matches[id] and news:
-                    changing.append(id)
-                elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
-                    heard[id] = batch.beats[id].heard_at
-            if statuses:
-                tx.set_operating(statuses)
-            if changing:
-                tx.heard([self._heard(id, batch.beats[id], wall, now) for id in changing])
-            if elsewhere is not None:
-                tx.keep_reports(
-                    {
-                        id: (wall - int((now - beat.heard_at) * 1_000_000), words(beats[id]))
-                        for id, beat in batch.beats.items()
-                        if _paired(trees.get(id))
-                    }
-                )
+        calm = _calm(tx, batch.beats)
+        heard = {**batch.steady, **{id: batch.beats[id].heard_at for id in calm}}
+        matches = dict.fromkeys(calm, True)
+        rest = {id: beat for id, beat in batch.beats.items() if id not in calm}
+        if rest:
+            same, counts = self._hold_against_rows(tx, rest, wall, now)
+            heard |= same
+            matches |= counts
         self._write_together(tx, heard, wall, now)
         return matches
+
+    def _hold_against_rows(
+        self, tx: Transaction, batch: Mapping[str, Beat], wall: int, now: float
+    ) -> tuple[Mapping[str, float], Mapping[str, bool]]:
+        """Write what they say that the rows do not; when those were heard of whom only that is left to be written, and of each
+        whether its listeners are as many as they should be.
+        """
+        heard: dict[str, float] = {}
+        matches: dict[str, bool] = {}
+        beats = {id: beat.heartbeat for id, beat in batch.items()}
+        trees = tx.reported_on([*beats, *self.pairs.others(beats)])
+        statuses: dict[tuple[Kind, str], Operating] = {}
+        elsewhere = _elsewhere(tx, beats, trees, wall)
+        changing = []
+        for id, heartbeat in beats.items():
+            if id not in trees:
+                self._memory.counters["unknown amphora"] += 1
+            if strange := _strange(heartbeat, trees.get(id)):
+                self._foreign[id] = strange
+            news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
+            statuses |= news
+            if matches[id] and news:
+                changing.append(id)
+            elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
+                heard[id] = batch[id].heard_at
+        if statuses:
+            tx.set_operating(statuses)
+        if changing:
+            tx.heard([self._heard(id, batch[id], wall, now) for id in changing])
+        if elsewhere is not None:
+            tx.keep_reports(
+                {
+                    id: (wall - int((now - beat.heard_at) * 1_000_000), words(beats[id]))
+                    for id, beat in batch.items()
+                    if _paired(trees.get(id))
+                }
+            )
+        return heard, matches
 
     def _write_together(self, tx: Transaction, heard: Mapping[str, float], wall: int, now: float) -> None:
         """When each amphora was heard: those of one grain share a statement."""
@@ -225,6 +253,17 @@ class Writer:
         if not matches:
             self._memory.counters["listener count differs"] += 1
         return verdict.statuses, matches
+
+
+def _calm(tx: Transaction, beats: Mapping[str, Beat]) -> Collection[str]:
+    """Those whose report and rows say the same, and that all is well: nearly all, when a health manager begins. Of few, or of
+    those that say something else than before, it is not asked.
+    """
+    expected = {id: beat.said.calm for id, beat in beats.items() if beat.expected and beat.said.calm}
+    if len(expected) < MANY:
+        return ()
+    rows = tx.calm(expected)
+    return {id for id, said in expected.items() if rows.get(id) == said}
 
 
 def _strange(beat: Heartbeat, tree: Outline | None) -> frozenset[str]:

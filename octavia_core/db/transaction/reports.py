@@ -15,6 +15,7 @@ from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.tables.own import oc_event
 from octavia_core.db.transaction.amphorae import naive_utc
 from octavia_core.db.transaction.session import Session, chunks, is_plain
+from octavia_core.domain.calm import MARKS, digest
 from octavia_core.domain.outline import ListenerOutline, MemberOutline, Outline, PoolOutline
 from octavia_core.domain.vocabulary import AmphoraStatus, ListenerProtocol, Operating, Provisioning, Topology
 
@@ -48,7 +49,7 @@ _CHANGED = (
 
 
 class Reports(Session):
-    """Two methods of the port."""
+    """What heartbeats are held against; see `octavia_core.ports.hearts.Hearts`."""
 
     def changed_under(self, since: int, after: int) -> Collection[str]:
         """See `octavia_core.ports.hearts.Hearts.changed_under`."""
@@ -59,7 +60,7 @@ class Reports(Session):
         found: dict[str, Outline | None] = {}
         made: dict[str, Outline] = {}
         for ids in chunks(sorted(set(amphora_ids)), _AT_ONCE):
-            for (text,) in self._outlines(ids):
+            for (text,) in self._texts(_words(self.dialect), ids):
                 head, *below = _read(text)
                 amphora_id, status, owner = head[:3]
                 if owner is None or status in _GONE or head[6] == Provisioning.DELETED:
@@ -70,9 +71,17 @@ class Reports(Session):
                 found[amphora_id] = made[owner]
         return found
 
-    def _outlines(self, ids: list[str]) -> Sequence[Row[Any]]:
+    def calm(self, amphora_ids: Collection[str]) -> Mapping[str, bytes]:
+        """See `octavia_core.ports.hearts.Hearts.calm`."""
+        found: dict[str, bytes] = {}
+        for ids in chunks(sorted(set(amphora_ids)), _AT_ONCE):
+            for (text,) in self._texts(_calm_words(self.dialect), ids):
+                amphora_id, *tokens = text.split(",")
+                found[amphora_id] = digest(tokens)
+        return found
+
+    def _texts(self, words: str, ids: list[str]) -> Sequence[Row[Any]]:
         """Ids are data: plain ones stand in MariaDB's statement, since its driver takes a microsecond to quote each."""
-        words = _words(self.dialect)
         parameters: tuple[Any, ...] = ()
         match self.dialect:
             case "mysql" if is_plain(ids):
@@ -99,7 +108,7 @@ _SOME = {
 
 @functools.cache
 def _words(dialect: str) -> str:
-    """One row for each amphora with one text, `[[amphora, load balancer], [listeners], [pools], [members]]`, each of them an
+    """Of outlines: one row for each amphora with one text, `[[amphora, load balancer], [listeners], [pools], [members]]`, each of them an
     array: a driver takes longer over nine rows of seven columns than all the rest does.
     """
     array, gathered = _ARRAY[dialect].format, _GATHERED[dialect].format
@@ -125,6 +134,54 @@ def _words(dialect: str) -> str:
     text = f"CONCAT({', '.join(parts)})" if dialect == "mysql" else " || ".join(parts)
     tables = _SOME[dialect].format("LEFT JOIN load_balancer b ON b.id = a.load_balancer_id")
     return f"SELECT {text} FROM {tables}"  # noqa: S608 - our own words
+
+
+_BAD, _COLON = "'!'", "':'"
+"""The first: a token that no heartbeat has."""
+
+
+@functools.cache
+def _calm_words(dialect: str) -> str:
+    """One row for each amphora of a calm load balancer with one text: its id, then tokens (`domain.calm`), commas in between."""
+    gathered = _GATHERED[dialect].format
+
+    def joined(*parts: str) -> str:
+        return f"CONCAT({', '.join(parts)})" if dialect == "mysql" else f"({' || '.join(parts)})"
+
+    def below(token: str, tables: str) -> str:
+        return f"COALESCE((SELECT {gathered(token)} FROM {tables}.load_balancer_id = b.id), '')"  # noqa: S608 - our own words
+
+    of_listener = (
+        f"CASE WHEN l.enabled THEN CASE WHEN l.operating_status = '{Operating.ONLINE}'"
+        f" AND l.provisioning_status <> '{Provisioning.ERROR}' THEN l.id ELSE {_BAD} END"
+        f" WHEN l.operating_status <> '{Operating.OFFLINE}' THEN {_BAD} END"
+    )
+    of_pool = (
+        f"CASE p.operating_status WHEN '{Operating.ONLINE}' THEN {joined('p.id', _COLON)}"
+        f" WHEN '{Operating.OFFLINE}' THEN NULL ELSE {_BAD} END"
+    )
+    marks = " ".join(f"WHEN '{status}' THEN '{mark}'" for mark, status in MARKS.values())
+    of_member = joined("m.pool_id", _COLON, "m.id", f"CASE m.operating_status {marks} ELSE {_BAD} END")
+    text = joined(
+        "a.id",
+        "','",
+        below(of_listener, "listener l WHERE l"),
+        "','",
+        below(of_pool, "pool p WHERE p"),
+        "','",
+        below(
+            of_member,
+            f"pool p JOIN member m ON m.pool_id = p.id WHERE p.operating_status <> '{Operating.OFFLINE}' AND p",
+        ),
+    )
+    tables = _SOME[dialect].format("JOIN load_balancer b ON b.id = a.load_balancer_id")
+    gone = ", ".join(f"'{status}'" for status in sorted(_GONE))
+    calm = (
+        f"a.status NOT IN ({gone}) AND b.enabled AND b.operating_status = '{Operating.ONLINE}'"
+        f" AND b.provisioning_status <> '{Provisioning.DELETED}'"
+        f" AND (b.topology IS NULL OR b.topology <> '{Topology.ACTIVE_STANDBY}')"
+    )
+    return f"SELECT {text} FROM {tables} {'WHERE' if dialect == 'postgresql' else 'AND'} {calm}"  # noqa: S608 - our own words
 
 
 def _outline(head: Sequence[Any], listeners: Any, pools: Any, members: Any) -> Outline:
