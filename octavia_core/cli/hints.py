@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-__all__ = ["CLOUD", "GROUPS", "SINGLE", "repeated"]
+__all__ = ["CLOUD", "GROUPS", "SINGLE", "repeated", "starts_health_manager"]
 
 GROUPS = (
     *("lb", "listener", "pool", "member", "monitor", "l7policy", "l7rule"),
@@ -37,6 +37,13 @@ CLOUD = (
 """Those that take --config-file. A test compares all three with the commands."""
 
 _COMMAND = re.compile(rf"\boctavia-admin ((?:{'|'.join(GROUPS)}) [a-z-]+|(?:{'|'.join(SINGLE)})\b)")
+
+
+def starts_health_manager(config_files: Sequence[str]) -> str:
+    """The command that starts somebody who hears heartbeats, where these settings are used."""
+    if not config_files:
+        return "octavia-admin up"
+    return " ".join(["octavia-core-health-manager", *(f"--config-file {shlex.quote(file)}" for file in config_files)])
 
 
 def repeated(text: str, *, state: str | None, config_files: Sequence[str]) -> str:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from enum import StrEnum
 from typing import Any
 
 import attrs
 
 from octavia_core.controller.governing import pause_words
-from octavia_core.controller.holder import living
+from octavia_core.controller.holder import has_ended, living
 from octavia_core.ports.fleet import Observer
 from octavia_core.ports.storage import Storage, Transaction
 
-__all__ = ["Fleet", "Manager", "fleet"]
+__all__ = ["GONE", "Fleet", "Life", "Manager", "fleet"]
+
+GONE = 120.0
+"""Seconds of silence after which a health manager counts as gone, rather than as held up."""
+
+
+class Life(StrEnum):
+    """What a health manager's row says of it."""
+
+    ALIVE = "alive"
+    SILENT = "silent"
+    """It has not written for half a minute: it is held up, or gone."""
+    GONE = "gone"
+    """Its process has ended on this host, or it has not written for `GONE` seconds."""
 
 
 @attrs.frozen(kw_only=True)
@@ -20,8 +34,8 @@ class Manager:
     """One health manager, by the row that it writes every few seconds. What its version did not write is None.
 
     Attributes:
-        age: seconds since it wrote; `alive`: whether that is short enough to say something about now, and its process has not
-            ended on this host since.
+        age: seconds since it wrote; `life`: what follows; `alive`: whether the figures say something about now.
+        ended: whether it is known that its process has ended, on this host.
         hears: amphorae that sent to this one within the timeout, of those `watched`: its reachability.
         per_second: heartbeats lately; `heartbeats`: since it began.
         lag: seconds from the arrival of a datagram until it was known there, the longest between two looks.
@@ -46,6 +60,8 @@ class Manager:
     dropped: Mapping[str, int]
     held: Mapping[str, int]
     replaced: Mapping[str, int] = attrs.field(factory=dict)
+    life: Life = Life.ALIVE
+    ended: bool = False
 
 
 @attrs.frozen(kw_only=True)
@@ -57,6 +73,11 @@ class Fleet:
     paused: str | None
     waiting: int
     managers: tuple[Manager, ...]
+
+    @property
+    def heard(self) -> bool:
+        """Whether any health manager is alive."""
+        return any(one.alive for one in self.managers)
 
 
 def fleet(storage: Storage) -> Fleet:
@@ -78,12 +99,15 @@ def _fleet(tx: Transaction) -> Fleet:
 def _manager(row: Observer, now: int) -> Manager:
     """Another version may have written it: what is not there, or is not what it should be, is None."""
     age = max(0.0, (now - row.written_at) / 1_000_000)
+    alive, ended = living(row, now), has_ended(row)
     oldest = row.figures.get("oldest")
     oldest = oldest if isinstance(oldest, Mapping) else {}
     return Manager(
         name=row.name,
         age=round(age, 3),
-        alive=living(row, now),
+        alive=alive,
+        life=Life.ALIVE if alive else Life.GONE if ended or age > GONE else Life.SILENT,
+        ended=ended,
         watched=_whole(row.figures.get("watched")),
         hears=_whole(row.figures.get("hears")),
         never_heard=_whole(row.figures.get("never_heard")),

@@ -8,7 +8,7 @@ import uuid
 
 from octavia_core.ports.fleet import Observer
 
-__all__ = ["PLACE", "STALE", "ended_here", "holder_name", "living", "place_of_processes"]
+__all__ = ["PLACE", "STALE", "ended_here", "has_ended", "holder_name", "living", "place_of_processes"]
 
 STALE = 30.0
 """Seconds after which what a health manager has written last says nothing about now."""
@@ -52,9 +52,12 @@ def living(observer: Observer, now: int) -> bool:
     """Whether a row speaks of a health manager that works now (microseconds of the database's clock): it was written lately, and
     its process has not ended here since. One in a container has numbers of its own, and one of this process may be ourselves.
     """
-    if now - observer.written_at > STALE * 1_000_000:
-        return False
+    return now - observer.written_at <= STALE * 1_000_000 and not has_ended(observer)
+
+
+def has_ended(observer: Observer) -> bool:
+    """Whether the process that wrote the row is known to have ended, on this host; False where that cannot be told."""
     _, pid, *_ = (*observer.name.split(":"), "", "")
     if observer.figures.get(PLACE) != place_of_processes() or pid == str(os.getpid()):
-        return True
-    return not ended_here(observer.name)
+        return False
+    return ended_here(observer.name)

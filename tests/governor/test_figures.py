@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import update
 
 from octavia_core.controller import governing
 from octavia_core.controller.fleet_health import fleet
 from octavia_core.controller.health.figures import rates
+from octavia_core.controller.holder import PLACE, holder_name, place_of_processes
 from octavia_core.db.storage import SqlStorage
+from octavia_core.db.tables.own import oc_observer
 from octavia_core.settings import Settings
 from tests.cli.conftest import Admin
 from tests.health.rig import Rig
@@ -94,9 +99,55 @@ def test_health_top_shows_it_again_and_again(written: Admin) -> None:
     assert shown.endswith("\n")
 
 
+def test_one_that_was_killed_is_gone_and_what_to_do_is_said(written: Admin) -> None:
+    storage = SqlStorage.open(
+        Settings.load(("test", {"database": {"connection": f"sqlite:///{written.state}/octavia.db"}}))
+    )
+    killed = holder_name()
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    killed = killed.replace(f":{os.getpid()}:", f":{process.pid}:")
+    storage.transaction(lambda tx: tx.observe(killed, {PLACE: place_of_processes()}, keep=600))
+    storage.close()
+    said = written.inside("health", "show")
+    assert "ago, gone" in said.out
+    assert f"{killed} is gone: its process has ended; the others go on without it" in said.err
+    assert said.err.rstrip().endswith("start it there: octavia-admin up")
+    found = written.inside("health", "show", "--json").data
+    assert {one["name"]: (one["alive"], one["life"], one["ended"]) for one in found["managers"]} == {
+        "host-1:7": (True, "alive", False),
+        "host-2:8": (True, "alive", False),
+        killed: (False, "gone", True),
+    }
+    (advice,) = found["advice"]
+    assert advice in said.err
+    assert advice in " ".join(written.inside("health", "top", "--count", "1").out.split())
+
+
+@pytest.mark.parametrize(("seconds", "life"), [(0, "alive"), (45, "silent"), (121, "gone")])
+def test_rows_that_nobody_writes_any_more_are_called_what_they_are(written: Admin, seconds: int, life: str) -> None:
+    storage = SqlStorage.open(
+        Settings.load(("test", {"database": {"connection": f"sqlite:///{written.state}/octavia.db"}}))
+    )
+    past = storage.now() - seconds * 1_000_000
+    storage.write(lambda tx: tx.write(update(oc_observer).values(written_at=past)))
+    storage.close()
+    said = written.inside("health", "show")
+    found = written.inside("health", "show", "--json").data
+    assert {one["life"] for one in found["managers"]} == {life}
+    if life == "alive":
+        assert found["advice"] == []
+        return
+    assert f"ago, {life}" in said.out
+    (advice,) = found["advice"]
+    assert advice == "no health manager is alive, so nobody notices when an amphora dies; start one: octavia-admin up"
+    assert advice in said.err
+
+
 def test_without_a_health_manager_it_says_so(admin: Admin) -> None:
     admin.inside("db", "upgrade")
     said = admin.inside("health", "show")
     assert "amphorae: none" in said.out
     assert "no health manager has written lately" in said.err
+    assert "start one: octavia-admin up" in said.err
     assert "no health manager has written lately" in admin.inside("health", "top", "--count", "1").out

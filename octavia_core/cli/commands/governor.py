@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.hints import starts_health_manager
 from octavia_core.cli.session import Session
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def show(session: Session) -> None:
 
 
 def _nobody(session: Session) -> str:
-    start = "octavia-core-health-manager --config-file FILE" if session.config_files else "octavia-admin up"
+    start = starts_health_manager(session.config_files)
     return f"none that has written lately, so nobody notices when an amphora dies; start one: {start}"
 
 

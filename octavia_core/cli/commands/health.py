@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from octavia_core.cli.command import command
+from octavia_core.cli.hints import starts_health_manager
 from octavia_core.cli.session import Session, until_ctrl_c
 from octavia_core.cli.streams import flush, written
 
@@ -51,11 +52,14 @@ def show(session: Session) -> None:
 
     with session.look() as controller:
         found = fleet(controller.storage)
+    advice = _advice(found, session)
     if session.json:
-        session.screen.data(to_json(found))
+        session.screen.data({**to_json(found), "advice": advice})
         return
     session.screen.say(*_summary(found))
     session.screen.table(_COLUMNS, map(_row, found.managers), empty=_NOBODY)
+    for each in advice:
+        session.screen.note(each)
 
 
 def top(
@@ -77,15 +81,15 @@ def top(
         looks = _looks(controller, fleet, every, count)
         if session.json:
             for found in looks:
-                session.screen.line(to_json(found))
+                session.screen.line({**to_json(found), "advice": _advice(found, session)})
         elif not session.screen.out.is_terminal:
             for found in looks:
-                session.screen.say(_picture(found, session.screen.out))
+                session.screen.say(_picture(found, session.screen.out, _advice(found, session)))
                 flush()
         else:
             with written(), Live(console=session.screen.out, auto_refresh=False) as live:
                 for found in looks:
-                    live.update(_picture(found, session.screen.out), refresh=True)
+                    live.update(_picture(found, session.screen.out, _advice(found, session)), refresh=True)
 
 
 def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iterator[Fleet]:
@@ -98,11 +102,34 @@ def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iter
         controller.clock.sleep(every)
 
 
-def _picture(found: Fleet, console: Console) -> Any:
+def _advice(found: Fleet, session: Session) -> list[str]:
+    """What to do where a health manager is missing."""
+    from octavia_core.cli.output import ago
+    from octavia_core.controller.fleet_health import Life
+
+    start = starts_health_manager(session.config_files)
+    if not found.heard:
+        return [
+            session.screen.hint(
+                f"no health manager is alive, so nobody notices when an amphora dies; start one: {start}"
+            )
+        ]
+    gone = [one for one in found.managers if one.life is Life.GONE]
+    return [
+        session.screen.hint(
+            f"{one.name} is gone: {'its process has ended' if one.ended else f'it has said nothing for {ago(one.age)}'};"
+            f" the others go on without it; if it is to hear again, start it there: {start}"
+        )
+        for one in gone
+    ]
+
+
+def _picture(found: Fleet, console: Console, advice: Sequence[str] = ()) -> Any:
     """As wide as the terminal at most: names are whole, and what matters least is left out and named."""
     from rich.console import Group
     from rich.text import Text
 
+    below = [Text(each, style="yellow") for each in advice]
     left_out: list[str] = []
     table = _table(found, left_out)
     for column in _LESS:
@@ -112,11 +139,11 @@ def _picture(found: Fleet, console: Console) -> Any:
         table = _table(found, left_out)
     lines = [Text(line) if isinstance(line, str) else line for line in _summary(found)]
     if not found.managers:
-        return Group(*lines, Text(_NOBODY, style="yellow"))
+        return Group(*lines, Text(_NOBODY, style="yellow"), *below)
     if left_out:
         words = f"left out, for want of room: {', '.join(left_out)}; all of it: octavia-admin health show"
-        return Group(*lines, table, Text(words, style="dim"))
-    return Group(*lines, table)
+        return Group(*lines, table, *below, Text(words, style="dim"))
+    return Group(*lines, table, *below)
 
 
 def _table(found: Fleet, left_out: Collection[str]) -> Any:
@@ -168,7 +195,8 @@ def _row(manager: Manager) -> tuple[Any, ...]:
 
     from octavia_core.cli.output import ago
 
-    wrote = Text(f"{ago(manager.age)} ago", style="" if manager.alive else "bold red")
+    life = "" if manager.alive else f", {manager.life}"
+    wrote = Text(f"{ago(manager.age)} ago{life}", style="bold red" if life else "")
     deaf = manager.alive and bool(manager.watched) and manager.hears == 0
     hears = Text(f"{_plain(manager.hears)} of {_plain(manager.watched)}", style="bold red" if deaf else "")
     oldest = "" if manager.oldest is None else f"{ago(manager.oldest)} ({manager.oldest_id})"

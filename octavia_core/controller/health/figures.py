@@ -16,8 +16,8 @@ log = logging.getLogger("octavia_core.health")
 
 EVERY = 3.0
 """Seconds between two times that the row is written, at least."""
-KEEP = 3600.0
-"""Seconds after which the row of a health manager that is gone is removed."""
+KEEP = 600.0
+"""Seconds after which the row of a health manager that is gone is removed, by one that lives."""
 SOME = 10
 """Amphorae that are named where there may be many."""
 _FINE = frozenset({"accepted", "late", "repeated"})
