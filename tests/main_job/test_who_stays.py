@@ -27,7 +27,7 @@ def stay(stage: Stage, lb: LoadBalancer, members: dict[str, str], cookies: dict[
     return all(by_source) and all(by_cookie)
 
 
-def test_clients_stay_with_their_member_over_reloads_in_a_row_and_a_failover(tmp_path: Path) -> None:
+def test_clients_stay_with_their_member_over_reloads_in_a_row_and_failovers_with_a_reload_each(tmp_path: Path) -> None:
     with open_stage(tmp_path / "state") as stage, Echo("one") as one, Echo("two") as two:
         servers = behind(one, two)
         lb = stage.build(
@@ -41,8 +41,13 @@ def test_clients_stay_with_their_member_over_reloads_in_a_row_and_a_failover(tmp
         for port in (8082, 8083):
             stage.controller.create_listener(lb.id, http(port=port)).wait(PATIENCE)
             assert stay(stage, lb, members, cookies)
-        (before,) = stage.controller.amphorae(lb.id)
-        stage.controller.failover_load_balancer(lb.id).wait(PATIENCE)
-        (after,) = stage.controller.amphorae(lb.id)
-        assert before.id != after.id
-        until(lambda: stay(stage, lb, members, cookies), "where they were")  # the old one tells it with its last breath
+        for port in (8084, 8085):
+            (before,) = stage.controller.amphorae(lb.id)
+            stage.controller.failover_load_balancer(lb.id).wait(PATIENCE)
+            (after,) = stage.controller.amphorae(lb.id)
+            assert before.id != after.id
+            until(
+                lambda: stay(stage, lb, members, cookies), "where they were"
+            )  # the old one tells it with its last breath
+            stage.controller.create_listener(lb.id, http(port=port)).wait(PATIENCE)
+            assert stay(stage, lb, members, cookies)

@@ -106,7 +106,7 @@ class _Agent:
         def held() -> _Held:
             balancers = list(api.balancers.values())
             left = [one for balancer in balancers for one in balancer.sockets] + udp.sockets
-            return left, {label: one for balancer in balancers for label, one in balancer.labelled.items()}
+            return left, {label: one for balancer in balancers for label, one in balancer.labelled().items()}
 
         self._obey_signals(supervisor, held)
 

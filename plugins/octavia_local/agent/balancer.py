@@ -28,7 +28,7 @@ from octavia_local.agent.root import Root, log
 from octavia_local.agent.runtime import StatRow, Unexpected, apply, down_members, read_stats, remove, verify
 from octavia_local.agent.sockets import HeldSockets, Inherit
 from octavia_local.agent.supervisor import Supervisor
-from octavia_local.agent.tables import settle
+from octavia_local.agent.tables import Settling
 from octavia_local.agent.translate import TABLES, Document, Limits
 from octavia_local.agent.wire import Refusal
 
@@ -126,6 +126,7 @@ class Balancer:
         self._heard = 0.0
         self._generations = 0
         self._leaving: dict[str, ServerLine] = {}
+        self._settling = Settling()
         remove_tree(self._run)  # of an earlier agent on the same root
         os.makedirs(self._run, mode=0o700)
         log_folder = around.root.inside("/var/log/octavia")
@@ -215,6 +216,7 @@ class Balancer:
         with self._changing:
             generation = self._haproxy.generation
             self._haproxy.stop()
+            self._settling.begun(None, "")
             self._sockets.keep_only(())
             self._leaving.clear()
             self._mark_stopped(stopped=True)
@@ -243,9 +245,9 @@ class Balancer:
         """The listening sockets of its addresses."""
         return self._sockets.all
 
-    @property
     def labelled(self) -> dict[str, socket.socket]:
-        """Sockets that whoever follows finds by a label."""
+        """Sockets that whoever follows finds by a label. What has to be told there soon, can be."""
+        self._settling.settle(in_need=True)
         return {self._label(TABLES): one for one in self._sockets.labelled(TABLES)}
 
     @property
@@ -298,7 +300,8 @@ class Balancer:
         return found
 
     def tidy(self) -> None:
-        """Delete members whose last connection has ended."""
+        """Delete members whose last connection has ended; see that stick tables can be handed on."""
+        self._settling.settle()
         if not self._leaving or not self._changing.acquire(blocking=False):
             return
         try:
@@ -357,8 +360,8 @@ class Balancer:
             raise
         if fresh:
             self._heard = time.monotonic()  # it answered
-            if document.tables is not None:
-                settle(self._sockets.address(document.tables), generation.tables)
+            tables = self._sockets.address(document.tables) if document.tables is not None else None
+            self._settling.begun(tables, generation.tables)
         if before is not None:
             remove_tree(before.folder)
         return fresh
@@ -423,6 +426,7 @@ class Balancer:
         try:
             running = self._haproxy.current
             if running is not None:
+                self._settling.settle(in_need=True)
                 try:
                     dump = running.channel.ask("show servers state")
                     generation.write_states(down_members(dump, generation.content.members))
@@ -447,6 +451,7 @@ class Balancer:
         self._around.let_go()
 
     def _respawned(self) -> None:
+        self._settling.begun_again()
         self._leaving.clear()
         self._around.changed()
 
