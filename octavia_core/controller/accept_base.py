@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 import attrs
 
 from octavia_core.controller.accept_trees import new_id, without_leaving
+from octavia_core.controller.offer import Offer
 from octavia_core.domain.operation import Event as Happening
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import Listener, LoadBalancer, Node
@@ -44,10 +45,15 @@ CREATE_SPARE, DELETE_AMPHORA = "create-spare", "delete-amphora"
 
 @attrs.frozen(kw_only=True)
 class Asked:
-    """Who asks, and the id under which asking twice is asking once."""
+    """Who asks, and the id under which asking twice is asking once.
+
+    Attributes:
+        offer: of a worker that carries a change out at once.
+    """
 
     actor: str = "library"
     request_id: str | None = None
+    offer: Offer | None = None
 
 
 @attrs.frozen
@@ -92,7 +98,7 @@ class Accepting:
                     return known
             before = existing(tx, lb_id)
             edit = planner(tx, before)
-            stored = tx.add_operation(self._operation(CONFIGURE, lb_id, edit.subjects, asked))
+            stored = _store(tx, self._operation(CONFIGURE, lb_id, edit.subjects, asked), asked.offer)
             lock(tx, lb_id, by)
             edit.work(tx)
             after = existing(tx, lb_id)
@@ -144,6 +150,13 @@ class Accepting:
             actor=asked.actor,
             request_id=asked.request_id,
         )
+
+
+def _store(tx: Transaction, operation: Operation, offer: Offer | None) -> Operation:
+    """Add it, as the worker's that offers to carry it out; or for whoever finds it."""
+    if offer is None or not offer.take(operation.id):
+        return tx.add_operation(operation)
+    return tx.add_operation(attrs.evolve(operation, holder=offer.holder), lease=offer.lease)
 
 
 def existing(tx: Transaction, lb_id: str) -> LoadBalancer:

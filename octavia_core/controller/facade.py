@@ -12,6 +12,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+import attrs
+
 from octavia_core.controller.accept import (
     CONFIGURE,
     CREATE,
@@ -400,14 +402,21 @@ class Controller(Looks):
         deadline = self.clock.monotonic() + wait
         while True:
             try:
-                accepted = accept(asked)
+                return self._accepted(accept, asked)
             except LoadBalancerBusy:
                 if self.clock.monotonic() >= deadline:
                     raise
                 self.follow("", BUSY_PAUSE)
-                continue
+
+    def _accepted(self, accept: Callable[[Asked], Row | None], asked: Asked) -> Row | None:
+        services = self.services
+        if services is None:
+            accepted = accept(asked)
             self.nudge()
             return accepted
+        accepted = services.worker.accepted(lambda offer: accept(attrs.evolve(asked, offer=offer)))
+        services.outbox.nudge()
+        return accepted
 
 
 BUSY_PAUSE = 0.05

@@ -16,6 +16,7 @@ from collections.abc import Callable
 
 from octavia_core.controller.duty import Duty
 from octavia_core.controller.holder import ended_here, holder_name
+from octavia_core.controller.offer import Offer
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
@@ -84,6 +85,26 @@ class Worker:
     def nudge(self) -> None:
         """Look at the queue now."""
         self._nudge.set()
+
+    def accepted(self, accept: Callable[[Offer], Operation | None]) -> Operation | None:
+        """Have something accepted, and carry it out: at once, where it was stored by the offer that `accept` is given; what was
+        stored otherwise is looked for. Raises what `accept` raises.
+        """
+        offer = Offer(self.holder, self._lease, None if self._stopping.is_set() else self._free)
+        kept = False
+        try:
+            stored = accept(offer)
+            kept = stored is not None and stored.id == offer.operation_id
+        finally:
+            if offer.operation_id is not None and not kept:
+                self._free.release()
+        if stored is None or not kept:
+            self.nudge()
+            return stored
+        self._work.put(
+            (stored, Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease))
+        )
+        return stored
 
     def stop(self, grace: float) -> bool:
         """Claim nothing more; wait up to `grace` seconds for what is running. True when all of it ended.

@@ -17,6 +17,8 @@ from typing import Any, NoReturn
 from sqlalchemy import Boolean, Connection, DateTime, Dialect, Float, Integer, Select, String, func
 from sqlalchemy.sql.base import Executable
 
+from octavia_core.db.trees import Members, Trees
+
 __all__ = ["Prepared", "Wire", "send"]
 
 Processor = Callable[[Any], Any]
@@ -51,10 +53,13 @@ class Wire:
 
     Attributes:
         sent: statements so far, for benchmarks; two threads may count as one now and then.
+        trees: those of revisions that were stored or read lately.
+        members: those that were read lately.
     """
 
     def __init__(self, dialect: Dialect) -> None:
         self._dialect = dialect
+        self.trees, self.members = Trees(), Members()
         self._plans: dict[Prepared, _Plan] = {}
         self.sent = 0
 

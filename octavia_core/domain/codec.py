@@ -10,7 +10,10 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Mapping
+from enum import Enum
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, overload
+
+import attrs
 
 from octavia_core.domain.secret import Secret
 
@@ -30,7 +33,7 @@ def to_json(value: Any) -> Any:
     Raises:
         TypeError: something in it is a secret, bytes, not finite, or has no JSON form; the message names the type only.
     """
-    return value if type(value) in _ATOMS else _plain(_converter().unstructure(value))
+    return _plain(value)
 
 
 @overload
@@ -69,7 +72,6 @@ def _converter() -> Converter:
     from cattrs import Converter
 
     converter = Converter(detailed_validation=False)
-    converter.register_unstructure_hook(Secret, _refuse)
     converter.register_structure_hook(Secret, _refuse)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(bool, _truth)
@@ -110,12 +112,31 @@ _ATOMS = frozenset({type(None), bool, str, int})
 """Types whose values are JSON already; a subclass, such as an enum of words, is not."""
 
 
+@functools.cache
+def _fields(kind: Any) -> tuple[str, ...] | None:
+    """Names of the fields of an attrs class; None for all other classes."""
+    return tuple(field.name for field in attrs.fields(kind) if field.init) if attrs.has(kind) else None
+
+
 def _plain(value: Any) -> Any:
-    kind = type(value)
+    kind: Any = type(value)
     if kind in _ATOMS:
         return value
     if kind is dict:
         return {key if type(key) is str else _key(key): _plain(item) for key, item in value.items()}
+    if kind is tuple or kind is list:
+        return [_plain(item) for item in value]
+    if isinstance(value, Enum):
+        return _plain(value._value_)
+    if isinstance(value, Secret):
+        _refuse()
+    names = _fields(kind)
+    if names is not None:  # a tree may have thousands
+        made: dict[str, Any] = {}
+        for name in names:
+            item = getattr(value, name)
+            made[name] = item if type(item) in _ATOMS else _plain(item)
+        return made
     if isinstance(value, str):
         return str(value)
     if isinstance(value, int):

@@ -10,7 +10,7 @@ import attrs
 from octavia_core.domain.amphora import DEFAULT_AGENT_PORT, AgentAddress, Amphora
 from octavia_core.domain.operation import Event, Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Vip
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Role, Topology
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role, Topology
 from octavia_core.errors import AmphoraUnreachable, NotFound, PermanentError
 from octavia_core.flows import networks
 from octavia_core.flows.flow import derived_id, emit
@@ -48,6 +48,7 @@ __all__ = [
     "plug",
     "push",
     "push_all",
+    "push_limit",
     "remove",
     "site",
     "store_server",
@@ -270,7 +271,9 @@ def draft(tx: Transaction, operation: Operation, tree: LoadBalancer | None = Non
     tree = tree or tx.tree(operation.load_balancer_id)
     if tree is None:
         raise NotFound("load balancer", operation.load_balancer_id)
-    good = tx.last_good(tree.id)
+    # only what is in ERROR is replaced, and a tree of thousands takes its time to read
+    broken = any(node.provisioning_status is Provisioning.ERROR for _, node in tree.nodes())
+    good = tx.last_good(tree.id) if broken else None
     # What a message names may be an object that it leaves alone; what it changes is PENDING, and so counts anyway.
     asked = () if "request" in operation.arguments else operation.subjects
     wanted = resolve(tree, good.tree if good else None, asked)
@@ -360,12 +363,17 @@ def push(run: Run, world: World, amphora: Amphora, revision: int, how: Manner) -
         do=do,
         undo=undo if how.put_back else None,
         result=Sent,
-        limit=world.network.time_limit + world.amphora.time_limit,
+        limit=push_limit(world),
     )
     if sent.plugged:
         text = f"was plugged into {', '.join(f'subnet {subnet}' for subnet in sent.plugged)}, for its members"
         run.later("push-plugged", lambda tx: emit(tx, run.operation, "amphora.plugged", text, amphora_id=amphora.id))
     return sent
+
+
+def push_limit(world: World) -> float:
+    """Seconds that a push may take; where it plugs networks it asks for more."""
+    return world.network.time_limit + world.amphora.time_limit
 
 
 def _push_facts(tx: Transaction, lb: str, key: PushKey) -> tuple[bool, LoadBalancer, tuple[Amphora, ...]]:

@@ -120,9 +120,11 @@ class Ledger:
         return encoded
 
     def _commit(
-        self, entry: JournalEntry | None, work: Callable[[Transaction], Made] | None = None
+        self, entry: JournalEntry | None, work: Callable[[Transaction], Made] | None = None, *, limit: float = 0.0
     ) -> Sequence[JournalEntry]:
-        """One transaction: what is pending, `entry`, and `work` with the entries that it gives, which are returned."""
+        """One transaction: what is pending, `entry`, and `work` with the entries that it gives, which are returned. Where a
+        call of `limit` seconds comes next, the lease is made to outlive it, as `_outlive` would a moment later.
+        """
         shared = self._shared
         pending = list(self._pending)
         culprit: Deferred | None = None
@@ -150,6 +152,8 @@ class Ledger:
                 began = shared.world.clock.monotonic()
                 shared.needs.pop(id(self._pending), None)
                 lease = self._lease(began)
+                if limit > 0:
+                    lease = max(lease, limit + 2 * self._margin())
                 made = shared.storage.transaction(transact, claim=attrs.evolve(shared.claim, lease=lease))
                 shared.lease_until = began + lease
         except (FenceLost, TransientError):
@@ -174,7 +178,7 @@ class Ledger:
     def _outlive(self, limit: float) -> None:
         """Renew the lease when it might end before a call of `limit` seconds does. No other branch makes it shorter."""
         shared, clock = self._shared, self._shared.world.clock
-        margin = min(LEASE_MARGIN, shared.claim.lease / 4)
+        margin = self._margin()
         with shared.commits:
             began = clock.monotonic()
             if limit > 0:
@@ -183,6 +187,9 @@ class Ledger:
                 lease = self._lease(began)
                 shared.storage.renew(shared.claim, lease)
                 shared.lease_until = began + lease
+
+    def _margin(self) -> float:
+        return min(LEASE_MARGIN, self._shared.claim.lease / 4)
 
     def _lease(self, now: float) -> float:
         """Seconds that the lease has to last from now on: the usual ones, or what the longest call under way needs."""

@@ -162,7 +162,7 @@ def _configure(run: Run, world: World) -> None:
     def pushes(target: _Target) -> dict[str, amphorae.PushKey]:
         return {f"{a.id}/push": amphorae.PushKey(a.id, target.revision) for a in target.amphorae}
 
-    target = run.record("plan", plan, result=_Target, ahead=pushes)
+    target = run.record("plan", plan, result=_Target, ahead=pushes, limit=amphorae.push_limit(world))
     sent = amphorae.push_all(run, world, target.amphorae, target.revision, spare=len(target.amphorae) > 1)
     gone = {one.amphora_id for one in sent if one.gone}
     silent = tuple(a for a in target.amphorae if any(one.silent for one in sent if one.amphora_id == a.id))

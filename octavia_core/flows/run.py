@@ -165,6 +165,7 @@ class Run(Waiting, Undoing):
         *,
         result: type[R] | None = None,
         ahead: Callable[[R], Mapping[str, object]] | None = None,
+        limit: float = 0.0,
     ) -> R:
         """Change (or read) the database; change and journal entry commit together, so it happens exactly once.
 
@@ -174,6 +175,7 @@ class Run(Waiting, Undoing):
             undo: takes it back.
             result: as in `step`.
             ahead: of what `do` returned, the steps that come next for certain, and their keys: their intents commit with it.
+            limit: seconds that those steps may take: the same commit makes the lease outlive them.
         """
         shared, path = self._shared, self._prefix + name
         entry = shared.journal.get(path)
@@ -196,7 +198,7 @@ class Run(Waiting, Undoing):
             return done, *(self._entry(self._prefix + step, EntryKind.STEP, to_json(key)) for step, key in keys.items())
 
         try:
-            finished, *_ = self._commit(None, work)
+            finished, *_ = self._commit(None, work, limit=limit)
         except (FenceLost, TransientError):
             raise
         except Exception as error:  # whatever a change raises is its outcome; the journal must say so

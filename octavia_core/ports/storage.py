@@ -180,7 +180,7 @@ class Transaction(Fleet, Hearts, Marks, Protocol):
         """Store it, unless the load balancer has one: that stays, since its amphorae know it."""
 
     # -- operations, journal, revisions, events --------------------------------------------------------------------
-    def add_operation(self, operation: Operation, *, proof: bool = False) -> Operation:
+    def add_operation(self, operation: Operation, *, proof: bool = False, lease: float | None = None) -> Operation:
         """Store an operation and return it as stored.
 
         One that is not internal takes the load balancer's lock at once. The same `request_id` and flow twice returns
@@ -188,6 +188,9 @@ class Transaction(Fleet, Hearts, Marks, Protocol):
 
         With `proof` its row tells whether a transaction without claim whose COMMIT had no answer has arrived: for an
         operation whose random id was made before the transaction, so that nobody else stores it.
+
+        With `lease` it is stored as its `holder` would have it by claiming it for so many seconds: RUNNING, with fence 1.
+        Only for one that is not internal.
 
         Raises:
             LoadBalancerBusy: an operation that is not final holds or awaits that load balancer.

@@ -24,6 +24,7 @@ from octavia_local.agent.plugs import Plugs
 from octavia_local.agent.root import BadBoot, Root, read_conf
 from octavia_local.agent.runtime import down_members, read_stats
 from octavia_local.agent.syntax import quoted, words
+from octavia_local.agent.syntax import texts as texts_of
 from octavia_local.agent.translate import Document, Limits, Rendered
 from octavia_local.agent.wire import BadHttp, Reader, Refusal, Request, Response
 from octavia_local.reach import reachable_port, shifted
@@ -75,7 +76,7 @@ def backend(*lines: str, head: str = "") -> Content:
 )
 def test_words_are_split_as_haproxy_does(raw: str, texts: list[str]) -> None:
     found = words(raw)
-    assert [word.text for word in found] == texts
+    assert [word.text for word in found] == texts == list(texts_of(raw))
     assert all(raw[word.start : word.end].strip() for word in found)
 
 
@@ -83,6 +84,17 @@ def test_words_are_split_as_haproxy_does(raw: str, texts: list[str]) -> None:
 def test_a_quoted_word_means_itself_wherever_it_stands(text: str) -> None:
     if text:
         assert [word.text for word in words(f"a {quoted(text)} b")] == ["a", text, "b"]
+
+
+@given(st.text(alphabet=st.one_of(st.characters(), st.sampled_from(" \t\r\x0b\x0c\x1c\x85\xa0\u2028ab"))))
+def test_words_without_their_places_are_the_same(raw: str) -> None:
+    try:
+        found = tuple(word.text for word in words(raw))
+    except ValueError:
+        with pytest.raises(ValueError, match="quote"):
+            texts_of(raw)
+    else:
+        assert texts_of(raw) == found
 
 
 @given(st.text())

@@ -17,7 +17,7 @@ from octavia_haproxy.render.config import configure
 from octavia_haproxy.render.model import Facts
 from octavia_haproxy.render.words import unquote
 from octavia_local.agent.changes import compare, content_of
-from octavia_local.agent.syntax import Section, Word, read, words
+from octavia_local.agent.syntax import Section, read, words
 from octavia_local.agent.translate import Document, Limits, Rendered
 from octavia_local.agent.wire import Refusal
 from tests.support.haproxies import chosen
@@ -46,8 +46,8 @@ def translated(text: str) -> Rendered | None:
     return document.render(lambda _: 0, lambda _: ("127.0.0.1", 9101), lambda _: b"")
 
 
-def _words(section: Section) -> list[tuple[str, tuple[Word, ...]]]:
-    return [(line.raw, line.words) for line in section.lines]
+def _words(section: Section) -> list[tuple[str, tuple[str, ...]]]:
+    return [(line.raw, line.texts) for line in section.lines]
 
 
 @slow

@@ -29,7 +29,6 @@ from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
 from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
-from octavia_core.domain.codec import from_json
 from octavia_core.domain.operation import EntryKind, Event, JournalEntry, Outcome
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.errors import NotFound
@@ -168,10 +167,12 @@ class Revisions(Session):
         if found is not None and found.stored is not None:
             return int(found.stored)
         number = ((found.newest if found is not None else None) or 0) + 1
+        text = to_text(tree) or ""
+        self._wire.trees.keep(text, tree)  # equal to what is read of it: the codec's law
         row = {
             "load_balancer_id": load_balancer_id,
             "number": number,
-            "tree": to_text(tree),
+            "tree": text,
             "good": False,
             "operation_id": operation_id,
         }
@@ -181,17 +182,17 @@ class Revisions(Session):
     def revision(self, load_balancer_id: str, number: int) -> Revision | None:
         """One revision, or None."""
         found = self.row(_REVISION, b_lb=load_balancer_id, b_number=number)
-        return None if found is None else _revision(found)
+        return None if found is None else self._revision(found)
 
     def last_good(self, load_balancer_id: str) -> Revision | None:
         """The newest revision that every amphora accepted, or None."""
         found = self.row(_LAST_GOOD, b_lb=load_balancer_id)
-        return None if found is None else _revision(found)
+        return None if found is None else self._revision(found)
 
     def revisions(self, load_balancer_id: str) -> Sequence[Revision]:
         """All, newest first."""
         query = select(oc_revision).where(_OR.load_balancer_id == load_balancer_id).order_by(_OR.number.desc())
-        return [_revision(row) for row in self.rows(query)]
+        return [self._revision(row) for row in self.rows(query)]
 
     def mark_good(self, load_balancer_id: str, number: int) -> None:
         """Every amphora accepted it; older ones beyond the last 20 are dropped, never the last good one."""
@@ -202,16 +203,15 @@ class Revisions(Session):
             upto = found.newest - _KEPT
             self.write(_DROP_OLD, {"b_lb": load_balancer_id, "b_upto": upto, "b_good": found.good})
 
-
-def _revision(row: Row[Any]) -> Revision:
-    return Revision(
-        load_balancer_id=row.load_balancer_id,
-        number=row.number,
-        tree=from_json(from_text(row.tree), LoadBalancer),
-        good=bool(row.good),
-        operation_id=row.operation_id,
-        created_at=row.created_at,
-    )
+    def _revision(self, row: Row[Any]) -> Revision:
+        return Revision(
+            load_balancer_id=row.load_balancer_id,
+            number=row.number,
+            tree=self._wire.trees.of(row.tree),
+            good=bool(row.good),
+            operation_id=row.operation_id,
+            created_at=row.created_at,
+        )
 
 
 @functools.cache

@@ -100,12 +100,20 @@ def operation_of(row: Row[Any]) -> Operation:
 class Operations(Journal):
     """Rows of oc_operation."""
 
-    def add_operation(self, operation: Operation, *, proof: bool = False) -> Operation:
+    def add_operation(self, operation: Operation, *, proof: bool = False, lease: float | None = None) -> Operation:
         """Store it; see the port."""
         key = lock_key(operation)
         stored, now = self._stored_or_refused(operation, None if operation.internal else key)
         if stored is not None:
             return stored
+        if lease is not None:  # as `queue._TAKE` does it
+            operation = attrs.evolve(
+                operation,
+                state=OperationState.RUNNING,
+                fence=1,
+                lease_until=now + round(lease * 1_000_000),
+                attempts=operation.attempts + 1,
+            )
         row = {name: getattr(operation, name) for name in _SAME if not name.endswith("_at")}
         row |= {
             "state": operation.state,

@@ -194,7 +194,10 @@ class TreeReading(Session):
             for row in self._mappings("persistence", load_balancer_id)
         }
         monitors = {row["pool_id"]: rows.health_monitor(row) for row in self._mappings("monitors", load_balancer_id)}
-        members = _by(self._mappings("members", load_balancer_id), "pool_id", rows.member)
+        members: defaultdict[str, list[Member]] = defaultdict(list)
+        for found in self.rows(_QUERIES["members"], lb=load_balancer_id):
+            member = self._wire.members.of(found, _member)
+            members[member.pool_id].append(member)
         return tuple(
             rows.pool(
                 row,
@@ -243,6 +246,10 @@ class TreeReading(Session):
             )
             for row in self.rows(query)
         ]
+
+
+def _member(row: Any) -> Member:
+    return rows.member(row._asdict())
 
 
 def _by(found: Rows, key: str, value: Callable[[Any], Any]) -> defaultdict[str, list[Any]]:

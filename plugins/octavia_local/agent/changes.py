@@ -124,7 +124,7 @@ def content_of(rendered: Rendered) -> Content:
     """What of a configuration is compared."""
     members: dict[str, ServerLine] = {}
     count = 0
-    shared: dict[tuple[str, ...], tuple[str, ...]] = {}
+    shared: dict[tuple[str, ...], _Rest] = {}
     for section in rendered.sections:
         if section.kind not in ("backend", "listen") or "prometheus" in section.name:
             continue
@@ -231,19 +231,43 @@ def _skeleton(section: Section) -> tuple[object, ...]:
     """The section without its members: what must be equal. A backend with `default-server` keeps its members in it,
     since dynamic servers ignore that directive.
     """
-    lines = [tuple(word.text for word in line.words) for line in section.lines if line.words]
+    lines = [line.texts for line in section.lines if line.texts]
     fixed = any(line[0] == "default-server" for line in lines) or "prometheus" in section.name
     if section.kind in ("backend", "listen") and not fixed:
         lines = [line for line in lines if line[0] != "server"]
     return (section.kind, section.name, tuple(lines))
 
 
-def _server(backend: str, line: Line, shared: dict[tuple[str, ...], tuple[str, ...]], *, external: bool) -> ServerLine:
-    """`shared`: words that members have in common are kept once."""
-    texts = [word.text for word in line.words]
+class _Rest(NamedTuple):
+    """What stands behind a member's address. Most members of a pool have it in common, so it is read and kept once."""
+
+    weight: int
+    disabled: bool
+    checked: bool
+    known: bool
+    words: tuple[str, ...]
+
+
+def _server(backend: str, line: Line, shared: dict[tuple[str, ...], _Rest], *, external: bool) -> ServerLine:
+    texts = line.texts
+    rest = shared.get(texts[3:])
+    if rest is None:
+        rest = shared[texts[3:]] = _rest(texts[3:])
+    return ServerLine(
+        path=f"{backend}/{texts[1] if len(texts) > 1 else ''}",
+        address=texts[2] if len(texts) > 2 else "",
+        weight=rest.weight,
+        disabled=rest.disabled,
+        checked=rest.checked,
+        rest=rest.words if rest.known and not (external and rest.checked) else None,
+        words=rest.words,
+    )
+
+
+def _rest(texts: tuple[str, ...]) -> _Rest:
     weight, disabled, known = _DEFAULT_WEIGHT, False, True
     rest: list[str] = []
-    position = 3
+    position = 0
     while position < len(texts):
         keyword = texts[position]
         value = texts[position + 1] if position + 1 < len(texts) else ""
@@ -261,14 +285,4 @@ def _server(backend: str, line: Line, shared: dict[tuple[str, ...], tuple[str, .
             known = known and keyword in _FLAGS
             rest.append(keyword)
             position += 1
-    known = known and not (external and "check" in rest)
-    others = shared.setdefault(tuple(rest), tuple(rest))
-    return ServerLine(
-        path=f"{backend}/{texts[1] if len(texts) > 1 else ''}",
-        address=texts[2] if len(texts) > 2 else "",
-        weight=weight,
-        disabled=disabled,
-        checked="check" in rest,
-        rest=others if known else None,
-        words=others,
-    )
+    return _Rest(weight, disabled, "check" in rest, known, tuple(rest))

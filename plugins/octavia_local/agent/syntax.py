@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from octavia_local.agent.wire import Refusal
 
-__all__ = ["SECTIONS", "Line", "Section", "Word", "quoted", "read", "words"]
+__all__ = ["SECTIONS", "Line", "Section", "Word", "quoted", "read", "texts", "words"]
 
 SECTIONS = frozenset({"global", "defaults", "frontend", "backend", "listen", "peers", "resolvers", "userlist", "cache"})
 """What may stand in a configuration that is run here."""
@@ -30,6 +30,8 @@ _REFUSED_SECTIONS = frozenset(
 
 
 _PLAIN, _NOT_PLAIN = re.compile(r"[^ \t\r]+"), re.compile(r"[\\'\"#]")
+_NOT_SIMPLE = re.compile(r"[\\'\"#\x0b\x0c\x1c-\x1f]|[^\x00-\x7f]")
+"""What is plain and this not: where `str.split` knows more blanks than HAProxy does."""
 
 
 class Word(NamedTuple):
@@ -41,21 +43,28 @@ class Word(NamedTuple):
 
 
 class Line(NamedTuple):
-    """One line: its raw text, its words, its number in the file (from 1)."""
+    """One line: its raw text, the texts of its words, its number in the file (from 1)."""
 
     raw: str
-    words: tuple[Word, ...]
+    texts: tuple[str, ...]
     number: int
+
+    @property
+    def words(self) -> tuple[Word, ...]:
+        """Its words, with their places; looked for when they are asked for, since most lines stay as they are."""
+        return words(self.raw)
 
     def word(self, index: int) -> str:
         """The text of a word, or an empty text where there is none."""
-        return self.words[index].text if index < len(self.words) else ""
+        return self.texts[index] if index < len(self.texts) else ""
 
     def replaced(self, changes: dict[int, str]) -> str:
         """The raw text with some words replaced by other raw texts; everything else stays as it is."""
-        text = self.raw
+        if not changes:
+            return self.raw
+        text, words = self.raw, self.words
         for index in sorted(changes, reverse=True):
-            word = self.words[index]
+            word = words[index]
             text = text[: word.start] + changes[index] + text[word.end :]
         return text
 
@@ -75,9 +84,20 @@ def words(raw: str) -> tuple[Word, ...]:
     Raises:
         ValueError: a quote is not closed.
     """
-    if _NOT_PLAIN.search(raw) is None:  # nearly all: a configuration may have thousands of members
+    if _NOT_PLAIN.search(raw) is None:
         return tuple([Word(found.start(), found.end(), found[0]) for found in _PLAIN.finditer(raw)])
     return _spelt_words(raw)
+
+
+def texts(raw: str) -> tuple[str, ...]:
+    """The texts of `words`, without their places.
+
+    Raises:
+        ValueError: a quote is not closed.
+    """
+    if _NOT_SIMPLE.search(raw) is None:  # nearly all: a configuration may have thousands of members
+        return tuple(raw.split())
+    return tuple([word.text for word in words(raw)])
 
 
 def _spelt_words(raw: str) -> tuple[Word, ...]:
@@ -147,6 +167,6 @@ def _lines(text: str) -> Iterable[Line]:
         raise Refusal(400, "Invalid request", "the configuration holds a NUL byte")
     for number, raw in enumerate(text.split("\n"), start=1):
         try:
-            yield Line(raw, words(raw), number)
+            yield Line(raw, texts(raw), number)
         except ValueError as error:
             raise Refusal(400, "Invalid request", f"line {number}: {error}") from error

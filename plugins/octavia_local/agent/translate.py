@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
 from octavia_local.agent.sockets import Bind
-from octavia_local.agent.syntax import Line, Section, Word, quoted, read, words
+from octavia_local.agent.syntax import Line, Section, Word, quoted, read, texts, words
 from octavia_local.agent.wire import Refusal
 
 __all__ = ["NOBODY", "PING_SCRIPT", "STATE_FILE", "TABLES", "Copy", "CrtList", "Document", "Limits", "Rendered"]
@@ -146,8 +146,8 @@ class Document:
         self.sections = read(text)
         self._binds: dict[int, Bind] = {}
         for section in self.sections:
-            if section.kind == "" and any(line.words for line in section.lines):
-                line = next(line for line in section.lines if line.words)
+            if section.kind == "" and any(line.texts for line in section.lines):
+                line = next(line for line in section.lines if line.texts)
                 raise Refusal(400, "Invalid request", f"line {line.number}: {line.word(0)!r} is outside of any section")
             for line in section.lines:
                 self._judge(section, line)
@@ -176,10 +176,7 @@ class Document:
         for section in self.sections:
             if section.kind == "frontend" and "prometheus" not in section.name:
                 mode = next((line.word(1).upper() for line in section.lines if line.word(0) == "mode"), "TCP")
-                tls = any(
-                    line.word(0) == "bind" and "crt-list" in [word.text for word in line.words]
-                    for line in section.lines
-                )
+                tls = any(line.word(0) == "bind" and "crt-list" in line.texts for line in section.lines)
                 found.append((section.name, "TERMINATED_HTTPS" if tls else mode))
         return tuple(found)
 
@@ -231,7 +228,7 @@ class Document:
 
 def _as(raw: str, line: Line) -> Line:
     """The line with that text in its place; nearly all stay as they are."""
-    return line if raw is line.raw else Line(raw, words(raw), line.number)
+    return line if raw is line.raw else Line(raw, texts(raw), line.number)
 
 
 def _judge_global(line: Line) -> None:
@@ -304,7 +301,7 @@ class _Rendering:
             if section.kind == "global":
                 lines = tuple([_as(self._global(line, limits), line) for line in lines])
             elif section.kind in _PROXIES:
-                lines = tuple([_as(self._proxy(line), line) if line.words else line for line in lines])
+                lines = tuple([_as(self._proxy(line), line) if line.texts else line for line in lines])
             made.append(section._replace(lines=lines))
         if _BEHIND in self._binds:
             own = self._descriptor(self._binds[_BEHIND])
@@ -348,8 +345,8 @@ class _Rendering:
             if internal is not None:
                 host, port = self._address(internal)
                 changes[2] = f"{host}:{port}"
-        if first in _WITH_FILES and not _NAMES_FILES.isdisjoint([word.text for word in line.words]):
-            for index in range(2, len(line.words) - 1):
+        if first in _WITH_FILES and not _NAMES_FILES.isdisjoint(line.texts):
+            for index in range(2, len(line.texts) - 1):
                 keyword, path = line.word(index), line.word(index + 1)
                 if keyword == "crt-list":
                     changes[index + 1] = quoted(self._crt_list(path, line.number))
