@@ -101,6 +101,11 @@ class Hearts(Protocol):
     def heard_together(self, at: int, observer: str, amphora_ids: Collection[str]) -> None:
         """`heard` for many amphorae that were heard at the same time, which costs far less; their sequence stays as it was."""
 
+    def observed(self, amphora_ids: Collection[str]) -> Mapping[str, tuple[int, str]]:
+        """When (microseconds, rounded down) each of these was heard last, and by which of our health managers; those that none
+        has heard are left out. In one query.
+        """
+
     def keep_reports(self, reports: Mapping[str, tuple[int, str]]) -> None:
         """Store when (microseconds) each of these amphorae said what, for health managers of other hosts. A newer one that is
         stored already stays; amphorae that are unknown or DELETED are passed over.

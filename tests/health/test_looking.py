@@ -325,6 +325,37 @@ def test_a_health_manager_that_was_started_again_needs_no_word_of_its_earlier_li
     assert {e["rule"] for e in here.events("failover.held")} == (set() if lost else {"alone"})
 
 
+@pytest.mark.parametrize("deaf", [True, False])
+def test_others_that_went_deaf_in_the_same_moment_confirm_nothing(rig: Make, deaf: bool) -> None:
+    """What the rows say of those who are judged is as old as their silence; the other says itself when it heard somebody last."""
+    here = rig(9, heartbeat_timeout=20.0, heartbeat_interval=1.0)
+    here.mute()
+    pace = Pace(traffic=0.0, timeout=20.0)
+    here.clock.advance(1.0)
+    here.heard(*here.ids)
+    Writer(here.storage, here.memory, here.wall, "elsewhere:1:1", pace).flush(here.clock)
+    memory, name = Memory(2.0), holder_name()
+    writer = Writer(here.storage, memory, here.wall, name, pace)
+    lookout = Lookout(
+        here.storage, here.settings, here.clock, here.wall, Evidence(memory, here.ask), Actor(here.storage, bool)
+    )
+    gone, ours = here.ids[:3], here.ids[3:]
+    newest = here.wall.at(here.clock.monotonic())
+    for turn in range(27):
+        here.clock.advance(1.0)
+        if not deaf:
+            newest = here.wall.at(here.clock.monotonic())
+        figures = {"newest": newest}
+        here.storage.transaction(lambda tx: tx.observe("elsewhere:1:1", figures, keep=3600.0))  # noqa: B023 - runs now
+        memory.keep([here.beat(id) for id in ours], here.clock.monotonic())
+        lookout.look(here.since, name)
+        writer.flush(here.clock)
+        if turn == 16 and not deaf:
+            here.answered(*gone)
+    assert sorted(here.failovers()) == ([] if deaf else sorted(gone))
+    assert {e["rule"] for e in here.events("failover.held")} == ({"alone"} if deaf else set())
+
+
 def test_a_look_costs_with_the_silent_not_with_all(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     here = rig(30, heartbeat_timeout=10.0, heartbeat_interval=1.0)
     here.mute()

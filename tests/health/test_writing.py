@@ -18,7 +18,7 @@ from octavia_core.domain.vocabulary import Kind, Operating
 from octavia_core.errors import TransientError
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.storage import Transaction
-from tests.health.rig import Rig, due
+from tests.health.rig import KEY, Rig, due
 
 
 @pytest.fixture
@@ -48,6 +48,40 @@ def test_a_status_that_somebody_else_wrote_is_put_right_by_the_next_report_thoug
     rig.heard(id)
     rig.writer.flush(rig.clock)
     assert status(rig, id) is Operating.ONLINE
+
+
+def test_a_report_that_was_held_up_changes_nothing_that_somebody_has_heard_about_since(rig: Rig) -> None:
+    """Two health managers; the first has a report of a full listener, and stands still with it while the second hears better."""
+    id, listener = rig.ids[0], rig.listeners[rig.ids[0]]
+    pace = Pace(traffic=0.0, timeout=60.0)
+    others = Memory(2.0)
+    other = Writer(rig.storage, others, rig.wall, "other", pace)
+
+    def report(word: str) -> Heartbeat:
+        rig.sequence += 1
+        listeners = {listener: {"status": word, "stats": {}}}
+        return decode(
+            encode({"id": id, "seq": rig.sequence, "ver": 3, "listeners": listeners, "pools": {}}, KEY), [KEY]
+        )
+
+    def degraded() -> list[str]:
+        return [each["id"] for each in rig.events("listener.degraded")]
+
+    rig.clock.advance(10.0)
+    rig.memory.keep([report("FULL")], rig.clock.monotonic())
+    rig.clock.advance(3.0)
+    others.keep([report("OPEN")], rig.clock.monotonic())
+    other.flush(rig.clock)
+    rig.clock.advance(1.0)
+    rig.writer.flush(rig.clock)
+    assert status(rig, id) is Operating.ONLINE, "the newest observation says so"
+    assert degraded() == []
+    assert rig.memory.counters["overtaken"] == 1
+    rig.clock.advance(10.0)
+    rig.memory.keep([report("FULL")], rig.clock.monotonic())
+    rig.writer.flush(rig.clock)
+    assert status(rig, id) is Operating.DEGRADED, "the same words count when they are news"
+    assert degraded() == [listener]
 
 
 def test_a_steady_batch_reads_no_load_balancer_and_changes_no_status(rig: Rig) -> None:

@@ -10,7 +10,7 @@ from octavia_core.controller.holder import PLACE, place_of_processes
 from octavia_core.errors import TransientError
 from octavia_core.ports.storage import Storage
 
-__all__ = ["EVERY", "SOME", "Figures", "leave", "rates", "signatures"]
+__all__ = ["EVERY", "NEWEST", "SOME", "Figures", "leave", "rates", "signatures"]
 
 log = logging.getLogger("octavia_core.health")
 
@@ -18,6 +18,8 @@ EVERY = 3.0
 """Seconds between two times that the row is written, at least."""
 KEEP = 600.0
 """Seconds after which the row of a health manager that is gone is removed, by one that lives."""
+NEWEST = "newest"
+"""Where it says when it heard somebody last, microseconds of the database's clock; None for never."""
 SOME = 10
 """Amphorae that are named where there may be many."""
 _FINE = frozenset({"accepted", "late", "repeated"})

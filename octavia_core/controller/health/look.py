@@ -14,7 +14,7 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
-from octavia_core.controller.health.figures import SOME, Figures, signatures
+from octavia_core.controller.health.figures import EVERY, NEWEST, SOME, Figures, signatures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
@@ -93,6 +93,8 @@ class Lookout:
         self._again = Comebacks(storage, settings, actor.on_failover)
         self._timeout = int(health.heartbeat_timeout * _MICRO)
         self._late = int(late_after(health.heartbeat_timeout, health.heartbeat_interval) * _MICRO)
+        turn = 1.5 * health.heartbeat_interval * max(1, len(health.controller_ip_port_list))
+        self._quiet = max(self._late, int(max(turn, EVERY + 2 * health.health_check_interval + 1) * _MICRO))
         self._deadline = int((engine.boot_deadline + health.heartbeat_timeout) * _MICRO)
         self._threshold, self._rate = health.failover_threshold, engine.failovers_per_minute
         self._lock = threading.RLock()
@@ -350,6 +352,7 @@ class Lookout:
             "signed": signatures(self._memory.signed(mono - ear.timeout / _MICRO, SOME), self._accepts),
             "watched": len(hearts),
             "hears": len(hearts) - len(unheard),
+            NEWEST: self._newest_of_all(ear.now, mono),
             "never_heard": len(newest) - len(ages),
             "silent": silent,
             "oldest": {"amphora_id": oldest[1], "seconds": round(oldest[0] / _MICRO, 3)} if oldest[1] else None,
@@ -360,11 +363,21 @@ class Lookout:
         }
         return self.figures
 
+    def _newest_of_all(self, now: int, mono: float) -> int | None:
+        """When this health manager heard somebody last, microseconds of the database's clock."""
+        newest = self._memory.newest()
+        return None if newest is None else now - int((mono - newest) * _MICRO)
+
     def _receivers(self, now: int, observer: str) -> Iterable[Receiver]:
         """The others that worked until lately, by the rows they wrote; not those that ended on this host, among them our own
         earlier life: what they heard last, nobody but us hears now.
+
+        What rows say of amphorae is up to a timeout old, and they are of those who are judged: an outage that silences both them
+        and the others would be seen too late. So each says in its own row when it heard somebody last.
         """
         heard = self._all.heard_by(now - 2 * self._timeout, but=observer)
+        deaf = self._deaf_others(now) if heard else frozenset[str]()
+        heard = {name: (before, 0 if name in deaf else fresh) for name, (before, fresh) in heard.items()}
         for name, (_, fresh) in heard.items():
             if fresh and not ended_here(name):
                 self._others[name] = now
@@ -372,6 +385,12 @@ class Lookout:
         self._others = {name: at for name, at in remembered.items() if not ended_here(name)}
         counted = [(name, *heard.get(name, (0, 0))) for name in self._others]
         return [Receiver(name=name, before=before, now=fresh) for name, before, fresh in counted]
+
+    def _deaf_others(self, now: int) -> Collection[str]:
+        """Health managers that have heard nobody for suspiciously long, by their own rows."""
+        before = now - self._quiet
+        told = {o.name: o.figures.get(NEWEST) for o in self._storage.read(lambda tx: tx.observers())}
+        return {name for name, newest in told.items() if isinstance(newest, int) and newest < before}
 
     def _decide(
         self,

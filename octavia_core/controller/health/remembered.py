@@ -59,6 +59,13 @@ class Remembered:
         with self._lock:
             return next((id for id in self._known if id in wanted and id not in but), None)
 
+    def newest(self) -> float | None:
+        """When the last heartbeat came that counts, whoever sent it; None when none has. One that was taken in out of turn may
+        hide it until the next.
+        """
+        with self._lock:
+            return next((known.heard_at for known in reversed(self._known.values())), None)
+
     def signed(self, since: float, some: int) -> Mapping[int, tuple[int, Sequence[str]]]:
         """Key (by its number) -> how many amphorae's newest heartbeat is signed with it and came at that time or later, and some
         of them. Costs with the number of those that were not heard, or sign with another key than the first.

@@ -13,14 +13,14 @@ from itertools import islice
 import attrs
 
 from octavia_core.controller.health.memory import Batch, Beat, Memory
-from octavia_core.controller.health.pairs import Elsewhere, Pairs, words
+from octavia_core.controller.health.pairs import Elsewhere, Pairs, Said, words
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.statistics import InDatabase, Statistics
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.outline import Outline
 from octavia_core.domain.vocabulary import Kind, Operating, Topology
-from octavia_core.lifecycle.operating import roll_up
+from octavia_core.lifecycle.operating import Verdict, roll_up
 from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.hearts import Heard, LastReport
@@ -38,10 +38,10 @@ TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
 GRAINS = 60
 """Into so many grains the timeout is cut to tell when somebody was heard: those of one grain share a statement."""
+OVERTAKEN = 500_000
+"""Microseconds that a row must say somebody else heard an amphora later, to count: hosts measure the database's clock each for itself."""
 LATE = 10_000_000
 """Microseconds that a change of a row is looked for again: its transaction may be late, and its writer's clock behind."""
-
-Statuses = Mapping[tuple[Kind, str], Operating]
 
 
 @attrs.frozen(kw_only=True)
@@ -98,6 +98,7 @@ class Writer:
         self.statistics = Statistics(storage, {"database": InDatabase()})
         self._news: list[Difference] = []
         self._foreign: dict[str, frozenset[str]] = {}
+        self._overtaken: list[str] = []
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self.changes = Changes()
         self.written_at = 0.0
@@ -120,6 +121,7 @@ class Writer:
                 wall = self._wall.at(now)
                 matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
                 self._memory.written(portion, matches, now, self._foreign)
+                self._memory.doubt(self._overtaken)
                 self.pairs.told(self._news)
                 rest = _without(rest, portion)
         except BaseException:  # whatever it was, what was heard must not be lost
@@ -145,7 +147,7 @@ class Writer:
         return written
 
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
-        self._news, self._foreign = [], {}
+        self._news, self._foreign, self._overtaken = [], {}, []
         calm = _calm(tx, batch.beats)
         heard = {**batch.steady, **{id: batch.beats[id].heard_at for id in calm}}
         matches = dict.fromkeys(calm, True)
@@ -169,22 +171,31 @@ class Writer:
         trees = tx.reported_on([*beats, *self.pairs.others(beats)])
         statuses: dict[tuple[Kind, str], Operating] = {}
         elsewhere = _elsewhere(tx, beats, trees, wall)
-        changing = []
+        changing: dict[str, _Finding] = {}
         for id, heartbeat in beats.items():
             if id not in trees:
                 self._memory.counters["unknown amphora"] += 1
             if strange := _strange(heartbeat, trees.get(id)):
                 self._foreign[id] = strange
-            news, matches[id] = self._judge(tx, trees, heartbeat, elsewhere, now)
-            statuses |= news
-            if matches[id] and news:
-                changing.append(id)
+            found = self._judge(trees, heartbeat, elsewhere or Elsewhere(), now)
+            matches[id] = found is None or found.matches
+            if found is not None and found.news:
+                changing[id] = found
             elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
                 heard[id] = batch[id].heard_at
+        self._overtaken = self._heard_later(tx, {id: batch[id].heard_at for id in changing}, wall, now)
+        for id in self._overtaken:
+            del changing[id]
+            matches[id] = True
+        for found in changing.values():
+            self._say(tx, found)
+            statuses |= found.verdict.statuses
+        if not all(matches.values()):
+            self._memory.counters["listener count differs"] += sum(not match for match in matches.values())
         if statuses:
             tx.set_operating(statuses)
-        if changing:
-            tx.heard([self._heard(id, batch[id], wall, now) for id in changing])
+        if some := [id for id in changing if matches[id]]:
+            tx.heard([self._heard(id, batch[id], wall, now) for id in some])
         if elsewhere is not None:
             tx.keep_reports(
                 {
@@ -214,31 +225,42 @@ class Writer:
         at = wall - int((now - heard_at) * 1_000_000)
         return at - at % self._grain
 
+    def _heard_later(self, tx: Transaction, heard_at: Mapping[str, float], wall: int, now: float) -> list[str]:
+        """Those of these amphorae that somebody else has heard later, as their rows have it: this process, or what hears for it,
+        stood still with their reports, and a status is changed by the newest observation only.
+        """
+        found = []
+        for id, (at, observer) in (tx.observed(heard_at) if heard_at else {}).items():
+            ours = wall - int((now - heard_at[id]) * 1_000_000)
+            if observer != self._observer and ours + OVERTAKEN < at <= wall + OVERTAKEN:
+                self._memory.counters["overtaken"] += 1
+                found.append(id)
+        return found
+
     def _judge(
-        self,
-        tx: Transaction,
-        trees: Mapping[str, Outline | None],
-        beat: Heartbeat,
-        elsewhere: Elsewhere | None,
-        now: float,
-    ) -> tuple[Statuses, bool]:
+        self, trees: Mapping[str, Outline | None], beat: Heartbeat, elsewhere: Elsewhere, now: float
+    ) -> _Finding | None:
+        """What follows from a report, None where it is nobody's, or says nothing yet."""
         tree = trees.get(beat.amphora_id)
-        if tree is None:
-            return {}, True
-        if tree.provisioning_status.pending and not beat.listeners:
-            return {}, True  # it was not given its configuration yet: that says nothing about what it will serve
-        said = self.pairs.said(tree, beat, trees, elsewhere or Elsewhere(), now)
+        if tree is None or (tree.provisioning_status.pending and not beat.listeners):
+            return None  # it was not given its configuration yet: that says nothing about what it will serve
+        said = self.pairs.said(tree, beat, trees, elsewhere, now)
         verdict = roll_up(tree, said.heartbeat)
         # whether an amphora has all that it should have is its own affair, whatever the other one of a pair has
         matches = (verdict if len(said.by) == 1 else roll_up(tree, beat)).counts_match
+        return _Finding(tree, beat.amphora_id, said, verdict, matches)
+
+    def _say(self, tx: Transaction, found: _Finding) -> None:
+        """The events of what changes."""
+        tree, said = found.tree, found.said
         by = f"so amphora {said.by[0]} reports" if len(said.by) == 1 else f"so amphorae {' and '.join(said.by)} report"
-        for (kind, id), status in verdict.statuses.items():
+        for (kind, id), status in found.verdict.statuses.items():
             tx.emit(
                 Event(
                     name=f"{kind}.{status}".lower(),
                     text=f"{kind.words} {_name(tree, id)} is {status}: {by}",
                     load_balancer_id=tree.id,
-                    amphora_id=beat.amphora_id,
+                    amphora_id=found.amphora_id,
                     data={"id": id, "kind": str(kind), "operating_status": str(status)},
                 )
             )
@@ -250,9 +272,22 @@ class Writer:
                 if not _said_before(tx, event, after):
                     tx.emit(event)
                 self._news.append(each)
-        if not matches:
-            self._memory.counters["listener count differs"] += 1
-        return verdict.statuses, matches
+
+
+@attrs.frozen
+class _Finding:
+    """What one report means: `matches` whether its own listeners are as many as they should be."""
+
+    tree: Outline
+    amphora_id: str
+    said: Said
+    verdict: Verdict
+    matches: bool
+
+    @property
+    def news(self) -> bool:
+        """Whether anything is to be written or said."""
+        return bool(self.verdict.statuses or self.said.news or self.said.begun)
 
 
 def _calm(tx: Transaction, beats: Mapping[str, Beat]) -> Collection[str]:

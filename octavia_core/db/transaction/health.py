@@ -114,6 +114,18 @@ class Health(Session):
         self._move_ours(news)
         self._move_upstreams(news)
 
+    def observed(self, amphora_ids: Collection[str]) -> Mapping[str, tuple[int, str]]:
+        """See `octavia_core.ports.hearts.Hearts.observed`. Not what mirrors it for upstream: that is rounded."""
+        of = oc_liveness.c
+        query = select(of.amphora_id, of.last_heard, of.observer).where(
+            of.last_heard.is_not(None), of.observer.is_not(None)
+        )
+        return {
+            row.amphora_id: (row.last_heard, row.observer)
+            for ids in chunks(sorted(set(amphora_ids)))
+            for row in self.rows(query.where(of.amphora_id.in_(ids)))
+        }
+
     def keep_reports(self, reports: Mapping[str, tuple[int, str]]) -> None:
         """See `octavia_core.ports.storage.Transaction.keep_reports`; the text begins with its time, which decides."""
         statement = insert_into(self.dialect, oc_liveness)
