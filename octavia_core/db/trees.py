@@ -5,21 +5,24 @@ To make a value of the JSON of a few thousand members takes longer than all else
 
 from __future__ import annotations
 
-import json
+import functools
 import threading
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
+import attrs
+
+from octavia_core.db.text import from_text, to_text
 from octavia_core.domain.codec import from_json
 from octavia_core.domain.tree import LoadBalancer, Member
 
-__all__ = ["Members", "Trees"]
+__all__ = ["Members", "Trees", "text_of"]
 
 _ROOM = 8 * 1024 * 1024
 """Characters of JSON whose values are kept: three trees of ten thousand members, or thousands of common ones."""
 
-_MEMBERS = 10_000
+_MEMBERS = 8192
 """Members that are kept at most."""
 
 
@@ -64,7 +67,7 @@ class Trees:
             if found is not None:
                 self._kept.move_to_end(text)
                 return found
-        made = from_json(json.loads(text), LoadBalancer)
+        made = from_json(from_text(text), LoadBalancer)
         self.keep(text, made)
         return made
 
@@ -77,3 +80,25 @@ class Trees:
             while self._taken > self._room:
                 old, _ = self._kept.popitem(last=False)
                 self._taken -= len(old)
+
+
+def text_of(tree: LoadBalancer) -> str:
+    """`to_text` of a tree, letter for letter; members that were written before are not written anew."""
+    written = to_text(attrs.evolve(tree, pools=())) or ""
+    pools = [to_text(attrs.evolve(pool, members=())) or "" for pool in tree.pools]
+    # a quote inside of a text has a backslash before it, so what is found is the field, unless headers are named like it
+    if written.count(_POOLS) != 1 or any(pool.count(_MEMBERS_OF) != 1 for pool in pools):
+        return to_text(tree) or ""
+    whole = [
+        text.replace(_MEMBERS_OF, f"{_MEMBERS_OF[:-1]}{','.join(map(_member_text, pool.members))}]")
+        for text, pool in zip(pools, tree.pools, strict=True)
+    ]
+    return written.replace(_POOLS, f"{_POOLS[:-1]}{','.join(whole)}]")
+
+
+_POOLS, _MEMBERS_OF = '"pools":[]', '"members":[]'
+
+
+@functools.lru_cache(maxsize=8192)
+def _member_text(member: Member) -> str:
+    return to_text(member) or ""

@@ -7,6 +7,7 @@ nothing else. When a wish is about the bad object again (mended or deleted), its
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection
 from typing import Any, TypeVar
 
@@ -51,6 +52,18 @@ def resolve(tree: LoadBalancer, good: LoadBalancer | None, subjects: Collection[
     return _Resolver(good, frozenset(subjects)).load_balancer(tree)
 
 
+def _settled(node: Any) -> Any:
+    if isinstance(node, Member):
+        return _settled_member(node)
+    return attrs.evolve(node, provisioning_status=Provisioning.ACTIVE, operating_status=Operating.OFFLINE)
+
+
+@functools.lru_cache(maxsize=8192)
+def _settled_member(member: Member) -> Member:
+    """Of thousands, one has changed since the last time."""
+    return attrs.evolve(member, provisioning_status=Provisioning.ACTIVE, operating_status=Operating.OFFLINE)
+
+
 class _Resolver:
     def __init__(self, good: LoadBalancer | None, subjects: frozenset[Subject]) -> None:
         self._subjects = subjects
@@ -77,9 +90,7 @@ class _Resolver:
             if node.provisioning_status is Provisioning.ERROR and not self._asked(node):
                 chosen = self._last_good(node)
             if chosen is not None:
-                picked.append(
-                    attrs.evolve(chosen, provisioning_status=Provisioning.ACTIVE, operating_status=Operating.OFFLINE)
-                )
+                picked.append(_settled(chosen))
         return picked
 
     def _asked(self, node: Node) -> bool:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import queue
 import tempfile
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import attrs
@@ -10,15 +13,79 @@ import pytest
 from sqlalchemy import make_url
 
 from octavia_core.controller.accept import Acceptor, Asked
+from octavia_core.controller.offer import Offer
+from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage
+from octavia_core.domain.operation import Operation, OperationState
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.vocabulary import Kind, Provisioning, Topology
 from octavia_core.domain.wishes import NewMember
-from octavia_core.errors import TransientError
+from octavia_core.errors import LoadBalancerBusy, TransientError
+from octavia_core.flows.runner import Runner
 from tests.engine.cutting import cutter
 from tests.engine.outside import DATABASE, WISH, Engine
 from tests.support.databases import ready_on
 from tests.support.servers import server
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Engine]:
+    """With a load balancer that is ACTIVE."""
+    engine = Engine.open(tmp_path)
+    engine.acceptor.create_load_balancer(WISH, Asked())
+    engine.settle()
+    yield engine
+    engine.close()
+
+
+def test_a_change_that_is_offered_a_thread_is_claimed_as_it_is_stored(served: Engine) -> None:
+    pool, free = served.load_balancer().pools[0].id, threading.Semaphore(1)
+    first = served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=Offer("here", 60.0, free)))
+    assert (first.state, first.holder, first.fence, first.attempts) == (OperationState.RUNNING, "here", 1, 1)
+    assert first.lease_until - first.created_at == 60_000_000
+    assert served.open_operations() == [first]
+    assert served.run("somebody else") is None
+    assert not free.acquire(blocking=False)  # it is kept for what was stored
+
+    served.inherit()  # its worker has died before it began
+    served.settle()
+    assert served.load_balancer().provisioning_status is Provisioning.ACTIVE
+    second = served.acceptor.create_member(pool, NewMember("192.0.2.5", 80), Asked(offer=Offer("here", 60.0, free)))
+    assert (second.state, second.holder, second.fence) == (OperationState.QUEUED, None, 0)  # no thread is free
+    served.settle()
+
+
+def test_a_worker_carries_out_what_was_stored_by_its_offer_and_keeps_no_thread_for_anything_else(
+    served: Engine,
+) -> None:
+    worker, pool = Worker(Runner(served.storage, served.world), threads=1), served.load_balancer().pools[0].id
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    worker.on_ended = lambda operation, ending: ended.put(operation.id)
+
+    def ask(address: str, id: str) -> Operation | None:
+        def accept(offer: Offer) -> Operation:
+            asked = Asked(request_id=id, offer=offer)
+            return served.acceptor.create_member(pool, NewMember(address, 80), asked)
+
+        return worker.accepted(accept)
+
+    first = ask("192.0.2.4", "one")
+    again = ask("192.0.2.4", "one")  # the same request: nothing is to be carried out twice
+    with pytest.raises(LoadBalancerBusy):
+        ask("192.0.2.5", "two")
+    assert first is not None
+    assert again is not None
+    assert again.id == first.id
+    worker.start()
+    try:
+        assert ended.get(timeout=20) == first.id
+        third = ask("192.0.2.6", "three")
+        assert third is not None
+        assert ended.get(timeout=20) == third.id
+    finally:
+        worker.stop(20)
+    assert ended.empty()
+    assert {member.address for member in served.load_balancer().pools[0].members} >= {"192.0.2.4", "192.0.2.6"}
 
 
 @pytest.mark.external

@@ -29,6 +29,7 @@ from octavia_core.db.prepared import Prepared, Wire
 from octavia_core.db.tables.own import oc_event, oc_event_cursor, oc_journal, oc_meta, oc_revision
 from octavia_core.db.tables.seeds import EVENT_COUNTER
 from octavia_core.db.transaction.session import Session, chunks, fit, from_text, to_text
+from octavia_core.db.trees import text_of
 from octavia_core.domain.operation import EntryKind, Event, JournalEntry, Outcome
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.errors import NotFound
@@ -167,7 +168,7 @@ class Revisions(Session):
         if found is not None and found.stored is not None:
             return int(found.stored)
         number = ((found.newest if found is not None else None) or 0) + 1
-        text = to_text(tree) or ""
+        text = text_of(tree)
         self._wire.trees.keep(text, tree)  # equal to what is read of it: the codec's law
         row = {
             "load_balancer_id": load_balancer_id,

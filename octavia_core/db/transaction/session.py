@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
@@ -14,7 +13,7 @@ from sqlalchemy.sql.base import Executable
 from sqlalchemy.sql.expression import FunctionElement
 
 from octavia_core.db.prepared import Prepared, Wire
-from octavia_core.domain.codec import to_json
+from octavia_core.db.text import from_text, to_text
 from octavia_core.errors import BadRequest
 
 __all__ = ["Session", "chunks", "fit", "from_text", "is_plain", "to_text"]
@@ -196,20 +195,3 @@ def _storable(table: str, name: str, text: str) -> None:
         raise BadRequest(f"{table}.{name} holds half of a character") from None
     if "\0" in text:
         raise BadRequest(f"{table}.{name} holds a NUL character")
-
-
-def to_text(value: Any) -> str | None:
-    """JSON as it is stored: ASCII, so that no database refuses a character; None as NULL. Values become JSON on the way.
-
-    Raises:
-        TypeError: something in it is a secret, or has no JSON form.
-    """
-    return None if value is None else _ENCODER.encode(value)
-
-
-_ENCODER = json.JSONEncoder(separators=(",", ":"), allow_nan=False, default=to_json)
-
-
-def from_text(text: str | None) -> Any:
-    """The reverse of `to_text`."""
-    return None if text is None else json.loads(text)
