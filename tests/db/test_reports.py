@@ -44,6 +44,25 @@ def test_it_is_the_tree_in_outline_whatever_things_are_called(storage):
     }
 
 
+def test_one_that_is_too_big_for_a_text_of_the_database_is_read_by_rows_and_the_others_as_ever(storage):
+    big, small = balancer(pools=(pool(*(member(n) for n in range(9))), pool())), full()
+    boxes = [amphora(each.id, status=AmphoraStatus.ALLOCATED) for each in (big, small)]
+    store(storage, big, small, *boxes)
+    trees = [outline(storage.read(lambda tx, of=each.load_balancer_id: tx.tree(of))) for each in boxes]
+    whole = storage.read(lambda tx: tx.calm([each.id for each in boxes]))
+    cut = lambda connection, cursor, *rest: cursor.execute("SET SESSION group_concat_max_len = 500")  # noqa: E731
+    if storage._engine.dialect.name == "mysql":  # the others have no such limit
+        event.listen(storage._engine, "before_cursor_execute", cut)
+    try:
+        assert reported_on(storage, *(each.id for each in boxes)) == {
+            box.id: tree for box, tree in zip(boxes, trees, strict=True)
+        }
+        assert set(storage.read(lambda tx: tx.calm([each.id for each in boxes]))) == set(whole)
+    finally:
+        if storage._engine.dialect.name == "mysql":
+            event.remove(storage._engine, "before_cursor_execute", cut)
+
+
 def test_who_serves_nobody_has_none_and_the_unknown_are_left_out(storage):
     lb, removed = full(), full(provisioning_status=Provisioning.DELETED)
     replaced = amphora(lb.id, status=AmphoraStatus.PENDING_DELETE)

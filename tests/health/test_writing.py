@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -96,6 +98,27 @@ def test_a_steady_batch_reads_no_load_balancer_and_changes_no_status(rig: Rig) -
     finally:
         event.remove(rig.storage._engine, "before_cursor_execute", listen)
     assert not [statement for statement in sent if "FROM load_balancer" in statement or "UPDATE listener" in statement]
+
+
+def test_a_load_balancer_that_cannot_be_judged_holds_up_nobody_else_and_is_named_once(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad, *others = rig.ids
+    file = rig.storage._engine.url.database
+    with contextlib.closing(sqlite3.connect(str(file))) as connection:  # which asks for no foreign key
+        connection.execute("UPDATE listener SET operating_status = 'NOBODY KNOWS' WHERE id = ?", (rig.listeners[bad],))
+        connection.commit()
+    wrong = {(Kind.LISTENER, rig.listeners[id]): Operating.ERROR for id in others}
+    rig.storage.transaction(lambda tx: tx.set_operating(wrong))
+    before = {each.amphora_id: each.last_heard for each in rig.storage.read(lambda tx: tx.liveness())}
+    for _ in range(3):
+        rig.clock.advance(3.0)
+        rig.heard(*rig.ids)
+        rig.writer.flush(rig.clock)
+    assert {status(rig, id) for id in others} == {Operating.ONLINE}
+    after = {each.amphora_id: each.last_heard for each in rig.storage.read(lambda tx: tx.liveness())}
+    assert all((after[id] or 0) > (before[id] or 0) for id in rig.ids), "it is heard all the same"
+    assert [record.args[0] for record in caplog.records if "changes no status" in record.message] == [bad]  # type: ignore[index]
 
 
 def test_traffic_that_cannot_be_written_holds_up_nobodys_liveness_and_is_not_lost(

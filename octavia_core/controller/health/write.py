@@ -20,6 +20,7 @@ from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.operation import Event
 from octavia_core.domain.outline import Outline
 from octavia_core.domain.vocabulary import Kind, Operating, Topology
+from octavia_core.errors import TransientError
 from octavia_core.lifecycle.operating import Verdict, roll_up
 from octavia_core.lifecycle.together import Difference
 from octavia_core.ports.clock import Clock
@@ -34,6 +35,8 @@ PORTION = 500
 """Reports that one transaction holds against the rows."""
 MANY = 20
 """Calm reports (`domain.calm`) of which it is asked first whether their rows are calm, too; fewer are held against them at once."""
+NAMED = 10
+"""Amphorae whose reports may be left out one by one; when there are more, something is wrong with all."""
 TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
 GRAINS = 60
@@ -99,6 +102,7 @@ class Writer:
         self._news: list[Difference] = []
         self._foreign: dict[str, frozenset[str]] = {}
         self._overtaken: list[str] = []
+        self._unjudged: dict[str, str] = {}
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self.changes = Changes()
         self.written_at = 0.0
@@ -118,17 +122,46 @@ class Writer:
         rest = batch
         try:
             for portion in _portions(batch):
-                wall = self._wall.at(now)
-                matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))  # noqa: B023 - runs now
-                self._memory.written(portion, matches, now, self._foreign)
-                self._memory.doubt(self._overtaken)
-                self.pairs.told(self._news)
+                self._store(portion, now)
                 rest = _without(rest, portion)
         except BaseException:  # whatever it was, what was heard must not be lost
             self._memory.give_back(rest)
             raise
         self.written_at = now
         return len(batch)
+
+    def _store(self, portion: Batch, now: float) -> None:
+        """Write one portion in a transaction; what cannot be held against its rows, for whatever reason, harms only itself."""
+        wall = self._wall.at(now)
+        try:
+            matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))
+        except TransientError:
+            raise
+        except (
+            Exception
+        ) as error:  # whatever it is, that one load balancer cannot be judged must not blind us to all others
+            if len(portion.beats) > 1:
+                for half in _halves(portion):
+                    self._store(half, now)
+                return
+            if not portion.beats or len(self._unjudged) >= NAMED:
+                raise
+            ((id, beat),) = portion.beats.items()
+            self._cannot(id, error)
+            self._storage.transaction(lambda tx: self._write_together(tx, {id: beat.heard_at}, wall, now))
+            self._memory.written(portion, {id: True}, now)
+            return
+        for id in self._unjudged.keys() & portion.beats.keys():
+            del self._unjudged[id]
+        self._memory.written(portion, matches, now, self._foreign)
+        self._memory.doubt(self._overtaken)
+        self.pairs.told(self._news)
+
+    def _cannot(self, amphora_id: str, error: Exception) -> None:
+        why = f"{type(error).__name__}: {error}"
+        if self._unjudged.get(amphora_id) != why:
+            self._unjudged[amphora_id] = why
+            log.error("what amphora %s reports changes no status: %s", amphora_id, why, exc_info=error)
 
     def count(self) -> int:
         """Write the traffic that is due; of how many listeners on amphorae.
@@ -350,6 +383,13 @@ def _portions(batch: Batch) -> Iterator[Batch]:
         yield Batch(some, {}, batch.traffic)
     if batch.steady:
         yield Batch({}, batch.steady)
+
+
+def _halves(portion: Batch) -> Iterator[Batch]:
+    beats = list(portion.beats.items())
+    middle = len(beats) // 2
+    yield Batch(dict(beats[:middle]), {}, portion.traffic)
+    yield Batch(dict(beats[middle:]), portion.steady, portion.traffic)
 
 
 def _without(batch: Batch, portion: Batch) -> Batch:
