@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 import time
@@ -124,7 +125,7 @@ class HaproxyDriver:
         facts = _facts(known.version, known.held)
         wanted = configure(delivery, self._settings, facts)
         certain = not (wanted.missing or lvs_listeners(delivery.load_balancer) or _new_cache(wanted, facts))
-        if wanted.text is None or not certain or wanted.files != known.held.files():
+        if wanted.text is None or not certain or wanted.files != known.held.named:
             return None
         applied = agent.apply(place[1], wanted.text, instead_of=known.etag, version=known.version)
         if applied is None:
@@ -158,17 +159,21 @@ class HaproxyDriver:
         applied = marker is not None and marker == _md5(etag)
         changed = not applied or text != new
         if changed:
-            known = held.files() if applied else {}
-            for file in wanted.files.values():
-                self._send(agent, id, file, known.get(file.name))
-            surplus = [name for name in held.files() if name not in wanted.files]
-            if not ours or surplus or not self._apply(agent, id, new):
-                if marker is not None:
-                    agent.delete_certificate(id, APPLIED)
-                etag = self._load(agent, id, new, upload=text != new)
-                for name in surplus:
-                    agent.delete_certificate(id, name)
-                agent.upload_certificate(id, APPLIED, Secret(etag))
+            known = held.named if applied else {}
+            surplus = [name for name in held.named if name not in wanted.files]
+            try:
+                for file in wanted.files.values():
+                    self._send(agent, id, file, known.get(file.name))
+                if not ours or surplus or not self._apply(agent, id, new):
+                    if marker is not None:
+                        agent.delete_certificate(id, APPLIED)
+                    etag = self._load(agent, id, new, upload=text != new)
+                    for name in surplus:
+                        agent.delete_certificate(id, name)
+                    agent.upload_certificate(id, APPLIED, Secret(etag))
+            except AmphoraRefused:
+                self._take_back(agent, id, wanted)
+                raise
         if ours:
             self._remember(agent, id, new, version)
         done = Pushed(
@@ -179,6 +184,17 @@ class HaproxyDriver:
             partial_listeners=wanted.partial,
         )
         return _pushed(done, udp)
+
+    def _take_back(self, agent: AgentClient, id: str, wanted: Configuration) -> None:
+        """Delete what was sent for a configuration that was refused, unless the one that stays has it too: nobody would later,
+        and there are keys among it. Where that is refused as well, the first refusal is what is told.
+        """
+        with contextlib.suppress(AmphoraRefused, TransientError):
+            text, _ = agent.configuration(id) or ("", "")
+            named = read_back(text, cert_directory(self._settings.haproxy_amphora.base_cert_dir, id)).named
+            for name in wanted.files:
+                if name not in named:
+                    agent.delete_certificate(id, name)
 
     def _apply(self, agent: AgentClient, id: str, text: str) -> bool:
         """Upload, reload, read back and note it, in one request; False when the agent does not know it after all."""
@@ -261,8 +277,9 @@ class HaproxyDriver:
     def _still_there(self, agent: AgentClient, id: str, held: Held, listeners: Sequence[str]) -> Held:
         """What the amphora holds for those listeners, as far as its files exist."""
         tls = [found for name, found in held.binds.items() if name in listeners]
-        tls += [found for name, found in held.servers.items() if name.rpartition(":")[2] in listeners]
-        md5s = {file.name: agent.certificate_md5(id, file.name) for found in tls for file in found.files}
+        tls += held.servers.values()  # another listener may have the pool that one of them lacks
+        names = dict.fromkeys(file.name for found in tls for file in found.files)
+        md5s = {name: agent.certificate_md5(id, name) for name in names}
         return held.only({name: md5 for name, md5 in md5s.items() if md5})
 
     def _send(self, agent: AgentClient, id: str, file: PemFile, known: PemFile | None) -> None:

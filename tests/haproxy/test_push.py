@@ -271,7 +271,7 @@ def test_a_listener_whose_secret_is_gone_is_left_out_where_its_files_are_gone_to
 
 
 def test_a_listener_that_becomes_encrypted_without_its_secret_is_never_served_in_plain(agent, driver):
-    p = pool(id="pool-1")
+    p = pool(_members(), id="pool-1")
     one = listener(p, id="lis-1")
     driver.push(agent.at, delivery(load_balancer(one, p, id=ID)))
     for lb in (
@@ -408,7 +408,7 @@ def test_configurations_of_upstream_are_read_as_well(agent, driver, authority):
         f"{directory}/0123.pem verify required\n    mode http\n    log-format a\\ b\n"
     )
     held = read_back(agent.configurations[ID], directory)
-    assert set(held.files()) == {"lis-tls.pem", "0123.pem"}
+    assert set(held.named) == {"lis-tls.pem", "0123.pem"}
     assert (held.maxconn, held.threads) == (2000, 3)
     agent.files = {(ID, "lis-tls.pem"): b"x", (ID, "0123.pem"): b"y"}
     pushed = driver.push(agent.at, delivery(tls("a")))

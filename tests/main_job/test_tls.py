@@ -261,7 +261,10 @@ def test_an_sni_certificate_that_is_gone_leaves_the_others_served_and_why_says_h
         control.failover_load_balancer(lb.id, wait=PATIENCE).wait(PATIENCE)
         with pytest.raises(ConnectionRefusedError):
             certificate_of(stage, lb, client, "www.test")
-        assert "no secret 'www'" in str(control.why(listener.id))
+        said = str(control.why(listener.id))
+        assert "no secret 'www'" in said
+        assert "serves on" not in said
+        assert f"octavia-admin listener set {listener.id} --cert www" in said
         stage.put_secret("www", authority.issue("www.test"))
         control.create_member(stage.tree(lb.id).pools[0].id, *behind(two), wait=PATIENCE).wait(PATIENCE)
         assert certificate_of(stage, lb, client, "www.test") == "www.test"
@@ -316,3 +319,42 @@ def test_secrets_of_the_wrong_kind_are_refused_and_those_out_of_date_are_served_
             assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
         control.update(Kind.LISTENER, id, tls_certificate_id="www", wait=PATIENCE).wait(PATIENCE)
         assert "secret" not in str(control.why(lb.id))
+
+
+def test_a_secret_of_an_empty_pool_that_vanishes_takes_no_listener_off_the_air(stage, authority, secrets):
+    """Neither where the amphora has its files nor on a new one, which has not; and its key goes with the pool."""
+    control = stage.controller
+    to_pool = {"action": L7Action.REDIRECT_TO_POOL, "name": "policy"}
+    rule = NewL7Rule(type=L7RuleType.PATH, compare_type=CompareType.STARTS_WITH, value="/re")
+    with Echo("one") as one, Echo("two", tls=authority.server_context(authority.issue("two.test"))) as two:
+        empty = NewPool(name="empty", protocol=PoolProtocol.HTTP, tls_enabled=True, tls_certificate_id="api")
+        lb = stage.create(NewLoadBalancer(listeners=[http(*behind(one), name="l")], pools=[empty]))
+        pool, listener = stage.find(lb.id, "empty"), lb.listeners[0]
+        policy = NewL7Policy(**to_pool, redirect_pool_id=pool.id, rules=[rule])
+        control.create_l7policy(listener.id, policy, wait=PATIENCE).wait(PATIENCE)
+        assert keys_of(stage, lb) == 1
+        (stage.state / "secrets" / "api.pem").unlink()
+        with pytest.raises(OperationFailed, match="no secret 'api'"):  # from here on no copy of it is in memory
+            control.update(Kind.POOL, pool.id, name="empty", wait=PATIENCE).wait(PATIENCE)
+        stage.update(Kind.MEMBER, stage.find(lb.id, "one").id, weight=5)
+        assert stage.ask(lb).member == "one"
+        assert "goes on with what its amphora holds: no secret 'api'" in str(control.why(listener.id))
+        control.create_member(pool.id, *behind(two), wait=PATIENCE).wait(PATIENCE)
+        assert stage.ask(lb, "/re").member == "two"
+        control.failover_load_balancer(lb.id, wait=PATIENCE).wait(PATIENCE)
+        assert stage.ask(lb).member == "one"
+        assert stage.ask(lb, "/re").status == 503
+        assert "is served without some of its certificates: no secret 'api'" in str(control.why(listener.id))
+        stage.delete(Kind.MEMBER, stage.find(lb.id, "two").id)
+        stage.put_secret("api", authority.issue("api.test"))
+        stage.update(Kind.POOL, pool.id, name="empty")
+        assert keys_of(stage, lb) == 1
+        stage.delete(Kind.L7POLICY, stage.find(lb.id, "policy").id)
+        assert keys_of(stage, lb) == 0
+        assert stage.statuses(lb.id) == {Provisioning.ACTIVE}
+
+
+def keys_of(stage, lb):
+    """How many private keys the amphorae of a load balancer hold for it."""
+    files = [path for path in (stage.state / "amphorae").rglob("certs/**/*.pem") if lb.id in str(path)]
+    return sum("PRIVATE KEY" in path.read_text() for path in files)

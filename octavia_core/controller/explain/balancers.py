@@ -219,8 +219,12 @@ def _above(tree: LoadBalancer) -> dict[str, str]:
     return found
 
 
-def _lacking(facts: Facts, operations: Sequence[Operation]) -> dict[str, str]:
-    """What is not as wanted of listeners that are served: listener id -> what the last push said of it."""
+_PUSHING = ("create", "configure", "failover")
+_LACKING = ("listener.kept", "listener.partial", "listener.doubtful")
+
+
+def _lacking(facts: Facts, operations: Sequence[Operation], names: Sequence[str] = _LACKING) -> dict[str, str]:
+    """What is not as wanted of listeners (that are served): listener id -> what the last push said of it."""
     for row in operations:
         if row.state is not OperationState.SUCCEEDED or row.flow not in _PUSHING:
             continue
@@ -229,16 +233,12 @@ def _lacking(facts: Facts, operations: Sequence[Operation]) -> dict[str, str]:
             continue  # it touched nothing
         found: dict[str, str] = {}
         for event in events:
-            if event.name in _LACKING:
+            if event.name in names:
                 said = str(event.data["reason"])
                 before = found.get(event.data["id"])
                 found[event.data["id"]] = f"{before}; {said}" if before else said
         return found
     return {}
-
-
-_PUSHING = ("create", "configure", "failover")
-_LACKING = ("listener.kept", "listener.partial", "listener.doubtful")
 
 
 def _left_out(facts: Facts, tree: LoadBalancer) -> dict[str, str]:
@@ -269,7 +269,7 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
         if not own and over is not None:  # it failed with what it came with
             own = tuple(p for p in above.problems if over in p)
         reason = own[0].partition(": ")[2] if own else "no reason recorded"
-        return attrs.evolve(
+        base = attrs.evolve(
             base,
             situation=Situation.FAILED,
             summary=f"it could not be put in place: {reason}",
@@ -277,6 +277,11 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
             next="the last good configuration serves on; this object counts again once it is changed",
             advice=("change it or delete it",),
         )
+        rows = facts.tx.operations(load_balancer_id=tree.id, limit=50)
+        if isinstance(node, Listener) and id in _lacking(facts, rows, ("listener.left_out",)):
+            again = "the first push that finds what it lacks serves it again; until then nobody answers there"
+            return attrs.evolve(base, next=again, advice=(_serve_again(node), "or delete it"))
+        return base
     if node.provisioning_status.pending:
         return attrs.evolve(base, summary=f"load balancer {tree.name or tree.id}: {above.summary}")
     summary = f"it is in place and {node.operating_status}"

@@ -72,9 +72,10 @@ def _servers(served: Served, pool: Pool, mode: str, tls: Tls, facts: Facts) -> I
     checks = _joined(check_words(monitor, pool, facts)) if monitor else ""
     cookies = _cookie_persistence(pool, mode)
     proxy, tail = _joined(_send_proxy(served, pool)), _joined(tls.words)
-    for member in pool.members:
-        if not alive(member):
-            continue
+    members = [member for member in pool.members if alive(member)]
+    if tls.words and not members:
+        yield f"{INDENT}# members{tail}"  # what the next one gets, should its secrets be gone by then
+    for member in members:
         id = check.identifier("member", member.id)
         address = check.address(f"member {id}", "address", member.address)
         where = _joined(member_words(member)) if monitor and (member.monitor_address or member.monitor_port) else ""

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import attrs
 
-from octavia_core.domain.tree import Listener
+from octavia_core.domain.tree import Listener, Pool
 from octavia_core.domain.vocabulary import ListenerProtocol
 from octavia_core.errors import SecretMissing
 from octavia_core.ports.amphora import Delivery, Material
@@ -17,7 +17,7 @@ from octavia_haproxy.render.backend import backend
 from octavia_haproxy.render.frontend import addresses, frontend
 from octavia_haproxy.render.held import Held
 from octavia_haproxy.render.model import Facts, PemFile, Served, Tls, alive, haproxy_listeners, served
-from octavia_haproxy.render.names import backend_name, cert_directory, peers_section
+from octavia_haproxy.render.names import cert_directory, peers_section
 from octavia_haproxy.render.sections import defaults, global_maxconn, global_section, peers, prometheus
 from octavia_haproxy.render.tls import listener_tls, pool_tls
 
@@ -38,7 +38,7 @@ class Configuration:
         not_haproxy: UDP and SCTP listeners, which HAProxy cannot serve.
         missing: listeners left out because a secret is missing and the amphora holds nothing to go on with.
         kept: listeners that go on with what they have on the amphora because a secret is missing.
-        partial: listeners without the SNI certificates that are missing.
+        partial: listeners without the SNI certificates that are missing, or without members of a pool whose secrets are.
     """
 
     text: str | None
@@ -59,7 +59,8 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
         settings: `haproxy_amphora` and `amphora_agent` shape the file.
         facts: about this amphora; the two of a pair may differ.
         held: what the amphora has, used where a secret is missing; where the secret is one of SNI and the amphora has
-            nothing better, the listener goes without it. None: whoever misses a secret is only named.
+            nothing better, the listener goes without it; where it is one of a pool that has no members, or that only
+            policies choose, that pool goes without members. None: whoever misses a secret is only named.
 
     Raises:
         PermanentError: something cannot be written; the message names the object and field.
@@ -117,12 +118,22 @@ class _ListenerTls:
         held = self.held or Held()
         if entry.terminates:
             bind = self._bind(entry.listener, held.binds.get(listener_id))
-        pools = {
-            pool.id: self._or_held(held.servers.get(backend_name(pool.id, listener_id)), pool_tls, pool)
-            for pool in entry.pools
-            if pool.tls_enabled
-        }
-        return attrs.evolve(entry, bind_tls=bind, pool_tls=pools)
+        pools, words, default = [], {}, entry.listener.default_pool_id
+        for pool in entry.pools:
+            found = self._pool(pool, held.pool(pool.id, listener_id), needed=pool.id == default)
+            pools.append(pool if found is not None else attrs.evolve(pool, members=()))
+            words[pool.id] = found or Tls()
+        return attrs.evolve(entry, pools=tuple(pools), bind_tls=bind, pool_tls=words)
+
+    def _pool(self, pool: Pool, old: Tls | None, *, needed: bool) -> Tls | None:
+        """None: nothing is there to encrypt with, so nobody may be spoken to; who needs it to serve is not served then."""
+        try:
+            return self._or_held(old, pool_tls, pool)
+        except SecretMissing:
+            if self.held is None or (needed and any(map(alive, pool.members))):
+                raise
+            self.partial = True
+            return None
 
     def _or_held(self, old: Tls | None, fresh: Callable[[Owner, Material, str, Facts], Tls], owner: Owner) -> Tls:
         try:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 
-__all__ = ["PEER_PORT", "backend_name", "cert_directory", "peer_name", "peers_section", "pem_name"]
+__all__ = ["PEER_PORT", "backend_name", "cert_directory", "peer_name", "peers_section", "pem_name", "pool_of"]
 
 PEER_PORT = 1025
 """Where the two HAProxies of a pair exchange their stick tables; upstream's constant, whatever a listener's peer_port says."""
@@ -30,6 +30,11 @@ def peers_section(load_balancer_id: str) -> str:
 def backend_name(pool_id: str, listener_id: str) -> str:
     """Name of the backend of a pool under a listener: one colon, or the agent's statistics fail as a whole (6.3)."""
     return f"{pool_id}:{listener_id}"
+
+
+def pool_of(backend: str) -> str:
+    """The pool of a backend, by the backend's name."""
+    return backend.rpartition(":")[0]
 
 
 def pem_name(text: str) -> str:
