@@ -235,14 +235,24 @@ def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_count
 
 @pytest.mark.parametrize("first", ["OPEN", "FULL"])
 def test_what_was_played_back_takes_the_place_of_nothing_that_waits(stuck: Front, first: str) -> None:
-    stuck._take([datagram("a", 7, status=first, rx=1), datagram("a", 8, rx=2)])
-    stuck._take([datagram("a", 8, rx=2), datagram("a", 3, rx=9), datagram("a", 9, rx=4), datagram("a", 8, rx=2)])
+    stuck._take([datagram("a", 17, status=first, rx=1), datagram("a", 18, rx=2)])
+    stuck._take([datagram("a", 18, rx=2), datagram("a", 3, rx=9), datagram("a", 19, rx=4), datagram("a", 18, rx=2)])
     memory = Memory(reapply=1000.0)
     told(stuck, memory)
     batch = memory.take(0.0, traffic=0.0)
-    assert batch.beats["a"].seq == 9
+    assert batch.beats["a"].seq == 19
     memory.give_back(batch)
     assert [delta.bytes_in for delta in due(memory, 0.0)] == [7]
+
+
+def test_what_the_network_turned_round_counts_though_newer_ones_wait_with_it(stuck: Front) -> None:
+    memory, known = Memory(reapply=1000.0), dict[int, Skimmed]()
+    for first in range(8, 48, 4):
+        stuck._take([datagram("a", first + more, rx=1) for more in (0, 2, 1, 3)])
+        stuck._take([datagram("a", first + 1, rx=1)])  # which is not new
+        told(stuck, memory, known)
+    assert memory.counters["late"] == 10
+    assert sum(delta.bytes_in for delta in due(memory, 0.0)) == 40
 
 
 @pytest.mark.parametrize("words", [["OPEN"], ["OPEN", "FULL"], ["OPEN", "OPEN", "FULL", "FULL", "FULL"]])

@@ -72,6 +72,10 @@ class Front:
         """What says nothing new, by handle: it has the words that the health manager was told last."""
         self._back: dict[int, Again] = {}
         """The same where a number is not above all before: it is never joined to one that is, since it may be played back."""
+        self._late: dict[int, list[Again]] = {}
+        """The same where it is less than `LATE` below and was not heard: the network may have turned two round. Each goes on by itself,
+        when all that is newer has, and memory, which knows the numbers, tells what it is.
+        """
         self._news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
         """What says something new, in the order in which it came; what says the same after it is joined to it."""
         self._old_news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
@@ -117,7 +121,7 @@ class Front:
         return False
 
     def _waiting(self) -> bool:
-        return bool(self._again or self._back or self._news or self._old_news)
+        return bool(self._again or self._back or self._news or self._old_news or self._late)
 
     def _take(self, packets: list[bytes]) -> None:
         if not packets:
@@ -136,9 +140,12 @@ class Front:
                 self._tell(said, now)
                 continue
             sheet, seq, counters, mark, key, _ = said
-            above = seq > sheet.top
+            above, late = seq > sheet.top, 0 < sheet.top - seq < LATE and mark[-ENTRY:] not in sheet.marks
             counters = self._new(sheet, seq, mark, counters)
             record = Again(sheet.handle, now, seq, key, mark, counters)
+            if late and len(waiting_late := self._late.setdefault(sheet.handle, [])) < LATE:
+                waiting_late.append(record)
+                continue
             waiting = self._again if above else self._back
             if (news or old_news) and self._join_news(sheet, record, above):
                 continue
@@ -162,6 +169,8 @@ class Front:
     def _tell(self, said: Skimmed, now: float) -> None:
         """It has other words than the one before, or its words cannot be remembered."""
         sheet = self._skimmer.sheet(said.amphora_id)
+        if sheet is not None and (late := self._late.pop(sheet.handle, None)):
+            self._refused["replayed"] += len(late)  # their words are not those of the handle any more
         above = sheet is None or said.seq is None or said.seq > sheet.top
         if sheet is not None and said.seq is not None:
             said = said._replace(counters=self._new(sheet, said.seq, said.mark, said.counters))
@@ -225,7 +234,10 @@ class Front:
         if not self._again and not self._back:
             for source in (self._news, self._old_news):
                 news += [source.pop(key) for key in list(islice(source, MOST - len(again) - len(news)))]
-            if not self._news and not self._old_news:
+            if not self._news and not self._old_news and not news:  # in a frame, groups mean what was told before it
+                late = list(islice(self._late, MOST - len(again)))
+                again += [record for handle in late for record in self._late.pop(handle)]
+            if not self._waiting():
                 forgotten, self._skimmer.forgotten = self._skimmer.forgotten, []
         return frame(self._oldest, self._refused, again, news, forgotten)
 
