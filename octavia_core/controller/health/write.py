@@ -287,11 +287,12 @@ class Writer:
         """The events of what changes."""
         tree, said = found.tree, found.said
         by = f"so amphora {said.by[0]} reports" if len(said.by) == 1 else f"so amphorae {' and '.join(said.by)} report"
+        names = _names(tree) if found.verdict.statuses or said.news else {}  # of thousands, when all of them turn
         for (kind, id), status in found.verdict.statuses.items():
             tx.emit(
                 Event(
                     name=f"{kind}.{status}".lower(),
-                    text=f"{kind.words} {_name(tree, id)} is {status}: {by}",
+                    text=f"{kind.words} {names.get(id, id)} is {status}: {by}",
                     load_balancer_id=tree.id,
                     amphora_id=found.amphora_id,
                     data={"id": id, "kind": str(kind), "operating_status": str(status)},
@@ -301,7 +302,7 @@ class Writer:
             self.pairs.begin(said.begun, tx.last_event())
         for each, after in said.news:
             if each not in self._news:  # both of a pair may be looked at in one transaction
-                event = _dispute(tree, each)
+                event = _dispute(tree.id, names, each)
                 if not _said_before(tx, event, after):
                     tx.emit(event)
                 self._news.append(each)
@@ -356,14 +357,14 @@ def _elsewhere(
     return Elsewhere(reports, wall)
 
 
-def _dispute(tree: Outline, found: Difference) -> Event:
+def _dispute(load_balancer_id: str, names: Mapping[str, str], found: Difference) -> Event:
     return Event(
         name="pool.disputed",
         text=(
-            f"pool {_name(tree, found.pool_id)}: amphora {found.up} says that member {_name(tree, found.member_id)} works, "
-            f"amphora {found.down} that it does not"
+            f"pool {names.get(found.pool_id, found.pool_id)}: amphora {found.up} says that member "
+            f"{names.get(found.member_id, found.member_id)} works, amphora {found.down} that it does not"
         ),
-        load_balancer_id=tree.id,
+        load_balancer_id=load_balancer_id,
         data={"id": found.pool_id, "member_id": found.member_id, "up": found.up, "down": found.down},
     )
 
@@ -398,9 +399,6 @@ def _without(batch: Batch, portion: Batch) -> Batch:
     return Batch(beats, {} if portion.steady else batch.steady)
 
 
-def _name(tree: Outline, id: str) -> str:
-    for _, node in tree.nodes():
-        name = getattr(node, "name", None)
-        if node.id == id and name:
-            return f"{name} ({id})"
-    return id
+def _names(tree: Outline) -> Mapping[str, str]:
+    """What a person calls what has a name, by id."""
+    return {node.id: f"{node.name} ({node.id})" for _, node in tree.nodes() if node.name}
