@@ -38,19 +38,24 @@ def calm_of(heartbeat: Heartbeat) -> bytes:
     """The digest of one that is calm, b"" for others. Forms that do not list pools by themselves, and partial ones, are not."""
     if heartbeat.version < FLAT_POOLS_SINCE or heartbeat.partial:
         return b""
-    ids, tokens = list(heartbeat.listeners), list(heartbeat.listeners)
-    if any(report.status != "OPEN" for report in heartbeat.listeners.values()):
-        return b""
-    for pool, report in heartbeat.reports_by_pool().items():
-        if report.status != "UP":
+    tokens = list(heartbeat.listeners)
+    ids = tokens.copy()
+    for report in heartbeat.listeners.values():
+        if report.status != "OPEN":
             return b""
-        tokens.append(f"{pool}:")
+    for pool, said in heartbeat.reports_by_pool().items():
+        if said.status != "UP":
+            return b""
         ids.append(pool)
-        ids += report.members
-        try:
-            tokens += [f"{pool}:{member}{_MARK[word]}" for member, word in report.members.items()]
-        except KeyError:
-            return b""
+        ids += said.members
+        tokens.append(f"{pool}:")
+        for member, word in said.members.items():
+            if word == "UP":
+                tokens.append(f"{pool}:{member}")
+            elif word in _MARK:
+                tokens.append(f"{pool}:{member}{_MARK[word]}")
+            else:
+                return b""
     plain = "".join(ids).replace("-", "")  # only such ids: no other token could be mistaken for one of theirs
     return digest(tokens) if plain.isalnum() or not ids else b""
 

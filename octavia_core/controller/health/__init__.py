@@ -1,10 +1,11 @@
 """Health: heartbeats in, statuses and failovers out.
 
-`receive` reads datagrams, `hear` turns them into reports (in this process, or in `front` processes), `memory` keeps the
-newest of each amphora (`known`; `order` tells what is played back, `grown` makes totals grow), `write` puts them into the
-database in batches, `look` finds the silent, `ask` looks at their agents and servers, `deaths` takes those that are proven,
-`act` does what the governor decided, `metrics` shows it all to Prometheus; `manager` runs them, and `possible` asks whether it
-could with other settings.
+`receive` reads datagrams, `hear` turns them into reports (`fronts` through processes, whose program is `front` and whose language
+`frames`), `memory` keeps the newest of each amphora (`known`; `order` tells what is played back, `grown` makes totals grow), `write`
+puts them into the database in batches, what the two of a pair say put together (`pairs`). `look` finds the silent among those that
+are `watched`, `ask` looks at their agents and servers, `deaths` takes those that are proven, `act` does what the governor decided,
+`again` what failed; `figures` and `metrics` show it all. `manager` runs them; what hears and remembers (`ears`) outlives it when
+settings are new, and `possible` asks whether it could begin with them.
 """
 
 from __future__ import annotations

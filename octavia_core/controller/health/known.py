@@ -14,11 +14,12 @@ from octavia_core.domain.heartbeat import LARGEST_COUNTER
 from octavia_core.domain.skim import FIELDS, Skimmed
 from octavia_core.ports.hearts import TrafficDelta
 
-__all__ = ["NEVER", "Known", "added", "deltas_of", "emptied"]
+__all__ = ["NEVER", "NONE", "Known", "added", "deltas_of", "emptied"]
 
 NEVER = -1
 """The gauge of a listener that has no row yet."""
 NONE: frozenset[str] = frozenset()
+"""No listener; one value for all amphorae."""
 
 
 @attrs.define(eq=False)
@@ -27,8 +28,12 @@ class Known(Order):
 
     Attributes:
         said: the first of its reports that had the words of its newest one; its counters are spent.
+        heard_at: when its newest report came.
+        listeners, deltas: as in `said`.
         key: of its newest report.
-        applied: the words that the rows got, None when they got none or may have changed since.
+        applied: the words that the rows got, None when they got none.
+        applied_at: when they got them, -inf when they may have changed since.
+        matches: whether its listeners were as many then as they should be; until they are, it does not count as heard.
         sums: traffic that is not written, laid out as `Skimmed.counters`, but for gauges: `open` are the newest, `gauges`
             those that the rows have.
         counted_at: since when `sums` are sums.

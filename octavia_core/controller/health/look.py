@@ -150,7 +150,11 @@ class Lookout:
                 deadline=self._deadline - self._timeout + self._late,
                 listening_since=listening_since,
             )
-            quiet = [heart for heart in self._uncleared(mono) if not self._alive(heart, early, mono)]
+            quiet: list[Liveness] = []
+            uncleared = self._uncleared(mono)
+            # before that, nobody can be late, heard or not
+            if now - listening_since > min(early.timeout, early.deadline):
+                quiet = [heart for heart in uncleared if not self._alive(heart, early, mono)]
             if quiet:
                 quiet = self._read_again(quiet, early, mono, observer)
             self._pushed &= {heart.amphora_id for heart in quiet}
@@ -282,9 +286,8 @@ class Lookout:
         """The later of what the row and what memory say; memory counts only what the rows would accept."""
         heard = self._memory.heard_at(heart.amphora_id)
         written = heart.last_heard
-        if (
-            written is not None and written > ear.now
-        ):  # the clock was ahead when it was written: that proves nothing now
+        if written is not None and written > ear.now:
+            # the clock was ahead when it was written: that proves nothing now
             written = min(ear.listening_since or ear.now, ear.now)
         if heard is None:
             return written

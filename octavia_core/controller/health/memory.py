@@ -13,8 +13,7 @@ from itertools import islice
 from typing import Any
 from zlib import crc32
 
-import attrs
-
+from octavia_core.controller.health.batch import Batch, Beat, beat_of
 from octavia_core.controller.health.grown import Grown
 from octavia_core.controller.health.known import NEVER, NONE, Known, added, deltas_of, emptied
 from octavia_core.controller.health.merge import merged
@@ -24,7 +23,7 @@ from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.skim import FIELDS, Skimmed, skimmed
 from octavia_core.ports.hearts import TrafficDelta
 
-__all__ = ["AT_ONCE", "Batch", "Beat", "Memory"]
+__all__ = ["Memory"]
 
 REAPPLIED = 500
 """Unchanged reports that one batch holds against the rows again at most: their load balancers are read together."""
@@ -46,51 +45,6 @@ TOO_MANY = "too many unknown amphorae"
 FOREIGN = "traffic of foreign listeners"
 
 _NOTHING = (0,) * FIELDS
-
-
-@attrs.frozen
-class Beat:
-    """A report to hold against the rows.
-
-    Attributes:
-        matches: whether its listeners were as many as they should be last time.
-        seq: its number.
-        expected: whether it would be news if the rows said anything else: it is the first of its amphora, or they got it before.
-    """
-
-    said: Skimmed
-    heard_at: float
-    matches: bool
-    seq: int | None = None
-    expected: bool = False
-
-    @property
-    def heartbeat(self) -> Heartbeat:
-        """What it says of statuses, read anew; its counters mean nothing."""
-        return self.said.statuses()
-
-
-def _beat(known: Known) -> Beat:
-    expected = known.applied is None or known.applied == known.said.words
-    return Beat(known.said, known.heard_at, known.matches, known.seq, expected)
-
-
-@attrs.frozen
-class Batch:
-    """What is to be written now; whoever takes it writes it or gives it back.
-
-    Attributes:
-        beats: reports to hold against the rows, by amphora.
-        steady: when the others were heard, by amphora: they say what the rows have.
-        traffic: how many seconds old sums are that are due once the reports are written, None for none.
-    """
-
-    beats: Mapping[str, Beat]
-    steady: Mapping[str, float]
-    traffic: float | None = None
-
-    def __len__(self) -> int:
-        return len(self.beats) + len(self.steady)
 
 
 class Memory(Remembered):
@@ -313,7 +267,7 @@ class Memory(Remembered):
                 if again and (not known.matches or now - known.applied_at > reapply):
                     again -= 1
                     if len(beats) < AT_ONCE:
-                        beats[id] = _beat(known)
+                        beats[id] = beat_of(known)
                         continue
                     self._fresh.add(id)
                 elif known.matches:
@@ -338,7 +292,7 @@ class Memory(Remembered):
             if known.applied == known.said.words:  # its row got them meanwhile
                 fresh.add(id)
             else:
-                beats[id] = _beat(known)
+                beats[id] = beat_of(known)
         return beats
 
     def take_traffic(self, most: int) -> Sequence[TrafficDelta]:
@@ -361,13 +315,10 @@ class Memory(Remembered):
                 self._left += doubt.left
                 known.settled()
             elif doubt.apart:
-                known.counted_at = max(
-                    known.counted_at, doubt.since
-                )  # it is looked for when it is not heard any more, too
+                # so that a sweep finds it when it is not heard any more
+                known.counted_at = max(known.counted_at, doubt.since)
                 return
-        if known.counted_at == float(
-            "-inf"
-        ):  # the first time: from now on at a time of its own, so that all are spread
+        if known.counted_at == float("-inf"):  # the first time: then at a time of its own, so that all are spread
             known.counted_at = now - crc32(id.encode()) % 1000 / 1000 * traffic
         else:
             known.counted_at = now
@@ -446,7 +397,7 @@ class Memory(Remembered):
         """Its newest report, None when it has sent none."""
         with self._lock:
             known = self._known.get(amphora_id)
-            return None if known is None else Beat(known.said, known.heard_at, known.matches, known.seq)
+            return None if known is None else beat_of(known)
 
     def forget_others(self, wanted: Collection[str], before: float) -> None:
         """Forget those that are not wanted and were last heard before that time; their traffic is written all the same. Of

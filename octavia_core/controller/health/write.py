@@ -12,7 +12,8 @@ from itertools import islice
 
 import attrs
 
-from octavia_core.controller.health.memory import Batch, Beat, Memory
+from octavia_core.controller.health.batch import Batch, Beat
+from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.pairs import Elsewhere, Pairs, Said, words
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.statistics import InDatabase, Statistics
@@ -137,9 +138,7 @@ class Writer:
             matches = self._storage.transaction(lambda tx: self._write(tx, portion, wall, now))
         except TransientError:
             raise
-        except (
-            Exception
-        ) as error:  # whatever it is, that one load balancer cannot be judged must not blind us to all others
+        except Exception as error:  # whatever it is, one that cannot be judged must not blind us to all others
             if len(portion.beats) > 1:
                 for half in _halves(portion):
                     self._store(half, now)
