@@ -143,8 +143,11 @@ class Front:
             above, late = seq > sheet.top, 0 < sheet.top - seq < LATE and mark[-ENTRY:] not in sheet.marks
             counters = self._new(sheet, seq, mark, counters)
             record = Again(sheet.handle, now, seq, key, mark, counters)
-            if late and len(waiting_late := self._late.setdefault(sheet.handle, [])) < LATE:
-                waiting_late.append(record)
+            if any(each.seq == seq for each in self._late.get(record.handle, ())):
+                self._refused["repeated"] += 1
+                continue
+            if late and len(self._late.get(record.handle, ())) < LATE:
+                self._late.setdefault(record.handle, []).append(record)
                 continue
             waiting = self._again if above else self._back
             if (news or old_news) and self._join_news(sheet, record, above):
