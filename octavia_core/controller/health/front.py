@@ -143,7 +143,7 @@ class Front:
             above, late = seq > sheet.top, 0 < sheet.top - seq < LATE and mark[-ENTRY:] not in sheet.marks
             counters = self._new(sheet, seq, mark, counters)
             record = Again(sheet.handle, now, seq, key, mark, counters)
-            if any(each.seq == seq for each in self._late.get(record.handle, ())):
+            if self._late and any(each.seq == seq for each in self._late.get(record.handle, ())):
                 self._refused["repeated"] += 1
                 continue
             if late and len(self._late.get(record.handle, ())) < LATE:
