@@ -218,8 +218,8 @@ def test_other_changes_of_a_member_are_a_reload(old: str, new: str) -> None:
 def test_anything_else_is_a_reload() -> None:
     assert compare(backend("m 127.0.0.1:1"), backend("m 127.0.0.1:1", head="defaults\n    retries 3"), ()) is None
     assert compare(backend("m 127.0.0.1:1"), backend("m 127.0.0.1:1"), ["files/c+ca.pem"]) is None
-    text = "backend b\n default-server check\n server m 127.0.0.1:1\n"
-    assert compare(compared(text), compared(text + " server n 127.0.0.1:2\n"), ()) is None
+    for text in ("backend b\n default-server check\n", "defaults\n default-server check\nbackend b\n"):
+        assert compare(compared(text), compared(text + " server n 127.0.0.1:2\n"), ()) is None
 
 
 def test_a_member_that_is_pinged_comes_with_a_reload_and_changes_at_run_time() -> None:

@@ -3,6 +3,7 @@
 Rule 1: only weights, members' states, members that come or go, and the contents of certificates are changed at run
 time; any other difference is a reload. Rule 2: a keyword that is not known to work in `add server` is a reload, and so is a
 member with an external check (PING): HAProxy prepares those at its start only, and calls every later one down (2.6 to 3.2).
+So is a checked member that comes disabled: added at run time, it would be checked nevertheless.
 Order of steps: certificates, then members that come, then changes, then members that go, so no backend is ever empty
 in between.
 """
@@ -125,6 +126,7 @@ def content_of(rendered: Rendered) -> Content:
     members: dict[str, ServerLine] = {}
     count = 0
     shared: dict[tuple[str, ...], _Rest] = {}
+    fixed = any(section.kind == "defaults" and _sets_servers(section) for section in rendered.sections)
     for section in rendered.sections:
         if section.kind not in ("backend", "listen") or "prometheus" in section.name:
             continue
@@ -138,7 +140,7 @@ def content_of(rendered: Rendered) -> Content:
         rendered.text,
         members,
         count,
-        tuple([_skeleton(section) for section in rendered.sections]),
+        tuple([_skeleton(section, fixed=fixed) for section in rendered.sections]),
         _names(rendered),
         frozenset(rendered.certificates),
     )
@@ -164,7 +166,7 @@ def compare(running: Content, wanted: Content, changed_files: Collection[str]) -
         if before == server:
             continue
         if before is None:
-            if server.rest is None:
+            if server.rest is None or (server.checked and server.disabled):
                 return None
             steps.append(AddServer(server))
         elif not before.same(server):
@@ -227,12 +229,16 @@ def _names(rendered: Rendered) -> tuple[object, ...]:
     return (*lists, *sorted(copy.name for copy in rendered.files))
 
 
-def _skeleton(section: Section) -> tuple[object, ...]:
+def _sets_servers(section: Section) -> bool:
+    return any(line.word(0) == "default-server" for line in section.lines)
+
+
+def _skeleton(section: Section, *, fixed: bool) -> tuple[object, ...]:
     """The section without its members: what must be equal. A backend with `default-server` keeps its members in it,
-    since dynamic servers ignore that directive.
+    since dynamic servers ignore that directive. So does each (`fixed`) when it stands in `defaults`.
     """
     lines = [line.texts for line in section.lines if line.texts]
-    fixed = any(line[0] == "default-server" for line in lines) or "prometheus" in section.name
+    fixed = fixed or _sets_servers(section) or "prometheus" in section.name
     if section.kind in ("backend", "listen") and not fixed:
         lines = [line for line in lines if line[0] != "server"]
     return (section.kind, section.name, tuple(lines))

@@ -126,7 +126,7 @@ def remove(channel: Channel, step: RemoveServer) -> bool:
 
 
 def _add(channel: Channel, server: ServerLine) -> None:
-    rest = " ".join(quoted(word) for word in server.rest or ())
+    rest = " ".join(quoted(word) for word in (*(server.rest or ()), *_said_by_itself(server)))
     _expect(
         channel, f"add server {server.path} {server.address} weight {server.weight} {rest}", "New server registered."
     )
@@ -134,6 +134,16 @@ def _add(channel: Channel, server: ServerLine) -> None:
         _expect(channel, f"enable health {server.path}", "")
     if not server.disabled:
         _expect(channel, f"set server {server.path} state ready", "")
+
+
+def _said_by_itself(server: ServerLine) -> tuple[str, ...]:
+    """What a line of a configuration means and `add server` has to be told: that a check comes as other connections do.
+
+    A check that goes elsewhere (`addr`, `port`) says no PROXY in either (management guide, "add server").
+    """
+    words = server.rest or ()
+    alike = server.checked and "addr" not in words and "port" not in words
+    return ("check-send-proxy",) if alike and any(word.startswith("send-proxy") for word in words) else ()
 
 
 def _set_certificate(channel: Channel, name: str, pem: bytes) -> None:
