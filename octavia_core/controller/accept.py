@@ -80,6 +80,18 @@ def _about_amphora(flow: str, amphora_id: str, asked: Asked) -> Operation:
 class Acceptor(AcceptingBelow):
     """Accepts every wish; see `Accepting` for what it needs."""
 
+    def called(self, wish: NewLoadBalancer) -> str:
+        """The name that a wish has, in the form that it is looked for.
+
+        Raises:
+            BadRequest: it has none, or what cannot be one, in the words of a creation.
+        """
+        alone = changes.tidy(NewLoadBalancer(name=wish.name)).build(new_id, topology=self.topology)
+        if not alone.name:
+            raise BadRequest("apply needs a name to find the load balancer by")
+        validity.check(alone)
+        return alone.name
+
     def create_load_balancer(self, wish: NewLoadBalancer, asked: Asked) -> Operation:
         """Store the whole tree PENDING_CREATE and the operation that builds it."""
         tree = changes.tidy(wish).build(new_id, topology=self.topology)

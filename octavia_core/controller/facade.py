@@ -194,15 +194,14 @@ class Controller(Looks):
         self, wish: NewLoadBalancer, *, actor: str = "library", request_id: str | None = None, wait: float = 0.0
     ) -> Operation | None:
         """Make the load balancer of that name what the wish says, creating it if needed; None when it is that already."""
-        if not wish.name:
-            raise BadRequest("apply needs a name to find the load balancer by")
+        name = self._acceptor.called(wish)
         created = self._acceptor.known(CREATE, Asked(actor=actor, request_id=request_id))
         if created is not None:
             return self._handle(created)
-        found = self.storage.read(lambda tx: tx.find(Kind.LOAD_BALANCER, wish.name or ""))
+        found = self.storage.read(lambda tx: tx.find(Kind.LOAD_BALANCER, name))
         if not found:
             return self.create_load_balancer(wish, actor=actor, request_id=request_id)
-        lb_id = one_of(Kind.LOAD_BALANCER, wish.name, found)
+        lb_id = one_of(Kind.LOAD_BALANCER, name, found)
         row = self._retry(lambda asked: self._acceptor.apply(lb_id, wish, asked), actor, request_id, wait)
         return None if row is None else self._handle(row)
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from octavia_core import Controller, NewListener
+from octavia_core import Controller, NewListener, NewLoadBalancer
 from octavia_core.controller.state import prepare_state
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol
 from octavia_core.errors import BadRequest
@@ -69,6 +69,14 @@ def test_a_wish_that_is_none_is_refused(control: Controller, wish: Any) -> None:
         control.set_members("pool", [wish])
     with pytest.raises(BadRequest, match="wishes is of type int"):
         control.set_members("pool", 5)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("name", ["\ud800", "a\0b", "x" * 300, ["web"], b"web", None, ""])
+def test_a_name_that_none_can_have_is_refused_before_it_is_looked_for(control: Controller, name: Any) -> None:
+    with pytest.raises(BadRequest, match=r"name is|a name") as caught:
+        control.apply(NewLoadBalancer(name=name))
+    str(caught.value).encode()
+    assert len(str(caught.value)) < 500
 
 
 def test_an_absent_load_balancer_means_all_of_them(control: Controller) -> None:
