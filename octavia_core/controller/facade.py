@@ -42,7 +42,7 @@ from octavia_core.domain.wishes import (
     NewMember,
     NewPool,
 )
-from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound
+from octavia_core.errors import LoadBalancerBusy, NotFound
 from octavia_core.ports.storage import Storage
 from octavia_core.settings import Settings
 
