@@ -183,6 +183,40 @@ def test_what_cannot_be_run_is_refused_in_one_sentence(text: str) -> None:
     assert "\n" not in (caught.value.details or "")
 
 
+OWN_PLACES = [
+    "127.0.0.1",
+    "127.9.9.9",
+    "0.0.0.0",
+    "::1",
+    "::",
+    "0:0::1",
+    "::ffff:127.0.0.1",
+    "::ffff:7f00:1",
+    "::ffff:0.0.0.0",
+]  # noqa: S104
+
+
+@pytest.mark.parametrize("address", OWN_PLACES)
+def test_what_would_be_the_amphora_itself_is_refused_in_a_namespace(address: str) -> None:
+    for place in (
+        f"{address}:80 weight 1",
+        f"198.51.100.1:80 check addr {f'[{address}]' if ':' in address else address} port 80",
+    ):
+        text = f"backend b\n    server m {place}\n"
+        with pytest.raises(Refusal) as caught:
+            Document(text, LIMITS._replace(namespace=True))
+        assert f"line 2: {address}" in caught.value.details.replace("[", "").replace("]", "")
+        assert "would be the amphora itself" in caught.value.details
+        Document(text, LIMITS)  # on loopback it is this machine
+
+
+def test_addresses_of_others_are_no_loopback() -> None:
+    for address in ("128.0.0.1", "::2", "::ffff:198.51.100.1", "2001:db8::1", "fe80::1", "1::"):
+        Document(
+            f"backend b\n    server m {address}:80 weight 1 check addr {address}\n", LIMITS._replace(namespace=True)
+        )
+
+
 # -- comparison ----------------------------------------------------------------------------------------------------
 
 

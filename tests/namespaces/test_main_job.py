@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import signal
 import socket
 import sys
@@ -11,8 +12,8 @@ from ipaddress import IPv6Network
 
 import pytest
 
-from octavia_core import NewLoadBalancer
-from octavia_core.domain.vocabulary import AmphoraStatus, Kind
+from octavia_core import NewHealthMonitor, NewLoadBalancer, NewMember
+from octavia_core.domain.vocabulary import AmphoraStatus, Kind, MonitorType
 from octavia_core.errors import OctaviaError
 from octavia_local.namespaces import plan_of
 from tests.main_job.stage import PATIENCE, Stage, http, only_member, processes_of, until
@@ -93,12 +94,20 @@ def test_a_controller_that_starts_again_takes_the_amphora_over(stage):
 
 def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage):
     with member_at("one") as one:
-        lb = stage.build(http(one, port=80))
-        with pytest.raises(OctaviaError, match=r"127\.0\.0\.1:8001 would be the amphora itself"):
-            from octavia_core import NewMember
-
-            stage.controller.create_member(lb.pools[0].id, NewMember("127.0.0.1", 8001)).wait(PATIENCE)
-        assert serving(stage, lb) == "one"  # the last good configuration
+        monitor = NewHealthMonitor(type=MonitorType.TCP, delay=1, timeout=1, max_retries=1)
+        lb = stage.build(http(one, port=80, pool={"health_monitor": monitor}))
+        (pool,) = lb.pools
+        (served,) = pool.members
+        for member, own in (
+            (NewMember("127.0.0.1", 8001), "127.0.0.1:8001"),
+            (NewMember("::ffff:127.0.0.1", 8001), "::ffff:127.0.0.1:8001"),
+            (NewMember(HOST, 8001, monitor_address="::1"), "::1"),
+        ):
+            with pytest.raises(OctaviaError, match=rf" \[?{re.escape(own)}\]? would be the amphora itself"):
+                stage.controller.create_member(pool.id, member).wait(PATIENCE)
+            assert serving(stage, lb) == "one"  # the last good configuration
+            (refused,) = {each.id for each in stage.controller.load_balancer(lb.id).pools[0].members} - {served.id}
+            stage.controller.delete(Kind.MEMBER, refused).wait(PATIENCE)
 
 
 def test_what_listens_on_loopback_only_is_out_of_an_amphoras_reach(stage):

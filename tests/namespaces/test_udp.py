@@ -150,10 +150,13 @@ def heard(client: socket.socket) -> bool:
 
 def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: Stage) -> None:
     with UdpEcho("one", HOST) as one:
-        lb = stage.build(udp(one))
-        with pytest.raises(OctaviaError, match=r"127\.0\.0\.1:53 would be the amphora itself"):
-            stage.controller.create_member(only_pool(lb).id, NewMember("127.0.0.1", 53)).wait(PATIENCE)
-        assert answers(lb, 2) == {"one": 2}
+        lb = stage.build(udp(one, health_monitor=CHECK))
+        for member in (NewMember("127.0.0.1", 53), NewMember(HOST, 53, monitor_address="127.0.0.1")):
+            with pytest.raises(OctaviaError, match=r"127\.0\.0\.1:53 would be the amphora itself"):
+                stage.controller.create_member(only_pool(lb).id, member).wait(PATIENCE)
+            assert answers(lb, 2) == {"one": 2}
+            (refused,) = [each for each in stage.controller.load_balancer(lb.id).pools[0].members if each.name != "one"]
+            stage.controller.delete(Kind.MEMBER, refused.id).wait(PATIENCE)
 
 
 @pytest.mark.feature("health_monitor.type=PING")

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 
 from octavia_local.agent.checks import has_sctp
 from octavia_local.agent.lvs import Group, Real, Service
+from octavia_local.agent.own import OWN, is_own
 from octavia_local.agent.root import Root, log
 from octavia_local.agent.sockets import Bind
 from octavia_local.agent.supervisor import Spawn, Supervisor
@@ -48,10 +49,6 @@ table inet octavia_guard {
 """An amphora forwards for its listeners, and is no router for anybody else."""
 _SWITCHES = {4: ("ipv4/ip_forward", "1"), 6: ("ipv6/conf/all/forwarding", "1")}
 _NO_REDIRECTS = ("ipv4/conf/all/send_redirects", "ipv4/conf/default/send_redirects", "ipv4/conf/eth1/send_redirects")
-_OWN_LOOPBACK = (
-    "{}:{} would be the amphora itself, which has a network namespace of its own; give the member an address of this "
-    "machine that others can reach"
-)
 
 
 class Marks:
@@ -243,8 +240,10 @@ class Nft:
         if service.protocol == "SCTP" and not has_sctp():
             raise Refusal(400, "Invalid request", "SCTP cannot be served here: this kernel has none (CONFIG_IP_SCTP)")
         for real in service.reals:
-            if real.address.startswith("127.") or real.address == "::1":
-                raise Refusal(400, "Invalid request", _OWN_LOOPBACK.format(real.address, real.port))
+            if is_own(real.address):
+                raise Refusal(400, "Invalid request", OWN.format(f"{real.address}:{real.port}"))
+            if real.check is not None and is_own(real.check.address):
+                raise Refusal(400, "Invalid request", OWN.format(f"{real.check.address}:{real.check.port}"))
         return []
 
     def release(self, binds: Collection[Bind]) -> None:

@@ -21,6 +21,7 @@ import socket
 from collections.abc import Callable, Iterable, Mapping
 from typing import NamedTuple
 
+from octavia_local.agent.own import OWN, is_own
 from octavia_local.agent.sockets import Bind
 from octavia_local.agent.syntax import Line, Section, Word, quoted, read, texts, words
 from octavia_local.agent.wire import Refusal
@@ -63,11 +64,6 @@ _NO_ICMP = (
 )
 PING_SCRIPT = "ping.sh"
 """The external check, beside HAProxy's working directory, which a change at run time replaces. No other program is ever run."""
-
-_OWN_LOOPBACK = (
-    "line {}: {} would be the amphora itself, which has a network namespace of its own; give the member an address of this "
-    "machine that others can reach"
-)
 
 
 class Limits(NamedTuple):
@@ -213,9 +209,10 @@ class Document:
                 raise Refusal(400, "Invalid request", f"line {line.number}: of external checks, only PING is run here")
         elif section.kind == "global":
             _judge_global(line)
-        elif first == "server" and self._limits.namespace and line.word(2).startswith("127."):
-            if line.word(1) != _PROMETHEUS_SERVER:
-                raise Refusal(400, "Invalid request", _OWN_LOOPBACK.format(line.number, line.word(2)))
+        elif first == "server" and self._limits.namespace:
+            own = _own_place(line)
+            if own and line.word(1) != _PROMETHEUS_SERVER:
+                raise Refusal(400, "Invalid request", f"line {line.number}: {OWN.format(own)}")
         elif first == "bind" and section.kind in ("frontend", "listen"):
             if section.name == _PROMETHEUS_FRONTEND:
                 self._binds[line.number] = Bind(self._limits.internal_host, 0, _PROMETHEUS_FRONTEND)
@@ -229,6 +226,14 @@ class Document:
 def _as(raw: str, line: Line) -> Line:
     """The line with that text in its place; nearly all stay as they are."""
     return line if raw is line.raw else Line(raw, texts(raw), line.number)
+
+
+def _own_place(line: Line) -> str:
+    """Where a server line leads into the amphora itself, for traffic or for checks; empty: nowhere."""
+    if is_own(line.word(2).rpartition(":")[0].strip("[]")):
+        return line.word(2)
+    checked = line.word(line.texts.index("addr") + 1) if "addr" in line.texts else ""
+    return checked if is_own(checked.strip("[]")) else ""
 
 
 def _judge_global(line: Line) -> None:
