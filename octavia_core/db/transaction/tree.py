@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
-from sqlalchemy import BindParameter, Select, Table, bindparam, case, exists, or_, select
+from sqlalchemy import BindParameter, ColumnElement, Select, Table, bindparam, case, exists, or_, select
 
 from octavia_core.db.clock import db_utcnow
 from octavia_core.db.prepared import Prepared
@@ -49,6 +49,21 @@ def _selected(kind: Kind) -> list[Any]:
 _LB: BindParameter[str] = bindparam("lb")
 _OF_LB = listener.c.load_balancer_id == _LB
 
+_OF_POOLS = pool.c.load_balancer_id == _LB
+_THERE: Mapping[str, tuple[ColumnElement[bool], ...]] = {
+    "groups": (vip_security_group.c.load_balancer_id == _LB,),
+    "additional": (additional_vip.c.load_balancer_id == _LB,),
+    "listeners": (_OF_LB,),
+    "sni": (sni.c.listener_id == listener.c.id, _OF_LB),
+    "cidrs": (listener_cidr.c.listener_id == listener.c.id, _OF_LB),
+    "policies": (l7policy.c.listener_id == listener.c.id, _OF_LB),
+    "pools": (_OF_POOLS,),
+    "persistence": (session_persistence.c.pool_id == pool.c.id, _OF_POOLS),
+    "monitors": (health_monitor.c.pool_id == pool.c.id, _OF_POOLS),
+    "members": (member.c.pool_id == pool.c.id, _OF_POOLS),
+}
+"""What is asked for only where there is some of it."""
+
 _SELECTS: Mapping[str, Select[Any]] = {
     "balancer": select(
         *_selected(Kind.LOAD_BALANCER),
@@ -56,13 +71,8 @@ _SELECTS: Mapping[str, Select[Any]] = {
         *(vip.c[name].label(f"vip_{name}") for name in rows.VIP_COLUMNS),
         *(
             # as a number: MariaDB 10.11 takes EXISTS among the arguments of a function for true
-            case((exists().where(table.c.load_balancer_id == _LB), 1), else_=0).label(f"has_{name}")
-            for name, table in (
-                ("groups", vip_security_group),
-                ("additional", additional_vip),
-                ("listeners", listener),
-                ("pools", pool),
-            )
+            case((exists().where(*which), 1), else_=0).label(f"has_{name}")
+            for name, which in _THERE.items()
         ),
         # so that who asks for spares next in this transaction needs no query of his own where there are none
         case((exists().where(amphora.c.status == str(AmphoraStatus.READY)), 1), else_=0).label("has_spares"),
@@ -154,58 +164,40 @@ class TreeReading(Session):
         first = dict(found._mapping)
         self.no_spares = not first.pop("has_spares")
         # what is not there is not asked for: most load balancers have but a part of all this
-        has = {name: first.pop(f"has_{name}") for name in ("vip", "groups", "additional", "listeners", "pools")}
+        has = {name: first.pop(f"has_{name}") for name in ("vip", *_THERE)}
+
+        def mappings(query: str) -> Rows:
+            some = has["policies" if query == "rules" else query]
+            return [row._asdict() for row in self.rows(_QUERIES[query], lb=load_balancer_id)] if some else ()
+
         address = {name: first.pop(f"vip_{name}") for name in rows.VIP_COLUMNS}
-        groups = tuple(row["sg_id"] for row in self._mappings("groups", load_balancer_id)) if has["groups"] else ()
-        additional = self._mappings("additional", load_balancer_id) if has["additional"] else ()
+        groups = tuple(row["sg_id"] for row in mappings("groups"))
         return rows.load_balancer(
             first,
             vip=rows.vip(address, groups) if has["vip"] is not None else Vip(sg_ids=groups),
-            additional_vips=tuple(rows.additional_vip(row) for row in additional),
-            listeners=self._read_listeners(load_balancer_id) if has["listeners"] else (),
-            pools=self._read_pools(load_balancer_id) if has["pools"] else (),
+            additional_vips=tuple(rows.additional_vip(row) for row in mappings("additional")),
+            listeners=_listeners(mappings) if has["listeners"] else (),
+            pools=self._pools(load_balancer_id, mappings, members=has["members"]) if has["pools"] else (),
         )
 
-    def _mappings(self, query: str, load_balancer_id: str) -> Rows:
-        return [row._asdict() for row in self.rows(_QUERIES[query], lb=load_balancer_id)]
-
-    def _read_listeners(self, load_balancer_id: str) -> tuple[Listener, ...]:
-        snis = _by(self._mappings("sni", load_balancer_id), "listener_id", lambda row: row["tls_container_id"])
-        cidrs = _by(self._mappings("cidrs", load_balancer_id), "listener_id", lambda row: row["cidr"])
-        rules = _by(self._mappings("rules", load_balancer_id), "l7policy_id", rows.l7rule)
-        policies = _by(
-            self._mappings("policies", load_balancer_id),
-            "listener_id",
-            lambda row: rows.l7policy(row, rules=tuple(rules[row["id"]])),
-        )
-        return tuple(
-            rows.listener(
-                row,
-                sni_container_ids=tuple(snis[row["id"]]),
-                allowed_cidrs=tuple(cidrs[row["id"]]),
-                l7policies=tuple(policies[row["id"]]),
-            )
-            for row in self._mappings("listeners", load_balancer_id)
-        )
-
-    def _read_pools(self, load_balancer_id: str) -> tuple[Pool, ...]:
+    def _pools(self, load_balancer_id: str, mappings: Callable[[str], Rows], *, members: bool) -> tuple[Pool, ...]:
         kept = {
             row["pool_id"]: rows.session_persistence({k: v for k, v in row.items() if k != "pool_id"})
-            for row in self._mappings("persistence", load_balancer_id)
+            for row in mappings("persistence")
         }
-        monitors = {row["pool_id"]: rows.health_monitor(row) for row in self._mappings("monitors", load_balancer_id)}
-        members: defaultdict[str, list[Member]] = defaultdict(list)
-        for found in self.rows(_QUERIES["members"], lb=load_balancer_id):
-            member = self._wire.members.of(found, _member)
-            members[member.pool_id].append(member)
+        monitors = {row["pool_id"]: rows.health_monitor(row) for row in mappings("monitors")}
+        of_pool: defaultdict[str, list[Member]] = defaultdict(list)
+        for found in self.rows(_QUERIES["members"], lb=load_balancer_id) if members else ():
+            one = self._wire.members.of(found, _member)
+            of_pool[one.pool_id].append(one)
         return tuple(
             rows.pool(
                 row,
-                members=tuple(members[row["id"]]),
+                members=tuple(of_pool[row["id"]]),
                 health_monitor=monitors.get(row["id"]),
                 session_persistence=kept.get(row["id"]),
             )
-            for row in self._mappings("pools", load_balancer_id)
+            for row in mappings("pools")
         )
 
     def owner(self, kind: Kind, id: str) -> str | None:
@@ -250,6 +242,26 @@ class TreeReading(Session):
 
 def _member(row: Any) -> Member:
     return rows.member(row._asdict())
+
+
+def _listeners(mappings: Callable[[str], Rows]) -> tuple[Listener, ...]:
+    snis = _by(mappings("sni"), "listener_id", lambda row: row["tls_container_id"])
+    cidrs = _by(mappings("cidrs"), "listener_id", lambda row: row["cidr"])
+    rules = _by(mappings("rules"), "l7policy_id", rows.l7rule)
+    policies = _by(
+        mappings("policies"),
+        "listener_id",
+        lambda row: rows.l7policy(row, rules=tuple(rules[row["id"]])),
+    )
+    return tuple(
+        rows.listener(
+            row,
+            sni_container_ids=tuple(snis[row["id"]]),
+            allowed_cidrs=tuple(cidrs[row["id"]]),
+            l7policies=tuple(policies[row["id"]]),
+        )
+        for row in mappings("listeners")
+    )
 
 
 def _by(found: Rows, key: str, value: Callable[[Any], Any]) -> defaultdict[str, list[Any]]:
