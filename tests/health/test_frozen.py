@@ -44,3 +44,15 @@ def test_what_is_frozen_goes_when_nobody_holds_it_any_more(frozen: Frozen) -> No
     frozen.tick()
     del kept
     assert gone() is None
+
+
+def test_rings_that_were_frozen_are_collected_by_who_follows(frozen: Frozen) -> None:
+    one, two = Thing(), Thing()
+    one.other, two.other = two, one
+    gone = weakref.ref(one)
+    frozen.tick()
+    del one, two
+    frozen.tick()
+    assert gone() is not None
+    Frozen().tick()
+    assert gone() is None

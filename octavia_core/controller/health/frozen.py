@@ -18,9 +18,12 @@ _SELDOM = 1000
 
 
 class Frozen:
-    """For a process that is a health manager and nothing else: thresholds and `gc.freeze` count for all that is in it."""
+    """For a process that is a health manager and nothing else: thresholds and `gc.freeze` count for all that is in it. A further one
+    gives free what the one before has frozen: the health manager that ended, with all that it knew of rows, is in rings.
+    """
 
     def __init__(self) -> None:
+        gc.unfreeze()
         gc.set_threshold(_YOUNG, 20, _SELDOM)
 
     def tick(self) -> None:
