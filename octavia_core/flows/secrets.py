@@ -16,6 +16,7 @@ from octavia_core.domain.tree import Listener, LoadBalancer, Pool
 from octavia_core.domain.vocabulary import Kind
 from octavia_core.errors import SecretMissing
 from octavia_core.flows.world import World
+from octavia_core.policy.chains import joined
 from octavia_core.ports.amphora import Material
 
 __all__ = ["material", "needed", "pools_of"]
@@ -53,6 +54,9 @@ def material(world: World, tree: LoadBalancer, asked: Collection[Subject], age: 
         doubt = _doubtful_certificate(bundle, now)
         if doubt is not None:
             doubts[ref] = f"the certificate of secret {ref!r} {doubt}"
+    bundles, claimed = joined(bundles)
+    for ref, why in claimed.items():
+        doubts[ref] = f"{doubts[ref]}; {why}" if ref in doubts else why
     for ref, kinds in sorted(public.items()):
         try:
             found = world.certificates.payload(ref, younger_than=limit if ref in anew else None)

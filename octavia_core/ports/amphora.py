@@ -43,11 +43,13 @@ class Material:
     """The secrets a configuration needs, fetched before the push.
 
     Attributes:
-        bundles: certificate reference -> certificate with key.
+        bundles: certificate reference -> certificate with key. References to one certificate have one chain, that of all
+            of them: an amphora has one file for it.
         payloads: reference of a client CA or CRL -> PEM text.
         missing: reference -> why it could not be had, or is of the wrong kind for one who refers to it. A listener that
             needs one keeps the files it has on the amphora.
-        doubts: reference -> what is doubtful about it, though it is served: it is expired, or holds only later.
+        doubts: reference -> what is doubtful about it, though it is served: it is expired, holds only later, or its
+            certificate has other intermediates in another secret.
     """
 
     bundles: Mapping[str, CertificateBundle] = attrs.field(factory=dict)

@@ -22,6 +22,13 @@ class Authority:
         self._ca = trustme.CA()
         self.pem = self._ca.cert_pem.bytes().decode()
 
+    def below(self) -> Authority:
+        """An intermediate authority: what it issues comes with its certificate, which clients need to get to this one."""
+        made = Authority()
+        made._ca = self._ca.create_child_ca()
+        made.pem = made._ca.cert_pem.bytes().decode()
+        return made
+
     @functools.cached_property
     def ready_made(self) -> tuple[CertificateBundle, ...]:
         """Four certificates, for tests that need many and look at none."""

@@ -7,7 +7,7 @@ import pytest
 
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.tree import L7Policy, L7Rule, Member
-from octavia_core.domain.vocabulary import AmphoraStatus, CompareType, L7Action, L7RuleType
+from octavia_core.domain.vocabulary import AmphoraStatus, CompareType, L7Action, L7RuleType, ListenerProtocol
 from octavia_core.errors import AmphoraRefused
 from octavia_core.ports.amphora import Delivery, Material
 from octavia_haproxy.driver import APPLIED, HaproxyDriver
@@ -144,3 +144,25 @@ def test_keys_of_a_configuration_that_is_refused_do_not_stay(refused, agent, pus
         key: value for key, value in before.items() if key[1] != APPLIED
     }
     assert agent.loaded[ID] == text
+
+
+def test_the_chain_that_a_listener_goes_on_with_is_not_taken_from_it_by_another_with_the_same_certificate(
+    agent, push, authority
+):
+    whole = authority.issue("www.test")
+    whole = attrs.evolve(whole, intermediates=(authority.pem.strip(),))
+    bare = attrs.evolve(whole, intermediates=())
+    first, second = (
+        listener(
+            protocol=ListenerProtocol.TERMINATED_HTTPS, id=f"lis-{ref}", protocol_port=port, tls_certificate_id=ref
+        )
+        for ref, port in (("own", 443), ("bare", 444))
+    )
+    push(load_balancer(first, id=ID), Material(bundles={"own": whole}))
+    certificates = {name: content for (_, name), content in agent.files.items() if b"PRIVATE KEY" in content}
+    left = Material(bundles={"bare": bare}, missing=GONE.missing)
+    assert push(load_balancer([first, second], id=ID), left).kept_listeners == ("lis-own",)
+    assert {name: agent.files[ID, name] for name in certificates} == certificates
+    assert not push(load_balancer([first, second], id=ID), left).changed
+    push(load_balancer(second, id=ID), left)  # nobody needs the longer one now
+    assert {agent.files[ID, name].count(b"BEGIN CERT") for name in certificates} == {1}

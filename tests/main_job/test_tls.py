@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 
+import attrs
 import pytest
 
 from octavia_core import NewL7Policy, NewL7Rule, NewListener, NewLoadBalancer, NewPool
@@ -319,6 +320,39 @@ def test_secrets_of_the_wrong_kind_are_refused_and_those_out_of_date_are_served_
             assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
         control.update(Kind.LISTENER, id, tls_certificate_id="www", wait=PATIENCE).wait(PATIENCE)
         assert "secret" not in str(control.why(lb.id))
+
+
+def test_a_second_secret_with_the_same_certificate_takes_no_intermediates_from_the_first(stage, authority):
+    """An amphora has one file for both; whoever's secret has fewer of them is told."""
+    client, control = authority.client_context(), stage.controller
+    full = authority.below().issue("www.test")
+    assert len(full.intermediates) == 1
+    stage.put_secret("full", full)
+    stage.put_secret("bare", attrs.evolve(full, intermediates=()))
+    with Echo("one") as one:
+        lb = stage.build(tls(*behind(one), certificate="full"))
+        bare = control.create_listener(lb.id, tls(port=8444, certificate="bare", name="bare"), wait=PATIENCE)
+        bare.wait(PATIENCE)
+        lb = stage.tree(lb.id)
+        for listener in (0, 1):
+            assert certificate_of(stage, lb, client, "www.test", listener) == "www.test"
+        said = "secret 'bare' holds the same certificate as 'full', with other intermediates"
+        assert said in str(control.why(bare.subject_id))
+        first = next(one for one in lb.listeners if one.id != bare.subject_id)
+        assert said not in str(control.why(first.id))
+        assert [event.name for event in control.events(load_balancer_id=lb.id) if said in event.text] == [
+            "listener.doubtful"
+        ]
+        # the listener with all of them goes on with them when its secret is gone
+        (stage.state / "secrets" / "full.pem").unlink()
+        with pytest.raises(OperationFailed, match="no secret 'full'"):
+            control.update(Kind.LISTENER, first.id, tls_certificate_id="full", wait=PATIENCE).wait(PATIENCE)
+        stage.update(Kind.LISTENER, bare.subject_id, connection_limit=99)
+        for listener in (0, 1):
+            assert certificate_of(stage, lb, client, "www.test", listener) == "www.test"
+        stage.delete(Kind.LISTENER, first.id)
+        with pytest.raises(ssl.SSLCertVerificationError):
+            certificate_of(stage, stage.tree(lb.id), client, "www.test")
 
 
 def test_a_secret_of_an_empty_pool_that_vanishes_takes_no_listener_off_the_air(stage, authority, secrets):

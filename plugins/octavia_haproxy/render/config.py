@@ -87,7 +87,7 @@ def configure(delivery: Delivery, settings: Settings, facts: Facts, held: Held |
             kept.append(entry.listener.id)
         elif tls.partial:
             partial.append(entry.listener.id)
-    files = {file.name: file for entry in entries for file in entry.files()}
+    entries, files = _agreed(entries)
     text = "\n".join(_lines(delivery, entries, settings, facts)) + "\n"
     return Configuration(
         text=text,
@@ -160,6 +160,29 @@ class _ListenerTls:
             return listener_tls(listener, self.material, self.directory, self.facts, partly=True)
         except SecretMissing:
             return None
+
+
+def _agreed(entries: list[Served]) -> tuple[list[Served], dict[str, PemFile]]:
+    """With one content for each file. Who goes on with what the amphora holds has to find it there, so that is left as it is
+    for others who show the same certificate, too.
+    """
+    found = [file for entry in entries for file in entry.files()]
+    files = {file.name: file for file in found if file.content is not None}
+    files |= {file.name: file for file in found if file.content is None}
+    if all(files[file.name] == file for file in found):
+        return entries, files
+
+    def agreed(tls: Tls) -> Tls:
+        return attrs.evolve(tls, files=tuple(files[file.name] for file in tls.files))
+
+    return [
+        attrs.evolve(
+            entry,
+            bind_tls=agreed(entry.bind_tls),
+            pool_tls={id: agreed(tls) for id, tls in entry.pool_tls.items()},
+        )
+        for entry in entries
+    ], files
 
 
 def _lines(delivery: Delivery, entries: list[Served], settings: Settings, facts: Facts) -> Iterator[str]:
