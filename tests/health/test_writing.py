@@ -206,6 +206,25 @@ def test_more_news_than_a_batch_takes_come_with_the_next(monkeypatch: pytest.Mon
     assert PORTION > 0
 
 
+def test_what_is_taken_back_while_it_is_written_is_held_against_the_rows_at_once() -> None:
+    memory, now = Memory(reapply=1000.0), 0.0
+
+    def said(seq: int, word: str) -> Heartbeat:
+        document = {"id": "a", "seq": seq, "ver": 3, "listeners": {"l": {"status": word, "stats": {}}}, "pools": {}}
+        return decode(encode(document, KEY), [KEY])
+
+    memory.keep([said(1, "OPEN")], now)
+    memory.written(memory.take(now, traffic=None), {"a": True}, now)
+    memory.keep([said(2, "FULL")], now)
+    written = memory.take(now, traffic=None)
+    assert set(written.beats) == {"a"}
+    memory.keep([said(3, "OPEN")], now)
+    memory.written(written, {"a": True}, now)
+    batches = [memory.take(now, traffic=None) for _ in range(2)]
+    assert [beat.heartbeat.listeners["l"].status for batch in batches for beat in batch.beats.values()] == ["OPEN"]
+    assert not memory.more
+
+
 def test_counters_of_a_liar_stop_at_what_a_column_holds() -> None:
     memory = Memory(reapply=1000.0)
     memory.keep([beat("a", n, rx=2**62) for n in range(5)], 0.0)

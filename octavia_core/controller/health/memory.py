@@ -262,8 +262,11 @@ class Memory(Remembered):
             beats, steady = self._take_news(fresh), dict[str, float]()
             for id in fresh:
                 known = self._known.get(id)
-                if known is None or known.applied != known.said.words:
-                    continue  # forgotten, or it has news
+                if known is None or id in beats:
+                    continue
+                if known.applied != known.said.words:  # it took back what was being written
+                    self._news[id] = None
+                    continue
                 if again and (not known.matches or now - known.applied_at > reapply):
                     again -= 1
                     if len(beats) < AT_ONCE:
