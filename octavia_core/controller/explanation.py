@@ -57,7 +57,7 @@ class Explanation:
         cause: the error that led here.
         next_attempt: seconds until it is looked at again, at most; 0 when that is due; None when nobody is there to.
         next: what happens next.
-        problems: what is in ERROR below it, with the reason.
+        problems: what is not well below it (in ERROR, served without what it wants), with the reason.
         advice: what you can do.
     """
 

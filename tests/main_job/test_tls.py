@@ -193,6 +193,8 @@ def test_a_certificate_that_cannot_be_used_fails_in_a_sentence_and_disturbs_nobo
                 assert "PRIVATE KEY--" not in str(caught.value)
                 assert stage.find(lb.id, operation.subject_id).provisioning_status is Provisioning.ERROR
             assert stage.tree(lb.id).provisioning_status is Provisioning.ACTIVE
+            assert "the last good configuration serves on" in stage.controller.why(listener.id).next
+            assert "it never worked" in stage.controller.why(made.subject_id).next
             assert certificate_of(stage, lb, client, "www.test") == "www.test"
             stage.put_secret(ref, mended)
             stage.update(Kind.LISTENER, listener.id, tls_certificate_id=ref)

@@ -73,7 +73,7 @@ def why(
         ("cause", found.cause),
         ("next attempt", None if found.next_attempt is None else _soon(found.next_attempt)),
         ("next", found.next),
-        *(("in ERROR", problem) for problem in found.problems),
+        *(("not well", problem) for problem in found.problems),
         *(("you can", advice) for advice in found.advice),
     ]
     for label, value in rows:

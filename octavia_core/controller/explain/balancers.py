@@ -269,12 +269,15 @@ def of_child(facts: Facts, tree: LoadBalancer, kind: Kind, id: str) -> Explanati
         if not own and over is not None:  # it failed with what it came with
             own = tuple(p for p in above.problems if over in p)
         reason = own[0].partition(": ")[2] if own else "no reason recorded"
+        good = facts.tx.last_good(tree.id)
+        worked = good is not None and any(one.id == id for _, one in good.tree.nodes())
+        now = "the last good configuration serves on" if worked else "it never worked, so it is left out"
         base = attrs.evolve(
             base,
             situation=Situation.FAILED,
             summary=f"it could not be put in place: {reason}",
             cause=reason,
-            next="the last good configuration serves on; this object counts again once it is changed",
+            next=f"{now}; this object counts again once it is changed",
             advice=("change it or delete it",),
         )
         rows = facts.tx.operations(load_balancer_id=tree.id, limit=50)
