@@ -109,8 +109,14 @@ def rotate(storage: Storage, settings: Settings, what: What, *, actor: str) -> i
 
 
 def last_marks(tx: Transaction) -> Mapping[str, str]:
-    """What agents were last told, or are being told -> its fingerprint; what was never rotated is left out."""
-    return tx.rotations()
+    """What agents were last told, or are being told -> its fingerprint; left out is what was never rotated, or what no worker had
+    when it was, so that nobody was told: a mistake that is over.
+    """
+    return {what: mark for what, mark in tx.rotations().items() if tx.is_had(what, mark) or _under_way(tx, what, mark)}
+
+
+def _under_way(tx: Transaction, what: str, mark: str) -> bool:
+    return any(not one.state.final for one in tx.requests(FLOW, _prefix(what, mark)))
 
 
 def _mark(settings: Settings, what: What) -> str:
@@ -120,7 +126,7 @@ def _mark(settings: Settings, what: What) -> str:
     return mark
 
 
-def _prefix(what: What, mark: str) -> str:
+def _prefix(what: str, mark: str) -> str:
     return f"{what}/{mark}/"
 
 

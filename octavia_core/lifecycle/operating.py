@@ -250,7 +250,7 @@ class _Round:
         word = _meaning(kind, said[:_LONGEST])
         if word is not None:
             return word
-        self._warnings.append(f"{kind.words} {id} reports {said[:40]!r}, which says nothing about its status")
+        self._warnings.append(f"{said[:40]!r} of {kind.words} {id}, which says nothing about its status")
         return None
 
     def _set(self, kind: Kind, thing: _Thing, status: Operating | None) -> None:
@@ -269,8 +269,7 @@ class _Round:
         if not matches:
             count = str(low) if low == high else f"{low} to {high}"
             self._warnings.append(
-                f"amphora {self._heartbeat.amphora_id} reports {reported} listeners of load balancer "
-                f"{self._load_balancer.id}, which has {count} to report"
+                f"{reported} listener(s) of load balancer {self._load_balancer.id}, which has {count} to report"
             )
         return Verdict(matches, self._statuses, tuple(self._warnings))
 

@@ -24,6 +24,9 @@ class Marks(Protocol):
     def marked(self, what: str) -> Mapping[str, str]:
         """Amphora -> the mark that it has for certain; those of which that is not known are left out."""
 
+    def is_had(self, what: str, mark: str) -> bool:
+        """Whether any amphora has it for certain."""
+
     def set_rotation(self, what: str, mark: str) -> None:
         """All agents are to have this one from now on."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,8 @@ from octavia_core.controller.explain import Explanation, Situation, why
 from octavia_core.controller.timeline import timeline
 from octavia_core.controller.words import holder_words, step_words, wait_words
 from octavia_core.db.storage import SqlStorage
-from octavia_core.db.tables.own import oc_observer
+from octavia_core.db.tables.amphora import amphora_health
+from octavia_core.db.tables.own import oc_liveness, oc_observer
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import (
     EntryKind,
@@ -395,6 +397,28 @@ def test_nobody_alive_is_said_of_what_serves_and_of_what_waits(scene: Scene) -> 
     said = scene.why(running=None)
     assert said.situation is Situation.UNCLAIMED
     assert "no worker is alive" in (said.next or "")
+
+
+LONG_AGO = datetime(2020, 1, 1)  # noqa: DTZ001 - as upstream's columns have it
+
+
+def test_an_amphora_that_was_given_its_settings_again_says_so_and_when_it_is_replaced(scene: Scene) -> None:
+    scene.tree()
+    scene.serving()
+    long_ago = scene.storage.now() - 100_000_000
+    for silent in (
+        update(oc_liveness).values(last_heard=long_ago),
+        update(amphora_health).values(last_update=LONG_AGO),
+    ):
+        scene.storage.transaction(lambda tx, silent=silent: tx.write(silent))  # type: ignore[attr-defined,misc]
+    assert "is about to decide" in scene.why(scene.amphora).summary
+    evidence = "it reports a wrong number of listeners; its agent answers"
+    told = Event(name="amphora.refreshed", text="again", amphora_id=scene.amphora, data={"evidence": evidence})
+    scene.storage.transaction(lambda tx: tx.emit(told))
+    said = scene.why(scene.amphora)
+    assert evidence in said.summary
+    assert "were sent again 0 s ago, and after 180 s of silence it is replaced" in said.summary
+    assert said.cause == evidence
 
 
 def test_nobody_hears_is_said_of_what_serves_and_of_what_is_silent(scene: Scene) -> None:

@@ -292,6 +292,23 @@ def test_settings_that_the_governor_has_sent_again_are_a_workers_and_none_that_a
     assert progress(rig.storage, new, What.HEARTBEAT_KEY).done
 
 
+def test_a_rotation_to_what_no_worker_has_does_not_keep_workers_from_pushing_what_agents_have(rig: Rig) -> None:
+    """Somebody begins it with an old file: every worker refuses, nobody is told, and nothing is left of it."""
+    mine, mistaken = with_keys(rig, "new", "old"), with_keys(rig, "old", "new")
+    rotate(rig.storage, mine, What.HEARTBEAT_KEY, actor="jo")
+    carried_out(rig, mine)
+    rotate(rig.storage, mistaken, What.HEARTBEAT_KEY, actor="jo")
+    decision = Decision(amphora_id=rig.ids[0], act=Act.PUSH, rule=Rule.REFRESH, evidence="its agent answers")
+    heart, other = rig.storage.read(lambda tx: tx.liveness(rig.ids[:2]))
+    Actor(rig.storage, bool).refresh(heart, decision)
+    carried_out(rig, mine)
+    assert len(told(rig)) == 4, "while they are about to be told something else"
+    Actor(rig.storage, bool).refresh(other, decision)
+    carried_out(rig, mine)
+    assert len(told(rig)) == 5
+    assert progress(rig.storage, mine, What.HEARTBEAT_KEY).done
+
+
 def test_it_is_done_when_nobody_is_heard_with_another_key_any_more(rig: Rig) -> None:
     settings = with_keys(rig, "new", "old")
     rotate(rig.storage, settings, What.HEARTBEAT_KEY, actor="jo")

@@ -60,9 +60,17 @@ class PairRig:
         return memory, writer
 
     def says(
-        self, amphora: Amphora, member: str, *, host: int = 0, listener: bool = True, after: float = 0.1, **stats: int
+        self,
+        amphora: Amphora,
+        member: str,
+        *,
+        host: int = 0,
+        listener: bool = True,
+        after: float = 0.1,
+        flush: bool = True,
+        **stats: int,
     ) -> None:
-        """A report comes so many seconds later, and is written."""
+        """A report comes so many seconds later, and is written unless another is to be written with it."""
         self.rig.clock.advance(after)
         self.rig.sequence += 1
         listeners = {self.listener.id: {"status": "OPEN", "stats": stats}} if listener else {}
@@ -76,8 +84,9 @@ class PairRig:
         }
         memory, writer = self.hosts[host]
         memory.keep([decode(encode(document, KEY), [KEY])], self.rig.clock.monotonic())
-        writer.flush(self.rig.clock)
-        writer.count()
+        if flush:
+            writer.flush(self.rig.clock)
+            writer.count()
 
     def statuses(self) -> dict[Kind, Operating]:
         tree = self.rig.storage.read(lambda tx: tx.tree(self.lb.id))
@@ -104,6 +113,21 @@ def test_what_one_reaches_works_whoever_reports_last(pair: PairRig) -> None:
     assert pair.statuses() == dict.fromkeys(
         (Kind.MEMBER, Kind.POOL, Kind.LISTENER, Kind.LOAD_BALANCER), Operating.ONLINE
     )
+
+
+def test_what_both_report_in_one_moment_is_told_once(pair: PairRig) -> None:
+    for word in ("UP", "DOWN"):
+        pair.says(pair.master, word, flush=False)
+        pair.says(pair.backup, word)
+    names = [event.name for event in pair.rig.storage.read(lambda tx: tx.events(limit=100))]
+    assert {
+        name: names.count(name) for name in ("member.online", "member.error", "pool.error", "load_balancer.error")
+    } == {
+        "member.online": 1,
+        "member.error": 1,
+        "pool.error": 1,
+        "load_balancer.error": 1,
+    }
 
 
 def test_each_of_the_two_may_be_heard_by_another_host(pair: PairRig) -> None:

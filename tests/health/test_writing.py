@@ -86,6 +86,23 @@ def test_a_report_that_was_held_up_changes_nothing_that_somebody_has_heard_about
     assert degraded() == [listener]
 
 
+def test_words_that_nobody_knows_are_a_warning_once_and_change_nothing(
+    rig: Rig, caplog: pytest.LogCaptureFixture
+) -> None:
+    id, listener = rig.ids[0], rig.listeners[rig.ids[0]]
+    for seq, word in enumerate(["OPEN", "ST\nOP", "ST\nOP", "OPEN", "ST\nOP"], 100):
+        rig.clock.advance(3.0)
+        document = {"id": id, "seq": seq, "listeners": {listener: {"status": word, "stats": {}}}, "pools": {}, "ver": 3}
+        rig.memory.keep([decode(encode(document, KEY), [KEY])], rig.clock.monotonic())
+        rig.writer.flush(rig.clock)
+        assert status(rig, id) is Operating.ONLINE
+    words = [record.message for record in caplog.records if record.levelname == "WARNING"]
+    assert (
+        words
+        == [f"what amphora {id} reports 'ST\\nOP' of listener {listener}, which says nothing about its status"] * 2
+    )
+
+
 def test_a_steady_batch_reads_no_load_balancer_and_changes_no_status(rig: Rig) -> None:
     rig.writer.changes.look(rig.storage, rig.memory, rig.wall, rig.clock.monotonic(), 10.0)
     rig.clock.advance(1.0)

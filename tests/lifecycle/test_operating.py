@@ -128,7 +128,7 @@ def test_an_amphora_that_serves_nothing_of_an_active_load_balancer_does_not_coun
     assert not verdict.counts_match
     assert verdict.statuses == {(LISTENER, "on"): ERROR, (LISTENER, "off"): OFFLINE, (POOL, "p"): OFFLINE}
     assert len(verdict.warnings) == 1
-    assert "reports 0 listeners" in verdict.warnings[0]
+    assert "0 listener(s) of load balancer lb" in verdict.warnings[0]
 
 
 @pytest.mark.parametrize("status", [status for status in Provisioning if status.pending])
@@ -274,7 +274,7 @@ def test_a_warning_quotes_what_was_said_harmlessly() -> None:
     verdict = roll_up(load_balancer(listener("l")), beat({"l": "ST\nOP" + "x" * 1000}))
 
     assert verdict.warnings == (
-        f"listener l reports {'ST' + chr(10) + 'OP' + 'x' * 35!r}, which says nothing about its status",
+        f"{'ST' + chr(10) + 'OP' + 'x' * 35!r} of listener l, which says nothing about its status",
     )
 
 

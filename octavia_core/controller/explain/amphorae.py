@@ -15,6 +15,7 @@ from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.operation import Operation
 from octavia_core.domain.reportable import excess_of
 from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.policy.governor import PATIENCE
 from octavia_core.ports.hearts import Liveness
 
 __all__ = ["of_amphora", "silence"]
@@ -143,7 +144,19 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
     if held:
         cause = str(held[0].data.get("evidence"))
         return f"{words}, and its failover is held back: {cause}", cause
-    return f"{words}; the health manager is about to decide what that means", None
+    return _refreshed(facts, heart, words) or (f"{words}; the health manager is about to decide what that means", None)
+
+
+def _refreshed(facts: Facts, heart: Liveness, words: str) -> tuple[str, str | None] | None:
+    """The same of one that answers, and was given its settings again since it was heard last."""
+    event = facts.tx.newest_event(("amphora.refreshed",), amphora_id=heart.amphora_id)
+    if event is None or event.at <= (heart.last_heard or heart.since):
+        return None
+    cause = str(event.data.get("evidence"))
+    allowed = PATIENCE * facts.settings.health_manager.heartbeat_timeout
+    since = seconds(facts.now - event.at)
+    later = f"its settings and its configuration were sent again {since:.0f} s ago, and after {allowed:g} s of silence it is replaced"
+    return f"{words} ({cause}); {later}", cause
 
 
 def _lost(facts: Facts, amphora: Amphora) -> str | None:

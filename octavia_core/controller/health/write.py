@@ -37,7 +37,9 @@ PORTION = 500
 MANY = 20
 """Calm reports (`domain.calm`) of which it is asked first whether their rows are calm, too; fewer are held against them at once."""
 NAMED = 10
-"""Amphorae whose reports may be left out one by one; when there are more, something is wrong with all."""
+"""Amphorae of one batch whose reports may be left out one by one; when there are more, something is wrong with all."""
+REMEMBERED = 1000
+"""Amphorae of which it is remembered what the log says of their reports."""
 TRAFFIC_PORTION = 5000
 """Listeners whose traffic one transaction writes."""
 GRAINS = 60
@@ -103,7 +105,8 @@ class Writer:
         self._news: list[Difference] = []
         self._foreign: dict[str, frozenset[str]] = {}
         self._overtaken: list[str] = []
-        self._unjudged: dict[str, str] = {}
+        self._trouble: dict[str, str] = {}
+        self._left_out = 0
         self._pace, self._grain = pace, max(1, int(pace.timeout * 1_000_000 / GRAINS))
         self.changes = Changes()
         self.written_at = 0.0
@@ -115,7 +118,7 @@ class Writer:
         Raises:
             TransientError: the database is away; memory still has it all.
         """
-        now = clock.monotonic()
+        now, self._left_out = clock.monotonic(), 0
         if not last:
             self.changes.look(self._storage, self._memory, self._wall, now, self._pace.reread)
             self._memory.doubt(self.pairs.due(now))
@@ -143,24 +146,31 @@ class Writer:
                 for half in _halves(portion):
                     self._store(half, now)
                 return
-            if not portion.beats or len(self._unjudged) >= NAMED:
+            if not portion.beats or self._left_out >= NAMED:
                 raise
             ((id, beat),) = portion.beats.items()
-            self._cannot(id, error)
+            self._left_out += 1
+            self._said_of(id, f"changes no status: {type(error).__name__}: {error}", error)
             self._storage.transaction(lambda tx: self._write_together(tx, {id: beat.heard_at}, wall, now))
             self._memory.written(portion, {id: True}, now)
             return
-        for id in self._unjudged.keys() & portion.beats.keys():
-            del self._unjudged[id]
         self._memory.written(portion, matches, now, self._foreign)
         self._memory.doubt(self._overtaken)
         self.pairs.told(self._news)
 
-    def _cannot(self, amphora_id: str, error: Exception) -> None:
-        why = f"{type(error).__name__}: {error}"
-        if self._unjudged.get(amphora_id) != why:
-            self._unjudged[amphora_id] = why
-            log.error("what amphora %s reports changes no status: %s", amphora_id, why, exc_info=error)
+    def _said_of(self, amphora_id: str, words: str, error: Exception | None = None) -> None:
+        """Trouble with what it reports goes to the log, once for as long as it is the same; "" when there is none."""
+        if self._trouble.get(amphora_id, "") == words:
+            return
+        if not words:
+            del self._trouble[amphora_id]
+            return
+        if len(self._trouble) >= REMEMBERED:
+            self._trouble.clear()
+        self._trouble[amphora_id] = words
+        log.log(
+            logging.ERROR if error else logging.WARNING, "what amphora %s reports %s", amphora_id, words, exc_info=error
+        )
 
     def count(self) -> int:
         """Write the traffic that is due; of how many listeners on amphorae.
@@ -183,6 +193,8 @@ class Writer:
         calm = _calm(tx, batch.beats)
         heard = {**batch.steady, **{id: batch.beats[id].heard_at for id in calm}}
         matches = dict.fromkeys(calm, True)
+        for id in self._trouble.keys() & matches.keys():
+            self._said_of(id, "")
         rest = {id: beat for id, beat in batch.beats.items() if id not in calm}
         if rest:
             same, counts = self._hold_against_rows(tx, rest, wall, now)
@@ -211,6 +223,8 @@ class Writer:
                 self._foreign[id] = strange
             found = self._judge(trees, heartbeat, elsewhere or Elsewhere(), now)
             matches[id] = found is None or found.matches
+            if found is not None:
+                self._said_of(id, "; ".join(found.verdict.warnings))
             if found is not None and found.news:
                 changing[id] = found
             elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
@@ -220,7 +234,7 @@ class Writer:
             del changing[id]
             matches[id] = True
         for found in changing.values():
-            self._say(tx, found)
+            self._say(tx, found, but=statuses)
             statuses |= found.verdict.statuses
         if not all(matches.values()):
             self._memory.counters["listener count differs"] += sum(not match for match in matches.values())
@@ -282,12 +296,14 @@ class Writer:
         matches = (verdict if len(said.by) == 1 else roll_up(tree, beat)).counts_match
         return _Finding(tree, beat.amphora_id, said, verdict, matches)
 
-    def _say(self, tx: Transaction, found: _Finding) -> None:
-        """The events of what changes."""
+    def _say(self, tx: Transaction, found: _Finding, but: Mapping[tuple[Kind, str], Operating]) -> None:
+        """The events of what changes, `but` for what the other one of a pair has changed in this transaction."""
         tree, said = found.tree, found.said
         by = f"so amphora {said.by[0]} reports" if len(said.by) == 1 else f"so amphorae {' and '.join(said.by)} report"
         names = _names(tree) if found.verdict.statuses or said.news else {}  # of thousands, when all of them turn
         for (kind, id), status in found.verdict.statuses.items():
+            if but.get((kind, id)) is status:
+                continue
             tx.emit(
                 Event(
                     name=f"{kind}.{status}".lower(),

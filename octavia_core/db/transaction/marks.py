@@ -45,6 +45,10 @@ class Marks(Session):
         """All rows of it."""
         return {row.amphora_id: row.mark for row in self.rows(select(_OF.amphora_id, _OF.mark).where(_OF.what == what))}
 
+    def is_had(self, what: str, mark: str) -> bool:
+        """The first row of it ends the search."""
+        return self.row(select(_OF.amphora_id).where(_OF.what == what, _OF.mark == mark).limit(1)) is not None
+
     def set_rotation(self, what: str, mark: str) -> None:
         """Insert or replace."""
         statement = insert_into(self.dialect, oc_rotation)
