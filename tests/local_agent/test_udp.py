@@ -258,6 +258,26 @@ def test_heartbeats_come_while_a_listener_takes_its_time_to_end(start, echoes):
     until(lambda: nginxes(rig) == [], "it ended")
 
 
+def stand_still(rig: Rig) -> None:
+    """Stop all of nginx, as a machine does that has run out of something; nobody is answered."""
+    for pid in nginxes(rig):
+        os.kill(pid, signal.SIGSTOP)
+    assert ask_udp(rig.vip, PORT, tries=1) == ""
+
+
+def test_an_nginx_that_stands_still_is_replaced_by_a_change_or_by_itself(start, echoes):
+    one, two = echoes
+    rig = start()
+    push(rig, [Real("m1", one.port)])
+    stand_still(rig)
+    assert push(rig, [Real("m2", two.port)]).status == 202
+    assert ask_udp(rig.vip, PORT) == "two"
+    stand_still(rig)
+    until(lambda: ask_udp(rig.vip, PORT, tries=1) == "two", "an answer again")
+    assert "has not answered for" in rig.log
+    until(lambda: len(nginxes(rig)) == 2, "nothing is left that stands still")
+
+
 def test_a_killed_nginx_is_replaced_and_nobody_is_left_when_the_agent_is_killed(start, echoes):
     rig = start()
     push(rig, [Real("m1", echoes[0].port)])

@@ -6,7 +6,7 @@ starts. The sockets are bound exclusively by the agent and inherited (nginx's ow
 NGINX), so a port that is taken is refused in a sentence, and while a killed nginx is replaced the kernel keeps what comes.
 
 A change of members is a new configuration and SIGHUP. To know when it holds, each configuration listens on a Unix socket of
-its own number too, and says that number there.
+its own number too, and says that number there. A worker that no longer does stands still: it is killed, and another one serves.
 
 A session is a client's address and port: all its datagrams go to one member until it was idle for `udp_idle` seconds or
 the configuration was changed. nginx counts a session when it ends; its line in the log of sessions is the statistics.
@@ -37,12 +37,16 @@ _CONFIG, _SESSIONS, _OUTPUT = "nginx.conf", "sessions.log", "nginx.log"
 _READY_WITHIN = 10.0
 _STOPPED_WITHIN = 3.0
 _LET_GO_WITHIN = 2.0
+_SAYS_WITHIN, _SILENT_FOR = 0.5, 3.0
+"""Seconds for an answer on the readiness socket, and of silence at every look until a process is taken for one that stands still."""
 _GRACE = "1s"
 """How long a worker that was replaced waits for answers of members; then its sessions end, and are counted."""
 _QUICK_DEATH, _PAUSE = 0.5, 1.0
 _LARGEST_LOG = 1024 * 1024
 _LARGEST_ANSWER = "64k"
 """Beyond the largest datagram (65,507 bytes); nginx cuts answers at its `proxy_buffer_size`, 16 KiB unless told."""
+_MILD = ("[notice]", "[warn]", "[error]")
+"""Levels of what nginx says that are no reason for it not to start."""
 _DENIED = "403"  # nginx's status of a session whose client is not let in
 _NOBODY = "server 0.0.0.1:9 down;"
 """An upstream block may not be empty; this one is never asked."""
@@ -151,6 +155,8 @@ class Nginx:
         self._binds: tuple[Bind, ...] = ()
         self._number = 0
         self._text = ""
+        self._confirmed, self._silent_since = 0, 0.0
+        self._heard: Child | None = None
         self._counts, self._read = Counts(), 0
         self._most = _most_sessions()
 
@@ -183,18 +189,19 @@ class Nginx:
         text = self._render(real, usable)
         if running and binds == self._binds and text.partition("stream {")[2] == self._text.partition("stream {")[2]:
             return
+        answers = running and self._answers()
         self._number += 1
         self._text = text = self._render(real, usable)
         os.makedirs(self._folder, mode=0o700, exist_ok=True)
         _write(f"{self._folder}/{_CONFIG}", text)
         old = self._workers()
-        if running and binds == self._binds and self._child is not None:
+        if answers and binds == self._binds and self._child is not None:
             self._child.signal(signal.SIGHUP)
         else:
-            self._end(signal.SIGQUIT)
+            self._end(signal.SIGQUIT if answers else signal.SIGKILL)
             self._binds = binds
             self._supervisor.call(self._start)
-        self._wait_until_it_says(str(self._number))
+        self._wait_until_it_says(self._number)
         self._wait_until_they_let_go(old)
         self._sockets.keep_only(set(binds))
 
@@ -222,7 +229,8 @@ class Nginx:
         return int(self.running)
 
     def counters(self) -> dict[str, int]:
-        """Sessions that have ended, their bytes, and the sessions of now."""
+        """Sessions that have ended, their bytes, and the sessions of now. See that it does not stand still."""
+        self._look_after()
         path = f"{self._folder}/{_SESSIONS}"
         try:
             with open(path, "r+b") as file:
@@ -251,17 +259,39 @@ class Nginx:
         """With the places where its sockets really are."""
         return group._replace(binds=tuple(Bind(*self._sockets.address(bind)) for bind in group.binds))
 
-    def _wait_until_it_says(self, number: str) -> None:
+    def _wait_until_it_says(self, number: int) -> None:
         deadline = time.monotonic() + _READY_WITHIN
+        while time.monotonic() < deadline and self.running:
+            if self._says(number):
+                self._confirmed, self._silent_since, self._heard = number, 0.0, self._child
+                return
+            time.sleep(0.002)
+        raise Refusal(500, "Error starting nginx", self._words() or f"nginx was not ready within {_READY_WITHIN:.0f} s")
+
+    def _says(self, number: int) -> bool:
         folder = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            while time.monotonic() < deadline and self.running:
-                if _says(f"/proc/self/fd/{folder}/ready-{number}") == number.encode():
-                    return
-                time.sleep(0.002)
+            return _says(f"/proc/self/fd/{folder}/ready-{number}") == str(number).encode()
         finally:
             os.close(folder)
-        raise Refusal(500, "Error starting nginx", self._words() or f"it was not ready within {_READY_WITHIN:.0f} s")
+
+    def _answers(self) -> bool:
+        """Whether its worker does anything; True also where that is not known, since what was asked of it last was refused."""
+        return self._confirmed != self._number or self._says(self._number)
+
+    def _look_after(self) -> None:
+        """Kill one that stands still; its end is followed by another one, which takes the same sockets."""
+        child, now = self._child, time.monotonic()
+        if child is None or not child.running:
+            self._silent_since = 0.0
+        elif self._answers():
+            self._silent_since, self._heard = 0.0, child
+        elif not self._silent_since:
+            self._silent_since = now
+        elif now - self._silent_since > (_SILENT_FOR if child is self._heard else _READY_WITHIN):
+            log(f"nginx {child.pid} has not answered for {now - self._silent_since:.0f} s; it is killed")
+            self._silent_since = 0.0
+            child.signal(signal.SIGKILL)
 
     def _workers(self) -> list[int]:
         """The processes under the master."""
@@ -284,7 +314,8 @@ class Nginx:
 
     def _words(self) -> str:
         with open(f"{self._folder}/{_OUTPUT}", encoding="utf-8", errors="replace") as file:
-            return file.read()[-2000:].strip()
+            lines = file.read()[-2000:].splitlines()
+        return "\n".join(line for line in lines if not any(level in line for level in _MILD)).strip()
 
     def _start(self) -> None:
         """On the main thread."""
@@ -401,7 +432,7 @@ def _account() -> list[str]:
 
 def _says(path: str) -> bytes:
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(0.5)
+        client.settimeout(_SAYS_WITHIN)
         try:
             client.connect(path)
             return client.recv(64)
