@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import os
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
@@ -209,10 +210,10 @@ def namespace_of(pid: int) -> int:
 
 
 def addresses_of(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]:
-    """The addresses that the network namespace of a process has; empty when it has ended.
+    """The addresses that the network namespace of a process has on interfaces that are up; empty when it has ended.
 
-    Read from /proc (net/fib_trie, whose leaves "host LOCAL" follow their address, and net/if_inet6; proc(5)), which costs less
-    than going there.
+    Read from /proc (net/fib_trie, whose leaves "host LOCAL" follow their address, net/route, and net/if_inet6; proc(5)), which
+    costs less than going there. IPv4 addresses stay when their interface is set down, and the network goes that they are in.
     """
     found: set[ipaddress.IPv4Address | ipaddress.IPv6Address] = set()
     with contextlib.suppress(OSError):
@@ -224,8 +225,22 @@ def addresses_of(pid: int) -> set[ipaddress.IPv4Address | ipaddress.IPv6Address]
                     leaf = words[1]
                 elif words[0] == "/32" and words[1:] == ["host", "LOCAL"]:
                     found.add(ipaddress.IPv4Address(leaf))
+        networks = _connected(pid)
+        found = {address for address in found if any(address in network for network in networks)}
         with open(f"/proc/{pid}/net/if_inet6", encoding="ascii") as file:
             found |= {ipaddress.IPv6Address(int(line.split()[0], 16)) for line in file}
+    return found
+
+
+def _connected(pid: int) -> list[ipaddress.IPv4Network]:
+    """The networks that are reached without a gateway. Numbers are in the machine's order of bytes, which is the network's backwards."""
+    found = []
+    with open(f"/proc/{pid}/net/route", encoding="ascii") as file:
+        for line in file.readlines()[1:]:
+            _, destination, gateway, _, _, _, _, mask, *_ = line.split()
+            if int(gateway, 16) == 0:
+                start, length = (int.from_bytes(bytes.fromhex(each), sys.byteorder) for each in (destination, mask))
+                found.append(ipaddress.IPv4Network((start, length.bit_count())))
     return found
 
 

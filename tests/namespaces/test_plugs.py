@@ -118,11 +118,15 @@ def test_an_interface_that_comes_late_is_waited_for(amphora):
 
 
 def test_an_amphora_that_lost_its_vip_is_named_and_a_failover_brings_it_back(stage: Stage) -> None:
-    """By its interface, or by the address alone; health hears of neither, since heartbeats go another way."""
+    """By its interface, which is gone or down, or by the address alone; health hears of none, since heartbeats go another way."""
     with member_at("one") as one, member_at("two") as two:
         lb = stage.build(http(one, port=80))
         url = f"http://{lb.vip.ip_address}/"
-        for lost in (("link", "delete", "eth1"), ("address", "delete", f"{lb.vip.ip_address}/32", "dev", "eth1")):
+        for lost in (
+            ("link", "delete", "eth1"),
+            ("link", "set", "eth1", "down"),
+            ("address", "delete", f"{lb.vip.ip_address}/32", "dev", "eth1"),
+        ):
             (amphora,) = stage.controller.amphorae(lb.id)
             inside(stage.agent_pid(amphora.id), "ip", *lost)
             with pytest.raises(OctaviaError, match=f"amphora {amphora.id} is not on the network of VIP") as refusal:
