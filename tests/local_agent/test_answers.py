@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import os
 import socket
+import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -193,3 +197,25 @@ def test_an_old_or_missing_haproxy_is_said_clearly(make_rig: Callable[..., Rig],
 )
 def test_the_peer_name_is_upstreams(amphora: str, name: str) -> None:
     assert peer_name(amphora) == name
+
+
+def test_a_full_disk_is_answered_with_the_place_where_room_is_wanted(
+    make_rig: Callable[..., Rig], tmp_path: Path
+) -> None:
+    """Needs the right to mount a small file system."""
+    root = tmp_path / "root"
+    root.mkdir()
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "tmpfs", str(root)]
+    if os.geteuid() != 0 or subprocess.run(mounting, capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount a small file system; run as root: sudo python3 noxfile.py -s tests")
+    try:
+        rig = make_rig().start()
+        with (root / "filler").open("wb", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(b"x" * 4096)
+        answered = rig.ask("PUT", f"/1.0/loadbalancer/{rig.amphora_id}/{rig.lb}/haproxy", config(rig, []))
+        assert (answered.status, answered.json["message"]) == (500, "Internal Server Error")
+        assert answered.json["details"] == f"No space left on device: free some in {root}"
+        rig.kill()
+    finally:
+        subprocess.run(["umount", "--lazy", str(root)], check=True)

@@ -9,6 +9,7 @@ packets (404 for interface rules, as agents without that call answer).
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import ssl
@@ -162,7 +163,7 @@ class Api:
                 return refusal.response
             except OSError as error:  # a full disk, a folder that was made unreadable
                 log(f"{request.method} {request.path}: {error}")
-                return answer(500, {"message": "Internal Server Error", "details": f"{error.strerror or error}"})
+                return answer(500, {"message": "Internal Server Error", "details": _where(error, self._root.path)})
             except Exception as error:  # noqa: BLE001 - a fault here must not end the agent, and leaves no traceback outside
                 import traceback
 
@@ -421,3 +422,11 @@ class Api:
         self._plugs.configure(conf)
         self._configured(conf)
         return answer(202, {"message": "OK"})
+
+
+def _where(error: OSError, root: str) -> str:
+    """What is wrong, and with what. A file that cannot be written to the end does not say its name."""
+    what = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{what}: free some in {root}"
+    return f"{what}: {error.filename}" if error.filename else what
