@@ -190,8 +190,8 @@ class _Lane:
         self._jobs.put(None)
 
     def _failed(self, why: str) -> None:
-        self.failures += 1
         log.warning("plugin %s %s", self.name, why)
+        self.failures += 1
 
     def _loop(self) -> None:
         while (batch := self._jobs.get()) is not None:

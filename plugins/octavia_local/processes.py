@@ -61,9 +61,12 @@ def boot_id() -> str:
 def start_time(pid: int) -> int | None:
     """Clock ticks between the kernel's start and the process's, or None when it has ended."""
     fields = _stat(pid)
-    if fields is None or fields[0] in _DEAD_STATES:
-        return None
-    return int(fields[19])
+    return None if fields is None or _has_ended(fields) else int(fields[19])
+
+
+def _has_ended(fields: list[str]) -> bool:
+    """The first thread is a zombie as soon as it has ended itself; the files are open as long as any thread runs."""
+    return fields[0] in _DEAD_STATES and int(fields[17]) <= 1
 
 
 def _stat(pid: int) -> list[str] | None:
@@ -98,7 +101,7 @@ def every_process() -> Iterator[tuple[Process, int, list[str]]]:
         except OSError:
             continue
         fields = _stat(pid)
-        if fields is not None and fields[0] not in _DEAD_STATES:
+        if fields is not None and not _has_ended(fields):
             # argv is read after the start time: should the pid change hands between, `end` will notice
             yield Process(boot_id=boot, pid=pid, start_time=int(fields[19])), int(fields[1]), arguments(pid)
 

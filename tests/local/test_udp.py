@@ -138,7 +138,7 @@ def test_clients_of_one_network_stay_with_one_member_as_long_as_told(stage: Stag
             type=PersistenceType.SOURCE_IP, persistence_timeout=600, persistence_granularity=granularity
         )
 
-    sources = [f"127.9.{n}.7" for n in range(12)]
+    sources = [f"127.9.{n}.7" for n in range(60)]  # similar addresses have similar hashes: a dozen may go to one member
     with UdpEcho("one") as one, UdpEcho("two") as two:
         lb = stage.build(udp(one, two, session_persistence=kept("255.255.0.0")))
         host, at = stage.at(lb)

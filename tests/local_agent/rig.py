@@ -55,9 +55,10 @@ def until(look: Callable[[], T | None], what: str) -> T:
 
 
 def is_alive(pid: int) -> bool:
-    """True when the process runs; a zombie does not."""
+    """True when the process runs; a zombie does not, unless other threads of it end a little later."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return fields[0] != "Z" or int(fields[17]) > 1
     except (FileNotFoundError, ProcessLookupError):
         return False
 
