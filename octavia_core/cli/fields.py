@@ -16,6 +16,7 @@ import attrs
 import typer
 
 from octavia_core.domain.tree import AdditionalVip, SessionPersistence
+from octavia_core.domain.vocabulary import Algorithm
 from octavia_core.errors import BadRequest
 
 __all__ = ["POOL", "Field", "fields_of", "reference", "values_of"]
@@ -145,7 +146,7 @@ class Field:
         if self.metavar is not None or self.type is bool:
             return self.metavar
         if isinstance(self.type, type) and issubclass(self.type, StrEnum):
-            return "|".join(one.value for one in self.type)
+            return "|".join(one.value for one in self.type if one is not Algorithm.SOURCE_IP_PORT)  # no amphora has it
         return _METAVARS.get(self.type, "TEXT")
 
     def value(self, given: Any) -> Any:
@@ -177,7 +178,7 @@ POOL: tuple[Field, ...] = (
         "Check the members: TCP, or HTTP:/healthz; settings may follow: 'HTTP:/ delay=1 timeout=1'.",
         "TYPE[:PATH]",
     ),
-    Field("lb_algorithm", str, "--algorithm", "ROUND_ROBIN, LEAST_CONNECTIONS, SOURCE_IP or SOURCE_IP_PORT."),
+    Field("lb_algorithm", str, "--algorithm", "ROUND_ROBIN, LEAST_CONNECTIONS or SOURCE_IP."),
     Field("session_persistence", SessionPersistence, "--persistence", _HELP["session_persistence"]),
 )
 """The quick way to describe a pool."""

@@ -311,14 +311,17 @@ def _tls_cause(error: BaseException | None) -> ssl.SSLError | None:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, TimeoutError):
+    from urllib3.exceptions import TimeoutError as ConnectionTimeout
+
+    if isinstance(error, (TimeoutError, ConnectionTimeout)):
         return "it took too long"
     if isinstance(error, http.client.RemoteDisconnected):
         return "it closed the connection"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     text = str(error) or type(error).__name__
-    return text.rpartition(": ")[2] if "Failed to establish" in text else text
+    # urllib3 begins with the connection, as Python shows objects
+    return text.rpartition(": ")[2] if " at 0x" in text or "Failed to establish" in text else text
 
 
 def _signature(path: str) -> tuple[object, ...]:

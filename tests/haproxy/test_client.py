@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -190,6 +191,21 @@ def test_a_peer_that_accepts_and_says_nothing_is_unreachable_within_the_limit(ag
     driver = driver_of(agent, rest_request_conn_timeout=0.2, rest_request_read_timeout=0.2)
     with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(AmphoraUnreachable, match="took too long"):
         driver.info(attrs.evolve(agent.at, port=silent.getsockname()[1]))
+
+
+def test_an_agent_that_takes_no_connection_is_unreachable_in_words_without_objects_of_python(agent, driver_of):
+    driver = driver_of(agent, rest_request_conn_timeout=0.2, rest_request_read_timeout=0.2)
+    with contextlib.ExitStack() as stack:
+        full = stack.enter_context(socket.socket())
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(4):  # whoever comes after these is not heard
+            client = stack.enter_context(socket.socket())
+            client.setblocking(False)
+            client.connect_ex(full.getsockname())
+        with pytest.raises(AmphoraUnreachable, match=r"gave no answer to GET /.*: it took too long$") as caught:
+            driver.info(attrs.evolve(agent.at, port=full.getsockname()[1]))
+    assert "0x" not in str(caught.value)
 
 
 def test_a_slow_answer_is_unreachable_and_the_next_request_gets_its_own_answer(driver_of):

@@ -82,6 +82,8 @@ CASES = (
     Case(HEADER, STARTS, "-begins", "X-Starts: -begins so", "X-Starts: so -begins", "X-Starts"),
     Case(HEADER, ENDS, "'quoted\"", "X-Ends: a 'quoted\"", "X-Ends: a quoted", "X-Ends"),
     Case(HEADER, CONTAINS, "a # b $HOME \\n", "X-Has: <a # b $HOME \\n>", "X-Has: a", "X-Has"),
+    Case(HEADER, CONTAINS, "(KHTML, like", "X-Agent: A (KHTML, like B)", "X-Agent: A (KHTML), like B", "X-Agent"),
+    Case(HEADER, EQUAL, "a,b", "X-List: a,b", "X-List: a", "X-List"),
     Case(HEADER, REGEX, r"^(yes|ja)\s?!$", "X-It's: ja !", "X-It's: jah", "X-It's"),
     Case(COOKIE, EQUAL, "1", "Cookie: alpha=2; beta=1", "Cookie: alpha=1; beta=2", "beta"),
     Case(COOKIE, STARTS, "ab", "Cookie: session=abc", "Cookie: session=cab", "session"),

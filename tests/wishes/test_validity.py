@@ -308,6 +308,14 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (rule(value="api"), "value is 'api', but must be a path that begins with /"),
         (rule(key="k"), "key is 'k', but must be left out"),
         (rule(type=L7RuleType.HEADER, value="v"), "key is not set, but must be the name of the header"),
+        (
+            rule(type=L7RuleType.HEADER, value=" v", key="X"),
+            "value is ' v', but must be text that does not begin with a",
+        ),
+        (
+            rule(type=L7RuleType.HEADER, value="v ", key="X", compare_type=CompareType.ENDS_WITH),
+            "text that does not end with a blank",
+        ),
         (rule(type=L7RuleType.COOKIE, value="v", key="a b"), "key is 'a b'"),
         (rule(type=L7RuleType.FILE_TYPE, compare_type=CompareType.CONTAINS), "compare_type is CONTAINS"),
         (rule(compare_type=CompareType.REGEX, value="("), "value is '\\(', but must be a regular expression"),

@@ -151,6 +151,14 @@ def _path(rule: L7Rule) -> str | None:
     return "a path that begins with /: no other can match" if anchored and rule.value[0] not in "/*" else None
 
 
+def _header(rule: L7Rule) -> str | None:
+    """HAProxy sees headers without the blanks round them."""
+    begins = rule.compare_type in (_C.EQUAL_TO, _C.STARTS_WITH) and rule.value[0] in " \t"
+    ends = rule.compare_type in (_C.EQUAL_TO, _C.ENDS_WITH) and rule.value[-1] in " \t"
+    where = "begin" if begins else "end"
+    return f"text that does not {where} with a blank: no header that does is ever seen" if begins or ends else None
+
+
 def _true(rule: L7Rule) -> str | None:
     return None if rule.value.lower() == "true" else "True (use invert for the opposite)"
 
@@ -163,6 +171,7 @@ def _result(rule: L7Rule) -> str | None:
 
 _VALUES: dict[Any, Callable[[L7Rule], str | None]] = {
     _T.PATH: _path,
+    _T.HEADER: _header,
     _T.SSL_CONN_HAS_CERT: _true,
     _T.SSL_VERIFY_RESULT: _result,
 }

@@ -69,7 +69,9 @@ def _expression(rule: L7Rule) -> list[str]:
     if rule.type is L7RuleType.PATH:
         return ["path", *words]
     if rule.type is L7RuleType.HEADER:
-        return [f"req.hdr({argument(check.name(owner, 'key', rule.key))})", *words]
+        # req.hdr gives the parts of a list one by one, none of which has a comma; req.fhdr gives the whole header
+        whole = "," in rule.value and rule.compare_type is not CompareType.REGEX
+        return [f"req.{'f' * whole}hdr({argument(check.name(owner, 'key', rule.key))})", *words]
     if rule.type is L7RuleType.COOKIE:
         return [f"req.cook({argument(check.name(owner, 'key', rule.key))})", *words]
     return [f"ssl_c_s_dn({argument(check.plain(owner, 'key', rule.key))})", *words]
