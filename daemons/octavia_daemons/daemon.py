@@ -109,6 +109,9 @@ def run(
     logging.basicConfig(
         level=options.log_level, stream=sys.stderr, format="%(asctime)s %(process)d %(levelname)s %(name)s %(message)s"
     )
+    logging.getLogger("psycopg").setLevel(
+        logging.ERROR
+    )  # each error that it warns of is raised, too, and told in our words
     stop = Over()
 
     def read() -> Settings:

@@ -1,4 +1,4 @@
-"""Trouble that lasts is said when it begins, when its words change, and once a minute; not at every attempt."""
+"""Trouble that lasts is said when it begins, when it has other words, and once a minute; not at every attempt."""
 
 from __future__ import annotations
 
@@ -22,18 +22,19 @@ class Reminders:
 
     def __init__(self, log: logging.Logger, clock: Clock) -> None:
         self._log, self._clock = log, clock
-        self._said: dict[str, tuple[str, float]] = {}
+        self._said: dict[str, dict[str, float]] = {}
 
     def say(self, matter: str, words: str) -> None:
-        """It is so, unless that was said lately."""
-        now = self._clock.monotonic()
-        before = self._said.get(matter)
-        if before is None or before[0] != words or now - before[1] >= REMIND:
+        """It is so, unless that was said lately: of words that take turns, each counts by itself."""
+        now, said = self._clock.monotonic(), self._said.setdefault(matter, {})
+        if words not in said or now - said[words] >= REMIND:
             self._log.warning("%s", words)
-            self._said[matter] = words, now
+            for old in [old for old, at in said.items() if now - at >= REMIND]:
+                del said[old]
+            said[words] = now
 
     def over(self, matter: str) -> None:
         """It is not so any more, which is said, too. Harmless when nothing was said."""
         before = self._said.pop(matter, None)
-        if before is not None:
-            self._log.warning("this is over: %s", before[0])
+        if before:
+            self._log.warning("this is over: %s", next(reversed(before)))

@@ -20,6 +20,8 @@ class Fault(Enum):
 
     AGAIN = auto()
     """Deadlock, lock timeout, serialisation failure, or a race for one of our keys: the transaction is run again."""
+    HELD = auto()
+    """It takes no writes now, as while a replica takes over: may pass."""
     AWAY = auto()
     """The connection is lost or cannot be made: run again, on a new one."""
     FULL = auto()
@@ -41,7 +43,8 @@ _SQLITE = {5: Fault.AGAIN, 6: Fault.AGAIN, 8: Fault.UNUSABLE, 10: Fault.FULL, 11
 """Primary result codes, sqlite.org/rescode.html. An I/O error under WAL is nearly always a full disk, too."""
 
 _MYSQL = (
-    dict.fromkeys((1205, 1213, 1020, 1290, 1836), Fault.AGAIN)  # the last two: read-only, as while a replica takes over
+    dict.fromkeys((1205, 1213, 1020), Fault.AGAIN)
+    | dict.fromkeys((1290, 1836), Fault.HELD)
     | dict.fromkeys((1040, 1047, 1053, 1927, 2002, 2003, 2006, 2013, 2055), Fault.AWAY)  # 1047: Galera not ready
     | dict.fromkeys((1021, 1114), Fault.FULL)
     | dict.fromkeys((1044, 1045, 1049), Fault.UNUSABLE)
@@ -59,7 +62,7 @@ _POSTGRESQL = {
     "53100": Fault.FULL,
     "28": Fault.UNUSABLE,
     "3D": Fault.UNUSABLE,
-    "25006": Fault.AGAIN,  # read-only: a standby that is about to become the primary
+    "25006": Fault.HELD,  # a standby that is about to become the primary
     "22": Fault.INPUT,
     "23": Fault.INPUT,
 }
@@ -135,6 +138,8 @@ def translated(error: SQLAlchemyError, url: URL) -> OctaviaError | None:
     match classify(error):
         case Fault.AGAIN:
             return TransientError(f"{where(url)} is busy: {words}")
+        case Fault.HELD:
+            return TransientError(f"{where(url)} takes no writes now: {words}")
         case Fault.AWAY:
             return TransientError(f"{where(url)} does not answer: {words}")
         case Fault.FULL:

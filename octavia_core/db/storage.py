@@ -278,5 +278,5 @@ def _show(tx: SqlTransaction, claim: Claim, token: str) -> None:
 
 def _passes(error: BaseException) -> bool:
     if isinstance(error, SQLAlchemyError):
-        return classify(error) in (Fault.AGAIN, Fault.AWAY)
+        return classify(error) in (Fault.AGAIN, Fault.HELD, Fault.AWAY)
     return isinstance(error, Regrouped)

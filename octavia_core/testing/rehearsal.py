@@ -42,6 +42,8 @@ __all__ = ["Entry", "Report", "rehearse"]
 _MICRO = 1_000_000
 MOST = 5_000_000
 """Looks, and heartbeats of an amphora, of one rehearsal: what takes some minutes."""
+MOST_OF_ALL = 500_000_000
+"""Heartbeats of all amphorae in one rehearsal, for the same reason."""
 _ACTS = {Act.FAIL_OVER: "failed over", Act.PUSH: "given settings again", Act.WAIT: "waiting", Act.STOP: "stopped"}
 
 
@@ -143,6 +145,11 @@ def _check(settings: Settings, shape: Shape) -> None:
         raise BadRequest(
             f"{shape.duration:g} s are {looks:,.0f} looks and {beats:,.0f} heartbeats of each amphora with these settings; a "
             f"rehearsal has {MOST:,} of each at most, so give a shorter --duration"
+        )
+    if shape.amphorae * beats > MOST_OF_ALL:
+        raise BadRequest(
+            f"{shape.amphorae:,} amphorae send {shape.amphorae * beats:,.0f} heartbeats in {shape.duration:g} s with these settings; "
+            f"a rehearsal has {MOST_OF_ALL:,} at most, so give a shorter --duration or fewer --amphorae"
         )
 
 

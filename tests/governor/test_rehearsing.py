@@ -162,6 +162,18 @@ def test_what_is_no_recording_is_refused_in_a_sentence(lines: list[str], words: 
         recorded(lines, Shape(), 60.0)
 
 
+@pytest.mark.parametrize(
+    ("shape", "words"),
+    [
+        ({"duration": 1e9}, "a week at most"),
+        ({"amphorae": 1_000_000, "duration": 604_800.0}, "1,000,000 amphorae send .* fewer --amphorae"),
+    ],
+)
+def test_what_would_take_hours_is_refused_at_once(shape: dict[str, float], words: str) -> None:
+    with pytest.raises(BadRequest, match=words):
+        run("everything-silent", **shape)
+
+
 # -- the command -------------------------------------------------------------------------------------------------------
 def test_the_command_says_by_its_exit_code_whether_healthy_amphorae_were_failed_over(admin: Admin) -> None:
     admin.inside("db", "upgrade")

@@ -12,6 +12,8 @@ from typing import Any
 import attrs
 import pytest
 
+from octavia_core.cli.exits import Exit
+from octavia_core.cli.program import run
 from octavia_core.controller import governing, rotation
 from octavia_core.controller.accept import Acceptor, Asked
 from octavia_core.controller.fleet_health import fleet
@@ -374,6 +376,19 @@ def test_a_list_of_controllers_is_told_the_same_way(rig: Rig) -> None:
 def test_without_a_key_there_is_nothing_to_tell(rig: Rig) -> None:
     with pytest.raises(ConfigurationError, match="heartbeat_key is not set"):
         rotate(rig.storage, rig.settings, What.HEARTBEAT_KEY, actor="jo")
+
+
+def test_who_follows_a_rotation_is_told_that_no_worker_is_alive_and_that_it_goes_on(
+    rig: Rig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "octavia.conf"
+    url = rig.settings.database.connection.reveal().decode()
+    file.write_text(f"[database]\nconnection = {url}\n[health_manager]\nheartbeat_key = new\n")
+    assert run(["heartbeat-key", "rotate", "--config-file", str(file), "--timeout", "0.1"]) == Exit.TIMEOUT
+    said = capsys.readouterr().err
+    assert "4 agents are to be told" in said
+    assert "no worker is alive, so nobody is told; start one: octavia-core-worker" in said
+    assert "4 agents are not told yet; it goes on: octavia-admin heartbeat-key show" in said
 
 
 def test_the_commands_tell_and_show(admin: Admin) -> None:

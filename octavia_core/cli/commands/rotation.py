@@ -11,15 +11,18 @@ import typer
 
 from octavia_core.cli.command import command
 from octavia_core.cli.exits import Exit, TimeIsOver
-from octavia_core.cli.session import Session
+from octavia_core.cli.session import Interrupted, Session
 
 if TYPE_CHECKING:
+    from octavia_core.controller.facade import Controller
     from octavia_core.controller.rotation import Progress
 
 __all__ = ["add"]
 
 PAUSE = 0.5
 """Seconds between two looks at the progress."""
+NOBODY = 10.0
+"""Seconds between two looks whether anybody is there to tell them."""
 
 
 def add(app: typer.Typer) -> None:
@@ -66,17 +69,36 @@ def rotate(session: Session, what: str) -> None:
         controller.nudge()
         session.screen.note(f"{stored} agents are to be told")
         found = _progress(controller, what)
-        while session.wait and found.under_way:
-            if deadline is not None and time.monotonic() >= deadline:
-                raise TimeIsOver(f"{found.under_way} agents are not told yet; it goes on: octavia-admin {what} show")
-            controller.clock.sleep(PAUSE)
-            found = _progress(controller, what)
+        look_at = time.monotonic()
+        try:
+            while session.wait and found.under_way:
+                now = time.monotonic()
+                if now >= look_at:
+                    look_at = now + NOBODY
+                    if _nobody_works(controller):
+                        start = "octavia-core-worker" if session.config_files else "octavia-admin up"
+                        session.screen.note(f"no worker is alive, so nobody is told; start one: {start}")
+                if deadline is not None and now >= deadline:
+                    raise TimeIsOver(
+                        f"{found.under_way} agents are not told yet; it goes on: octavia-admin {what} show"
+                    )
+                controller.clock.sleep(PAUSE)
+                found = _progress(controller, what)
+        except KeyboardInterrupt:
+            raise Interrupted(
+                f"interrupted: {found.under_way} agents are not told yet; it goes on: octavia-admin {what} show"
+            ) from None
     _print(session, found)
     if found.failed:
         raise typer.Exit(Exit.FAILED)
 
 
-def _progress(controller: Any, what: str) -> Progress:
+def _nobody_works(controller: Controller) -> bool:
+    attendance, now = controller.storage.read(lambda tx: (tx.attendance(), tx.governing().now))
+    return all(until <= now for until in attendance.workers.values())
+
+
+def _progress(controller: Controller, what: str) -> Progress:
     from octavia_core.controller.rotation import What, progress
 
     return progress(controller.storage, controller.settings, What(what))

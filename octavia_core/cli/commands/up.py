@@ -242,3 +242,6 @@ def _log_to_stderr(level: str) -> None:
     if number is None:
         raise BadRequest(f"--log-level is {level!r}, but must be DEBUG, INFO, WARNING or ERROR")
     logging.basicConfig(level=number, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("psycopg").setLevel(
+        logging.ERROR
+    )  # each error that it warns of is raised, too, and told in our words
