@@ -81,7 +81,7 @@ class Step:
         sent: datagrams; `applied` of them reached memory; `old` were known as sent before; `behind` is how far the rows were behind, the longest.
         p99: seconds from arrival to memory.
         cpu: seconds by part; `database`: of its server, `sender`: of who sent.
-        waiting: amphorae in the queue at the end; `lost`: failovers that were stored until then.
+        waiting: the most amphorae that waited to be written; `lost`: failovers that were stored until then.
     """
 
     rate: int
@@ -211,7 +211,7 @@ class Measured:
             yield Figure("  look with 10 silent, median", statistics.median(self.stale["look"]), "s")
         if over := self.overload:
             note = f"{over.sent:,} sent, {over.applied + over.old:,} taken, {over.dropped:,} seen to be dropped"
-            yield Figure("  overload, longest queue", over.waiting, "", note)
+            yield Figure("  overload, most amphorae that wait to be written", over.waiting, "", note)
             yield Figure("  overload, failovers", over.lost, "")
         if self.upstream is not None:
             theirs = self.upstream["cpu"] / max(1, self.upstream["sent"])  # those that it ignored cost it less

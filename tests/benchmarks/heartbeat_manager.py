@@ -80,7 +80,7 @@ class _Measured:
         self.port = int(bound.getsockname()[1])
         self.health = HealthManager(self.storage, self.settings, world, bound, lambda: None, processes=processes)
         self.health.frozen = Frozen()
-        self.lags, self.behind, self.ended = list[float](), 0.0, threading.Event()
+        self.lags, self.behind, self.waiting, self.ended = list[float](), 0.0, 0, threading.Event()
         lag: Any = self.health._hearing._lag  # type: ignore[attr-defined]
         note = lag.note
 
@@ -96,9 +96,10 @@ class _Measured:
         self.statements += 1
 
     def _watch(self) -> None:
-        writer = self.health._writer
+        writer, memory = self.health._writer, self.health._memory
         while not self.ended.wait(0.05):
             self.behind = max(self.behind, time.monotonic() - writer.written_at)
+            self.waiting = max(self.waiting, len(memory._fresh), len(memory._news))
 
     def settle(self) -> int:
         """How many amphorae have their report in the rows."""
@@ -108,13 +109,13 @@ class _Measured:
     def begin(self) -> bool:
         """A step begins."""
         self.health._hearing.dropped()
-        self.lags, self.behind, self.statements = [], 0.0, 0
+        self.lags, self.behind, self.waiting, self.statements = [], 0.0, 0, 0
         self.counted, self.cpu = dict(self.health.counters), self._cpu()
         return True
 
     def end(self) -> dict[str, Any]:
         """A step is over: what came of it."""
-        behind, lags = self.behind, sorted(self.lags)
+        behind, waiting, lags = self.behind, self.waiting, sorted(self.lags)
         cpu = self._cpu()
         time.sleep(1.0)
         counters = self.health.counters
@@ -128,7 +129,7 @@ class _Measured:
             "cpu": {name: spent - self.cpu.get(name, 0.0) for name, spent in cpu.items()},
             "statements": self.statements,
             "memory": sum(map(_pss, [os.getpid(), *self.health.pids])),
-            "waiting": len(self.health._memory._fresh | self.health._memory._news.keys()),
+            "waiting": waiting,
             "lost": len(self.storage.read(lambda tx: [o for o in tx.operations(limit=10_000) if o.flow == "failover"])),
         }
 
