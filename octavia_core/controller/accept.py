@@ -25,7 +25,7 @@ from octavia_core.controller.accept_base import (
     touch,
 )
 from octavia_core.controller.accept_below import AcceptingBelow
-from octavia_core.controller.accept_trees import in_error, new_id, subject_of
+from octavia_core.controller.accept_trees import ascending_ids, in_error, new_id, subject_of
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Topology
@@ -94,7 +94,7 @@ class Acceptor(AcceptingBelow):
 
     def create_load_balancer(self, wish: NewLoadBalancer, asked: Asked) -> Operation:
         """Store the whole tree PENDING_CREATE and the operation that builds it."""
-        tree = changes.tidy(wish).build(new_id, topology=self.topology)
+        tree = changes.tidy(wish).build(ascending_ids(), topology=self.topology)
         validity.check(tree)
         objection = self.objection(tree.topology)
         if objection is not None:
@@ -227,11 +227,11 @@ class Acceptor(AcceptingBelow):
         """Make an existing load balancer what a document says; None when it is that already."""
         wanted = changes.tidy(wanted)
         tree = self.storage.read(lambda tx: existing(tx, lb_id))
-        if plan_edits(tree, wanted, new_id).empty:
+        if plan_edits(tree, wanted, ascending_ids()).empty:
             return None
 
         def plan(tx: Transaction, tree: LoadBalancer) -> Edits:
-            edits = plan_edits(tree, wanted, new_id).edits
+            edits = plan_edits(tree, wanted, ascending_ids()).edits
             subjects = tuple(dict.fromkeys(subject_of(edit) for edit in edits))
 
             def work(tx: Transaction) -> None:

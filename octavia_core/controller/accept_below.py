@@ -8,7 +8,7 @@ from typing import Any
 import attrs
 
 from octavia_core.controller.accept_base import Accepting, Asked, Edits, existing, touch
-from octavia_core.controller.accept_trees import check, in_error_with, member_edits, new_id, pool_of
+from octavia_core.controller.accept_trees import ascending_ids, check, in_error_with, member_edits, new_id, pool_of
 from octavia_core.domain.operation import Operation, Subject
 from octavia_core.domain.tree import LoadBalancer, Node
 from octavia_core.domain.vocabulary import Kind
@@ -41,7 +41,7 @@ class AcceptingBelow(Accepting):
         def plan(tx: Transaction, tree: LoadBalancer) -> Edits:
             ports = [listener.peer_port or 0 for listener in tree.listeners]
             peer_port = max(ports, default=FIRST_PEER_PORT - 1) + 1
-            listener, pools = wish.build(new_id, lb_id, tree.project_id, peer_port=peer_port)
+            listener, pools = wish.build(ascending_ids(), lb_id, tree.project_id, peer_port=peer_port)
             subjects = (Subject(Kind.LISTENER, listener.id), *(Subject(Kind.POOL, pool.id) for pool in pools))
             check(tree, subjects, *map(Insert, pools), Insert(listener))
 
@@ -62,7 +62,8 @@ class AcceptingBelow(Accepting):
             listener = tree.listener(listener_id) if listener_id else None
             if listener_id and listener is None:
                 raise NotFound("listener", listener_id)
-            pool = wish.build(new_id, lb_id, tree.project_id, listener=listener.protocol if listener else None)
+            speaks = listener.protocol if listener else None
+            pool = wish.build(ascending_ids(), lb_id, tree.project_id, listener=speaks)
 
             def work(tx: Transaction) -> None:
                 tx.insert(pool)
@@ -141,12 +142,12 @@ class AcceptingBelow(Accepting):
             listener = tree.listener(listener_id)
             if listener is None:
                 raise NotFound("listener", listener_id)
-            pool = wish.redirect_pool
-            made = pool.build(new_id, lb_id, tree.project_id, listener=listener.protocol) if pool else None
+            pool, next_id = wish.redirect_pool, ascending_ids()
+            made = pool.build(next_id, lb_id, tree.project_id, listener=listener.protocol) if pool else None
             last = len(listener.l7policies) + 1
             position = min(wish.position or last, last)
             redirect = made.id if made else wish.redirect_pool_id
-            policy = wish.build(new_id, listener_id, tree.project_id, position=last, redirect_pool_id=redirect)
+            policy = wish.build(next_id, listener_id, tree.project_id, position=last, redirect_pool_id=redirect)
 
             subjects = (Subject(Kind.L7POLICY, policy.id), *((Subject(Kind.POOL, made.id),) if made else ()))
             check(tree, subjects, *((Insert(made),) if made else ()), Insert(policy))

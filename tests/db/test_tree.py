@@ -199,6 +199,18 @@ def test_updated_at_is_null_until_the_first_change(storage):
     assert found[second] is None
 
 
+def test_every_row_has_the_moment_in_which_it_was_made(storage):
+    tree = full()
+    store(storage, tree)
+    store(storage, attrs.evolve(normal(tree).pools[0], id=new_id(), members=(), health_monitor=None))
+    store(storage, attrs.evolve(normal(tree).listeners[0], id=new_id(), protocol_port=9, l7policies=()))
+    for name in ("load_balancer", "listener", "pool", "member", "health_monitor", "l7policy", "l7rule"):
+        of = metadata.tables[name].c
+        born = storage.look(lambda tx, of=of: [row.created_at for row in tx.rows(select(of.created_at))])
+        assert born, name
+        assert None not in born, name
+
+
 def positions(storage, tree):
     return [each.id for each in load(storage, tree.id).listeners[0].l7policies], [
         each.position for each in load(storage, tree.id).listeners[0].l7policies

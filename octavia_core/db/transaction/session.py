@@ -85,18 +85,16 @@ class Session:
     def add_rows(self, table: Table, rows: Sequence[Mapping[str, Any]], **every: Any) -> None:
         """Insert rows; `every` are times of the database's clock that all of them get, or one moment given as a value."""
         if len(rows) == 1:
-            row = fit(table, rows[0])
-            clocks = _clocks(every)
-            row |= {name: value for name, value in every.items() if name not in dict(clocks)}
+            row, clocks = _timed(fit(table, rows[0]), every)
             self.write(_insert(table, tuple(row), clocks), row)
             return
         self.write_many(table.insert().values(every) if every else table.insert(), [fit(table, row) for row in rows])
 
     def add_row(self, table: Table, row: Mapping[str, Any], **every: Any) -> bool:
-        """Insert a row unless there is one with its id, in one statement; True when it was inserted."""
-        columns = fit(table, row)
+        """Insert a row unless there is one with its id, in one statement; True when it was inserted. `every` as in `add_rows`."""
+        columns, clocks = _timed(fit(table, row), every)
         given = {f"b_{name}": value for name, value in columns.items()}
-        return self.write(_insert_new(table, tuple(columns), _clocks(every)), given) == 1
+        return self.write(_insert_new(table, tuple(columns), clocks), given) == 1
 
     @contextlib.contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -115,9 +113,11 @@ class Session:
 Clocks = tuple[tuple[str, type[FunctionElement[Any]]], ...]
 
 
-def _clocks(every: Mapping[str, Any]) -> Clocks:
-    """Those that are times which the database knows."""
-    return tuple((name, type(value)) for name, value in every.items() if isinstance(value, FunctionElement))
+def _timed(row: Mapping[str, Any], every: Mapping[str, Any]) -> tuple[dict[str, Any], Clocks]:
+    """The row with the moments that are given as values, and those which the database knows."""
+    clocks = tuple((name, type(value)) for name, value in every.items() if isinstance(value, FunctionElement))
+    moments = {name: value for name, value in every.items() if not isinstance(value, FunctionElement)}
+    return {**row, **moments}, clocks
 
 
 @functools.cache

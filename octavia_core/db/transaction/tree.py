@@ -85,7 +85,10 @@ _SELECTS: Mapping[str, Select[Any]] = {
     "additional": select(*(c for c in additional_vip.c if c.name != "load_balancer_id"))
     .where(additional_vip.c.load_balancer_id == _LB)
     .order_by(additional_vip.c.subnet_id),
-    "listeners": select(*_selected(Kind.LISTENER)).where(_OF_LB).order_by(listener.c.created_at, listener.c.id),
+    # every new listener of a load balancer has a greater peer port, upstream's too
+    "listeners": select(*_selected(Kind.LISTENER))
+    .where(_OF_LB)
+    .order_by(listener.c.created_at, listener.c.peer_port, listener.c.id),
     "sni": select(sni.c.listener_id, sni.c.tls_container_id)
     .join(listener, listener.c.id == sni.c.listener_id)
     .where(_OF_LB)
