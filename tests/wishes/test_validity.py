@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import attrs
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from octavia_core.domain.operation import Subject
 from octavia_core.domain.tree import AdditionalVip, LoadBalancer, Member, SessionPersistence, Vip
@@ -35,6 +38,7 @@ from octavia_core.domain.wishes import (
 from octavia_core.errors import BadRequest
 from octavia_core.policy import validity
 from octavia_core.policy.validity.listeners import USABLE
+from octavia_core.policy.validity.values import regular_expression
 from tests.wishes.strategies import SPEAKS, counter
 
 L, P, M, S = ListenerProtocol, PoolProtocol, MonitorType, PersistenceType
@@ -213,9 +217,12 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (pool(protocol=P.SCTP, alpn_protocols=["h2"]), "alpn_protocols.*left out: members of a SCTP pool speak no TLS"),
         (
             listener(protocol=L.TCP, default_pool=NewPool(protocol=P.UDP)),
-            "default_pool_id.*a pool of protocol HTTP.*UDP",
+            "new UDP pool: protocol is UDP, but must be HTTP.*since TCP listener 'web' uses it",
         ),
-        (listener(default_pool=NewPool(protocol=P.TCP)), "default_pool_id.*a pool of protocol HTTP, PROXY or PROXYV2"),
+        (
+            listener(default_pool=NewPool(protocol=P.TCP)),
+            "new TCP pool: protocol is TCP, but must be HTTP, PROXY or PROXYV2",
+        ),
     ],
     "session persistence": [
         (kept(type=S.APP_COOKIE), "session persistence of pool 'p': cookie_name is not set"),
@@ -294,7 +301,7 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
         (policy(action=L7Action.REDIRECT_TO_POOL, redirect_pool_id="x"), "redirect_pool_id is 'x'"),
         (
             policy(action=L7Action.REDIRECT_TO_POOL, redirect_pool=NewPool(protocol=P.TCP)),
-            "redirect_pool_id.*speaks TCP",
+            "new TCP pool: protocol is TCP, but must be HTTP, PROXY or PROXYV2",
         ),
         (
             policy(rules=[NewL7Rule(type=L7RuleType.PATH, value="/")] * 51),
@@ -329,6 +336,104 @@ WRONG: dict[str, list[tuple[NewLoadBalancer, str]]] = {
 }
 
 
+def nameless(**values: Any) -> NewLoadBalancer:
+    return NewLoadBalancer(listeners=[NewListener(**{"protocol": L.HTTP, "protocol_port": 80, **values})])
+
+
+def default(**values: Any) -> NewLoadBalancer:
+    return nameless(default_pool=NewPool(**values))
+
+
+def behind_policy(made: NewL7Policy) -> NewLoadBalancer:
+    return nameless(l7policies=[NewL7Policy(action="REJECT"), made])
+
+
+@pytest.mark.parametrize(
+    ("wish", "words"),
+    [
+        (NewLoadBalancer(project_id="x" * 99), "new load balancer: project_id is"),
+        (nameless(protocol_port=0), "new listener HTTP:0: protocol_port is 0, but"),
+        (nameless(protocol_port="x"), "new listener HTTP:'x': protocol_port is 'x', but"),
+        (nameless(default_pool_id="no"), "new listener HTTP:80: default_pool_id is 'no', but"),
+        (NewLoadBalancer(pools=[NewPool(protocol=P.TCP, crl_container_id="c")]), "new TCP pool: crl_container_id is 'c',"),
+        (default(crl_container_id="c"), "new HTTP pool of new listener HTTP:80: crl_container_id is 'c',"),
+        (default(protocol=P.TCP), "new TCP pool: protocol is TCP, but .* since new listener HTTP:80 uses it"),
+        (nameless(protocol=L.PROMETHEUS, default_pool=NewPool()), "new listener PROMETHEUS:80: default_pool is new HTTP pool"),
+        (default(members=[NewMember("a", 80)]), "^member a:80 of new HTTP pool of new listener HTTP:80: address is 'a'"),
+        (default(members=[NewMember(1, 80)]), "new member of new HTTP pool of new listener HTTP:80: address is 1,"),
+        (
+            default(health_monitor=NewHealthMonitor(type=M.TCP, url_path="/")),
+            "new TCP health monitor of new HTTP pool of new listener HTTP:80: url_path is '/', but",
+        ),
+        (
+            default(session_persistence=SessionPersistence(type=S.APP_COOKIE)),
+            "session persistence of new HTTP pool of new listener HTTP:80: cookie_name is not set, but",
+        ),
+        (
+            behind_policy(NewL7Policy(action="REDIRECT_TO_URL")),
+            "new L7 policy number 2 of new listener HTTP:80: redirect_url is not set",
+        ),
+        (
+            behind_policy(NewL7Policy(action="REDIRECT_TO_POOL", redirect_pool=NewPool(crl_container_id="c"))),
+            "new HTTP pool of new L7 policy number 2 of new listener HTTP:80: crl_container_id is 'c', but",
+        ),
+        (
+            behind_policy(NewL7Policy(action="REJECT", rules=[NewL7Rule(type="PATH", value="x")])),
+            r"new L7 rule \(number 1 of new L7 policy number 2 of new listener HTTP:80\): value is 'x', but",
+        ),
+    ],
+)  # fmt: skip
+def test_what_is_new_and_has_no_name_is_called_what_it_is_and_where(wish: NewLoadBalancer, words: str) -> None:
+    with pytest.raises(BadRequest, match=words) as refused:
+        validity.check(wish.build(counter("unseen"), topology=Topology.SINGLE))
+    assert "unseen" not in str(refused.value)
+
+
+def test_what_is_there_and_has_no_name_is_called_by_its_id() -> None:
+    tree = nameless(protocol_port=0).build(counter("seen"), topology=Topology.SINGLE)
+    there = attrs.evolve(tree.listeners[0], provisioning_status=Provisioning.ACTIVE)
+    with pytest.raises(BadRequest, match=f"^listener {there.id}: protocol_port is 0"):
+        validity.check(attrs.evolve(tree, listeners=(there,)))
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        "[[.a.]]",
+        "[[=a=]]",
+        "[^[a]",
+        "[a--]?",
+        "[+--]",
+        "[a-z&&[^b]]",
+        "[a||b]",
+        "[a~~b]",
+        "[]&&[]",
+        r"[\[&&]",
+        r"\[[[a]",
+        "[+----]",
+    ],
+)
+def test_a_doubtful_pattern_says_nothing_on_standard_error(pattern: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        allowed = regular_expression(pattern)
+    assert allowed is None or pattern == "[a--]?"  # a range that ends before it begins, here as in HAProxy
+
+
+@pytest.mark.parametrize("pattern", ["[[a", "[a&&", "[z-a]", "[[z-a]", "(?P<a", "a{2,1}", "*"])
+def test_what_is_no_pattern_is_refused_without_a_warning(pattern: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (regular_expression(pattern) or "").startswith("a regular expression (")
+
+
+@given(st.text(alphabet="[]^-&|~ab\\(", max_size=12))
+def test_no_pattern_warns(pattern: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        regular_expression(pattern)
+
+
 CASES = [
     pytest.param(wish, words, id=f"{group}-{index}")
     for group, wrong in WRONG.items()
@@ -339,8 +444,9 @@ CASES = [
 @pytest.mark.parametrize(("wish", "words"), CASES)
 def test_one_thing_wrong_is_one_sentence_that_names_it(wish: NewLoadBalancer, words: str) -> None:
     with pytest.raises(BadRequest, match=words) as refused:
-        validity.check(wish.build(counter(), topology=Topology.SINGLE))
+        validity.check(wish.build(counter("unseen"), topology=Topology.SINGLE))
     assert str(refused.value).isprintable()
+    assert "unseen" not in str(refused.value), "nobody knows the id of what is not made"
 
 
 @pytest.mark.parametrize("protocol", list(L))

@@ -207,15 +207,15 @@ def gone(session: Session, words: str, id: str, row: Row | None) -> None:
         session.screen.say(f"{words} {id} is {'deleted' if done else 'going to be deleted'}")
 
 
-def listener_of(text: str, cert: str | None, pool: Mapping[str, Any] | None) -> dict[str, Any]:
-    """`PROTOCOL:PORT name=value ...` as part of a document."""
+def listener_of(
+    text: str, cert: str | None, pool: Mapping[str, Any] | None, said: str = "--listener"
+) -> dict[str, Any]:
+    """`PROTOCOL:PORT name=value ...` as part of a document; `said` is where it was written."""
     place, *settings = text.split() or [""]
     protocol, colon, port = place.partition(":")
     if not colon or not port or not protocol:
-        raise BadRequest(f"--listener {text!r} must be PROTOCOL:PORT, for example HTTP:80")
-    listener: dict[str, Any] = {"protocol": protocol.upper(), "protocol_port": port} | settings_of(
-        settings, "--listener"
-    )
+        raise BadRequest(f"{said} {text!r} must be PROTOCOL:PORT, for example HTTP:80")
+    listener: dict[str, Any] = {"protocol": protocol.upper(), "protocol_port": port} | settings_of(settings, said)
     if cert is not None and protocol.upper() == "TERMINATED_HTTPS":
         listener.setdefault("tls_certificate_id", reference(cert))
     if pool is not None:
@@ -231,14 +231,14 @@ def pool_of(values: dict[str, Any]) -> dict[str, Any] | None:
     return pool or None
 
 
-def monitor_of(text: str) -> dict[str, Any]:
-    """`TYPE[:PATH] name=value ...` as part of a document."""
+def monitor_of(text: str, said: str = "--monitor") -> dict[str, Any]:
+    """`TYPE[:PATH] name=value ...` as part of a document; `said` is where it was written."""
     first, *settings = text.split() or [""]
     kind, colon, path = first.partition(":")
     monitor: dict[str, Any] = {"type": kind.upper()}
     if colon:
         monitor["url_path"] = path
-    return monitor | settings_of(settings, "--monitor")
+    return monitor | settings_of(settings, said)
 
 
 def settings_of(words: list[str], flag: str) -> dict[str, Any]:

@@ -190,7 +190,7 @@ def create_listener(
         )
     from octavia_core.policy.changes import wish
 
-    document = listener_of(port, cert, made) | values
+    document = listener_of(port, cert, made, "listener") | values
     with session.work() as hand:
         if pool is not None:
             document["default_pool_id"] = locate(hand.controller, Kind.POOL, pool)
@@ -240,7 +240,7 @@ def create_member(
 
     from octavia_core.policy.changes import wish
 
-    asked = wish(NewMember, address)
+    asked = wish(NewMember, address, "member:")
     if values:
         asked = wish(NewMember, attrs.asdict(asked) | values)
     with session.work() as hand:
@@ -290,7 +290,7 @@ def create_monitor(
     """Have the members of a pool checked."""
     from octavia_core.policy.changes import wish
 
-    asked = wish(NewHealthMonitor, monitor_of(type) | values)
+    asked = wish(NewHealthMonitor, monitor_of(type, "monitor") | values)
     with session.work() as hand:
         id = locate(hand.controller, Kind.POOL, pool)
         _created(

@@ -84,7 +84,8 @@ def check(scope: Scope) -> None:
                 _listener(policy, listener)
             for index, rule in enumerate(policy.rules):
                 if scope.concerned(rule):
-                    _rule(f"{label(rule)} (number {index + 1} of {label(policy)})", rule, listener)
+                    place = f"number {index + 1} of {label(policy)} of {label(listener)}"
+                    _rule(f"{label(rule)} ({place})", rule, listener)
             if isinstance(policy.position, int):
                 first = positions.setdefault(policy.position, policy)
                 if first is not policy and (concerned or scope.concerned(first)):

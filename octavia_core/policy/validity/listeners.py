@@ -8,6 +8,7 @@ from typing import Final
 
 from octavia_core.domain.tree import L7Policy, Listener, Pool
 from octavia_core.domain.vocabulary import ClientAuthentication, ListenerProtocol, PersistenceType, PoolProtocol
+from octavia_core.errors import BadRequest
 from octavia_core.policy.validity.scope import Scope
 from octavia_core.policy.validity.values import (
     INT,
@@ -205,11 +206,13 @@ def _families(owner: str, listener: Listener, scope: Scope) -> None:
 def _default_pool(owner: str, listener: Listener, scope: Scope) -> None:
     if listener.default_pool_id is None:
         return
+    pool = scope.pool(listener.default_pool_id)
     if listener.protocol is _L.PROMETHEUS:
-        raise refusal(
-            owner, "default_pool_id", listener.default_pool_id, "left out: a PROMETHEUS listener answers itself"
-        )
-    if scope.pool(listener.default_pool_id) is None:
+        allowed = "left out: a PROMETHEUS listener answers itself"
+        if pool is not None and scope.new(pool):
+            raise BadRequest(f"{owner}: default_pool is {label(pool)}, but must be {allowed}")
+        raise refusal(owner, "default_pool_id", listener.default_pool_id, allowed)
+    if pool is None:
         raise refusal(owner, "default_pool_id", listener.default_pool_id, "the id of a pool of this load balancer")
 
 
@@ -236,11 +239,11 @@ def _use(scope: Scope, listener: Listener, pool: Pool, policy: L7Policy | None) 
     mine = scope.concerned(listener) or (policy is not None and scope.concerned(policy))
     if not isinstance(speaker, ListenerProtocol) or not (mine or scope.concerned(pool)):
         return
-    usable, says = USABLE[speaker], f"{speaker} listener {_name(listener)}"
+    usable, says = USABLE[speaker], _speaker(listener)
     if pool.protocol not in usable:
         if not usable:
             raise refusal(label(pool), "use", says, "left out: that listener uses no pool")
-        if mine:
+        if mine and not scope.new(pool):
             where = (label(listener), "default_pool_id") if policy is None else (label(policy), "redirect_pool_id")
             tail = f"a pool of protocol {alternatives(usable)}; {label(pool)} speaks {show(pool.protocol)}"
             raise refusal(*where, pool.id, tail)
@@ -271,7 +274,7 @@ def _reach(scope: Scope, listener: Listener, pool: Pool) -> None:
         asked = scope.sets(member, "address") or scope.sets(listener, "default_pool_id")
         if not known or version in known or not asked:
             continue
-        tail = f"an IPv{min(known)} address, as {model} has: {speaker} listener {_name(listener)} uses the pool"
+        tail = f"an IPv{min(known)} address, as {model} has: {_speaker(listener)} uses the pool"
         raise refusal(f"{label(member)} of {label(pool)}", "address", literal, tail)
 
 
@@ -283,5 +286,7 @@ def _versions(scope: Scope) -> set[int]:
     return set() if None in vips else {6 if ":" in str(vip) else 4 for vip in vips}
 
 
-def _name(listener: Listener) -> str:
-    return label(listener).removeprefix("listener ")
+def _speaker(listener: Listener) -> str:
+    """With its protocol, which the label of a new one has."""
+    words = label(listener)
+    return words if words.startswith("new ") else f"{listener.protocol} {words}"

@@ -127,14 +127,14 @@ def check(scope: Scope) -> None:
     """Hold pools, members and monitors that are concerned against their rules."""
     for pool in scope.tree.pools:
         if scope.concerned(pool):
-            owner = label(pool)
+            owner = scope.called(pool)
             fields(owner, pool, _POOL)
             _tls(owner, pool, scope)
             _persistence(owner, pool)
         _members(pool, scope)
         monitor = pool.health_monitor
         if monitor is not None and (scope.concerned(monitor) or scope.concerned(pool)):
-            _monitor(pool, monitor, of_monitor=scope.concerned(monitor))
+            _monitor(pool, monitor, scope)
 
 
 def _tls(owner: str, pool: Pool, scope: Scope) -> None:
@@ -177,7 +177,7 @@ def _members(pool: Pool, scope: Scope) -> None:
     concerned = [member for member in pool.members if scope.concerned(member)]
     if not concerned:
         return
-    tail = f" of {label(pool)}"
+    tail = f" of {scope.called(pool)}"
     for member in concerned:
         fields(label(member) + tail, member, _MEMBER)
         if member.backup and pool.protocol in _DATAGRAMS and scope.sets(member, "backup"):
@@ -210,8 +210,9 @@ def _place(member: Member) -> tuple[object, int] | None:
         return None
 
 
-def _monitor(pool: Pool, monitor: HealthMonitor, *, of_monitor: bool) -> None:
-    owner = f"{label(monitor)} of {label(pool)}"
+def _monitor(pool: Pool, monitor: HealthMonitor, scope: Scope) -> None:
+    owner = f"{label(monitor)} of {scope.called(pool)}"
+    of_monitor = scope.concerned(monitor)
     if of_monitor:
         fields(owner, monitor, _MONITOR)
         http = monitor.type in (_M.HTTP, _M.HTTPS)

@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Final
 
 from octavia_core.domain.tree import HealthMonitor, L7Policy, L7Rule, Listener, LoadBalancer, Member, Node, Pool
-from octavia_core.domain.vocabulary import Kind
+from octavia_core.domain.vocabulary import Kind, Provisioning
 from octavia_core.errors import BadRequest
 
 __all__ = ["KIND_OF", "alternatives", "label", "refusal", "show"]
@@ -41,7 +41,10 @@ def show(value: object) -> str:
 
 
 def label(node: LoadBalancer | Node) -> str:
-    """The object as a person knows it: `listener 'web'`, `member 10.0.0.5:80`, otherwise with its id."""
+    """The object as a person knows it: `listener 'web'`, `member 10.0.0.5:80`, otherwise with its id.
+
+    What is yet to be made has an id that nobody else has seen, or ever will when it is refused: `new listener HTTP:80`.
+    """
     words = KIND_OF[type(node)].words
     name = getattr(node, "name", None)
     if isinstance(name, str) and name:
@@ -50,7 +53,22 @@ def label(node: LoadBalancer | Node) -> str:
         place: tuple[object, object] = (node.address, node.protocol_port)
         if isinstance(place[0], str) and isinstance(place[1], int):
             return f"{words} {show(place[0])[1:-1]}:{show(place[1])}"
+    if node.provisioning_status is Provisioning.PENDING_CREATE:
+        return f"new {_nameless(node, words)}"
     return f"{words} {node.id}"
+
+
+def _nameless(node: LoadBalancer | Node, words: str) -> str:
+    match node:
+        case Listener():
+            return f"{words} {show(node.protocol)}:{show(node.protocol_port)}"
+        case Pool():
+            return f"{show(node.protocol)} {words}"
+        case HealthMonitor():
+            return f"{show(node.type)} {words}"
+        case L7Policy():
+            return f"{words} number {show(node.position)}"
+    return words
 
 
 def refusal(owner: str, field: str, value: object, allowed: str) -> BadRequest:
