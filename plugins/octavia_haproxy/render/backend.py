@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from octavia_core.domain.tree import Pool
+from octavia_core.domain.tree import Listener, Pool
 from octavia_core.domain.vocabulary import Algorithm, ListenerProtocol, PersistenceType, PoolProtocol
 from octavia_core.settings import HaproxyAmphora
 from octavia_haproxy.render import check
@@ -57,8 +57,8 @@ def backend(served: Served, pool: Pool, peers: str | None, settings: HaproxyAmph
     yield line("balance", _balance(pool))
     yield from _persistence(pool, mode, peers, settings)
     if monitor:
-        yield from monitor_lines(monitor, facts)
-    yield from _headers(served, pool, mode)
+        yield from monitor_lines(monitor, pool, facts)
+    yield from _headers(listener, mode)
     yield line("fullconn", str(connection_limit(listener.connection_limit, settings)))
     yield line("option", "allbackups")
     yield line("timeout", "connect", str(listener.timeout_member_connect or settings.timeout_member_connect))
@@ -136,16 +136,15 @@ def _persistence(pool: Pool, mode: str, peers: str | None, settings: HaproxyAmph
         yield line("cookie", "SRV", "insert", "indirect", "nocache")
 
 
-def _headers(served: Served, pool: Pool, mode: str) -> Iterator[str]:
-    listener = served.listener
+def _headers(listener: Listener, mode: str) -> Iterator[str]:
+    """What the listener inserts into requests, whichever way the client's address comes besides."""
     wanted = {name for name, value in listener.insert_headers.items() if str(value).lower() == "true"}
     if mode != "http":
         return
-    if pool.protocol is PoolProtocol.HTTP:
-        if "X-Forwarded-For" in wanted:
-            yield line("option", "forwardfor")
-        if "X-Forwarded-Port" in wanted:
-            yield _set_header("X-Forwarded-Port", "%[dst_port]")
+    if "X-Forwarded-For" in wanted:
+        yield line("option", "forwardfor")
+    if "X-Forwarded-Port" in wanted:
+        yield _set_header("X-Forwarded-Port", "%[dst_port]")
     if "X-Forwarded-Proto" in wanted and listener.protocol in _PROTO:
         yield _set_header("X-Forwarded-Proto", _PROTO[listener.protocol])
     if listener.protocol is ListenerProtocol.TERMINATED_HTTPS:

@@ -28,19 +28,19 @@ def active_monitor(pool: Pool) -> HealthMonitor | None:
     return monitor
 
 
-def monitor_lines(monitor: HealthMonitor, facts: Facts) -> Iterator[str]:
-    """How the backend checks. TCP and TLS-HELLO need no line: a connection is the check."""
+def monitor_lines(monitor: HealthMonitor, pool: Pool, facts: Facts) -> Iterator[str]:
+    """How the backend checks the members of its pool. TCP and TLS-HELLO need no line: a connection is the check."""
     if facts.haproxy_version >= (1, 6):
         yield line("load-server-state-from-file", "global")
     yield line("timeout", "check", f"{monitor.timeout}s")
     if monitor.type in _HTTP:
-        yield from _http(monitor, facts)
+        yield from _http(monitor, pool, facts)
     elif monitor.type is MonitorType.PING:
         yield line("option", "external-check")
         yield line("external-check", "command", PING_COMMAND)
 
 
-def _http(monitor: HealthMonitor, facts: Facts) -> Iterator[str]:
+def _http(monitor: HealthMonitor, pool: Pool, facts: Facts) -> Iterator[str]:
     owner = f"health monitor {monitor.id}"
     method = check.name(owner, "http_method", monitor.http_method or "GET")
     path = check.plain(owner, "url_path", monitor.url_path or "/")
@@ -48,11 +48,23 @@ def _http(monitor: HealthMonitor, facts: Facts) -> Iterator[str]:
     if version not in (None, "1.0", "1.1"):
         raise check.refuse(owner, "http_version", f"{monitor.http_version} is neither 1.0 nor 1.1")
     yield line("option", "httpchk", method, path, *([f"HTTP/{version}"] if version else []))
-    if version == "1.1" and monitor.domain_name and facts.haproxy_version >= (2, 2):
-        host = check.plain(owner, "domain_name", monitor.domain_name)
-        yield line("http-check", "send", "hdr", "Host", log_format(host))
+    if version == "1.1" and facts.haproxy_version >= (2, 2):
+        named = check.plain(owner, "domain_name", monitor.domain_name) if monitor.domain_name else None
+        yield line("http-check", "send", "hdr", "Host", log_format(named) if named else _address(pool, facts))
     codes = check.codes(owner, "expected_codes", monitor.expected_codes)
     yield line("http-check", "expect", "rstatus", "|".join(codes))
+
+
+def _address(pool: Pool, facts: Facts) -> str:
+    """Each member's own address and port, as whoever knows no name of it has to say (RFC 9112, section 3.2).
+
+    Where members are of both families, or HAProxy is older than what is tested, the member's id, which is a name, too.
+    """
+    members = [member for member in pool.members if alive(member)]
+    families = {":" in (member.monitor_address or member.address) for member in members}
+    if len(families) > 1 or facts.haproxy_version < (2, 6):
+        return "%[srv_name]"
+    return "[%[bc_dst]]:%[bc_dst_port]" if True in families else "%[bc_dst]:%[bc_dst_port]"
 
 
 def check_words(monitor: HealthMonitor, pool: Pool, facts: Facts) -> list[str]:
