@@ -40,6 +40,8 @@ _FEW = 1000
 """As many amphorae are remembered for some while anyway."""
 MOST = 150_000
 """Amphorae that one process remembers at most; those that it has known longest are read whole again."""
+LISTENERS = 2000
+"""Listeners of a heartbeat that is remembered: more than an agent's datagram takes, and what is made up may have far more."""
 
 
 class Skimmed(NamedTuple):
@@ -197,6 +199,11 @@ class Skimmer:
         """What is remembered of it."""
         return self._amphorae.get(amphora_id)
 
+    def doubt(self, amphora_id: str) -> None:
+        """Its next heartbeat is read whole, whatever it says; what else is remembered of it stays."""
+        if (sheet := self._amphorae.get(amphora_id)) is not None:
+            self._sheets.pop(sheet.words, None)
+
     def _verified(self, packet: bytes) -> tuple[bytes, bytes, int]:
         """Its body, its mark, and the number of the key."""
         if len(packet) >= _HEX:
@@ -217,7 +224,8 @@ class Skimmer:
 
     def _whole(self, body: bytes, heartbeat: Heartbeat, mark: bytes, key: int, found: _Parts | None) -> Skimmed:
         # only of deltas, so a glance never has to say what counters are
-        layout = _layout(found, heartbeat) if found is not None and heartbeat.deltas else None
+        few = heartbeat.deltas and len(heartbeat.listeners) <= LISTENERS
+        layout = _layout(found, heartbeat) if found is not None and few else None
         if layout is None:
             self._drop(heartbeat.amphora_id)
             return skimmed(heartbeat)._replace(source=body, mark=mark, key=key)

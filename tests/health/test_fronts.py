@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import logging
 import os
 import signal
 import socket
 import threading
+import zlib
 from collections.abc import Iterator
 
 import attrs
 import pytest
 
 from octavia_core.controller.health.frames import LENGTH, Again, frame, frame_of
-from octavia_core.controller.health.front import Front
+from octavia_core.controller.health.front import WORDINGS, Front
 from octavia_core.controller.health.fronts import Fronts
 from octavia_core.controller.health.hear import Told
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.receive import bind_receiver
+from octavia_core.controller.health.waiting import NO_ROOM
 from octavia_core.domain.heartbeat import encode
 from octavia_core.domain.secret import Secret
 from octavia_core.domain.skim import Skimmed, Skimmer
@@ -220,7 +224,7 @@ def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_count
         stuck._take([datagram("a", n, rx=2, conns=n), datagram("b", n, rx=1)])
         stuck._hand_on()
     stuck._take([datagram("b", 49, rx=1), datagram("b", 50, status="FULL", rx=4)])
-    assert len(stuck._again) + len(stuck._news) <= 3, "one per amphora and wording"
+    assert len(stuck._again) + len(stuck._news) <= 3, "one per amphora, and one that says nothing new"
     memory = Memory(reapply=1000.0)
     told(stuck, memory)
     batch = memory.take(0.0, traffic=0.0)
@@ -291,6 +295,78 @@ def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_sa
     assert batch.beats["a"].heartbeat.listeners["l"].status == "OPEN"
     memory.give_back(batch)
     assert [delta.bytes_in for delta in due(memory, 0.0)] == [7]
+
+
+def test_what_is_late_with_other_words_is_not_what_the_next_ones_mean(stuck: Front) -> None:
+    memory, known = Memory(reapply=1000.0), dict[int, Skimmed]()
+    stuck._take([datagram("a", 20, rx=1)])
+    told(stuck, memory, known)
+    stuck._take([datagram("a", 22, status="FULL", rx=1), datagram("a", 21, rx=1)])
+    stuck._take([datagram("a", 23, status="FULL", rx=1)])
+    told(stuck, memory, known)
+    stuck._take([datagram("a", 24, status="FULL", rx=1)])
+    told(stuck, memory, known)
+    latest = memory.latest("a")
+    assert latest is not None
+    assert (latest.seq, latest.heartbeat.listeners["l"].status) == (24, "FULL")
+    assert sum(delta.bytes_in for delta in due(memory, 0.0)) == 5
+
+
+def padded(id: str, seq: int, status: str, padding: bytes) -> bytes:
+    """One that is as large as it says, whatever it is packed with."""
+    document = b'{"id": "%s", "seq": %d, "listeners": {"l": {"status": "%s", "stats": {"rx": 1}}}, "pools": {}, "ver": 3, "x": "%s"}'
+    body = zlib.compress(document % (id.encode(), seq, status.encode(), padding), level=0)
+    return body + hmac.new(KEY.encode(), body, hashlib.sha256).hexdigest().encode()
+
+
+def test_new_words_in_each_heartbeat_take_no_more_room_than_one(stuck: Front) -> None:
+    padding = b"x" * 25_000
+    for seq in range(2500):
+        stuck._take([padded("a", seq, f"S{seq}", padding)])
+        stuck._hand_on()
+    assert len(stuck._news) == 1
+    assert stuck._news.size + stuck._old_news.size + len(stuck._rest) < 100_000
+    memory = Memory(reapply=1000.0)
+    told(stuck, memory)
+    latest = memory.latest("a")
+    assert latest is not None
+    assert (latest.seq, latest.heartbeat.listeners["l"].status) == (2499, "S2499")
+    assert sum(delta.bytes_in for delta in due(memory, 0.0)) == 2500
+
+
+def test_who_invents_amphorae_fills_what_there_is_room_for_and_all_are_heard_when_there_is_some_again(
+    stuck: Front,
+) -> None:
+    stuck.room = 1_000_000
+    memory, known = Memory(reapply=1000.0), dict[int, Skimmed]()
+    stuck._take([datagram("well", 20, rx=1)])
+    told(stuck, memory, known)
+    for seq in range(200):
+        stuck._take([padded(f"a{seq}", 0, "OPEN", b"x" * 25_000)])
+    stuck.room, refused = stuck._news.size, stuck._refused[NO_ROOM]
+    stuck._take([datagram("well", 21, status="FULL", rx=1), datagram("well", 22, status="FULL", rx=1)])
+    stuck._take([datagram("well", 23, rx=1)])
+    assert stuck._refused[NO_ROOM] == refused + 3
+    assert stuck._news.size <= stuck.room
+    assert 150 < refused < 200
+    told(stuck, memory, known)
+    stuck._take([datagram("well", 24, status="FULL", rx=1)])
+    told(stuck, memory, known)
+    latest = memory.latest("well")
+    assert latest is not None
+    assert (latest.seq, latest.heartbeat.listeners["l"].status) == (24, "FULL")
+
+
+def test_one_with_other_listeners_each_time_has_a_few_of_them_waiting(stuck: Front) -> None:
+    for seq in range(20):
+        listeners = {f"l{seq // 2}": {"status": "OPEN", "stats": {"rx": 1}}}
+        stuck._take([encode({"id": "a", "seq": seq, "listeners": listeners, "pools": {}, "ver": 3}, KEY)])
+    assert len(stuck._news) == WORDINGS
+    assert stuck._refused[NO_ROOM] == 10 - WORDINGS
+    memory = Memory(reapply=1000.0)
+    told(stuck, memory)
+    traffic = {delta.listener_id: delta.bytes_in for delta in due(memory, 0.0)}
+    assert traffic == dict.fromkeys(["l6", "l7", "l8", "l9"], 2)
 
 
 @pytest.fixture

@@ -2,8 +2,8 @@
 
 It has one thread, since a thread that computes beside it would cost it up to 5 ms per system call. What it learns goes to
 standard output in frames (`frames`). Lines of standard input say what to do: the first with which socket, all of them with which
-keys; the end of that input ends it. While the health manager is busy, reports wait here, one per amphora and wording: the newest
-with the counters of all.
+keys; the end of that input ends it. While the health manager is busy, reports wait here, one per amphora: the newest with the
+counters of all (`waiting`).
 
 Now and then it says nothing in an empty frame, so that one that stands still is told from one that hears nobody.
 """
@@ -21,13 +21,13 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from itertools import islice
-from operator import add
 from typing import Any
 
 from octavia_core.controller.health.frames import Again, frame
 from octavia_core.controller.health.frozen import Frozen
 from octavia_core.controller.health.order import ENTRY, GAUGE, LATE, has_traffic
 from octavia_core.controller.health.receive import PATIENCE, Receiver
+from octavia_core.controller.health.waiting import News, sums
 from octavia_core.domain.heartbeat import BadPacket
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
 
@@ -37,6 +37,12 @@ SOONEST = 0.05
 """Seconds between two frames at least; what is new is not kept back for longer."""
 MOST = 4000
 """Reports of one frame at most: some hundred thousand bytes more and more would only wait in a pipe."""
+SIZE = 8 * 1024 * 1024
+"""Bytes of reports with new words in one frame, about: likewise."""
+ROOM = 128 * 1024 * 1024
+"""Bytes of them that wait at most; whoever has the key may send as many and as large ones as he likes."""
+WORDINGS = 4
+"""Reports of one amphora that wait at most, each with other listeners than the others."""
 FEW = 64
 """Datagrams: after a batch of less,"""
 GATHER = 0.003
@@ -61,13 +67,16 @@ class Front:
         out: where frames are written.
         until: the descriptor that further orders come from, whose end is the end; None for none.
         say: seconds without news after which it says that it lives.
+
+    Attributes:
+        room: bytes of reports with new words that wait at most; what comes then is left out and counted as `waiting.NO_ROOM`.
     """
 
     def __init__(
         self, bound: socket.socket, keys: Sequence[str | bytes], out: int, until: int | None = None, say: float = SAY
     ) -> None:
         self._receiver, self._skimmer, self._out = Receiver(bound, wake=until), Skimmer(keys), out
-        self._until, self._say = until, say
+        self._until, self._say, self.room = until, say, ROOM
         self._again: dict[int, Again] = {}
         """What says nothing new, by handle: it has the words that the health manager was told last."""
         self._back: dict[int, Again] = {}
@@ -76,9 +85,9 @@ class Front:
         """The same where it is less than `LATE` below and was not heard: the network may have turned two round. Each goes on by itself,
         when all that is newer has, and memory, which knows the numbers, tells what it is.
         """
-        self._news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
-        """What says something new, in the order in which it came; what says the same after it is joined to it."""
-        self._old_news: dict[tuple[str, bytes], tuple[float, Skimmed]] = {}
+        self._news = News(WORDINGS)
+        """What says something new; what says the same after it is joined to it."""
+        self._old_news = News(LATE, apart=True)
         """The same where a number is not above all before."""
         self._refused: Counter[str] = Counter()
         self._oldest, self._sent_at = 0.0, float("-inf")
@@ -162,7 +171,7 @@ class Front:
         entry = mark[-ENTRY:]
         if seq > sheet.top:
             sheet.top = seq
-            if self._back.pop(sheet.handle, None) or self._old_news.pop((sheet.amphora_id, sheet.words), None):
+            if self._back.pop(sheet.handle, None) is not None:
                 self._refused["replayed"] += 1  # what waits stepped back, and the process before it goes on
         elif entry in sheet.marks and has_traffic(counters):
             return tuple(number if place % FIELDS == GAUGE else 0 for place, number in enumerate(counters))
@@ -177,16 +186,19 @@ class Front:
         above = sheet is None or said.seq is None or said.seq > sheet.top
         if sheet is not None and said.seq is not None:
             said = said._replace(counters=self._new(sheet, said.seq, said.mark, said.counters))
-        news, key = self._news if above else self._old_news, (said.amphora_id, said.words)
-        found = news.pop(key, None)
-        if found is not None:
-            before = found[1]
-            if said.seq is not None and before.seq is not None and said.seq <= before.seq:
-                self._refused["repeated"] += 1
-                now, said = found
-            elif said.deltas and sheet is not None:
-                said = said._replace(counters=_sums(before.counters, said.counters))
-        news[key] = (now, said)
+        if above and self._old_news.remove(said.amphora_id, said.words):
+            self._refused["replayed"] += 1
+        self._wait(self._news if above else self._old_news, said, now)
+
+    def _wait(self, news: News, said: Skimmed, now: float) -> None:
+        """A report with all of it. What is left out is counted; the next one of an amphora whose newest words do not wait is read whole,
+        since otherwise it would be taken for one with those that were told last.
+        """
+        left = news.join(now, said, self.room - self._news.size - self._old_news.size)
+        if left is not None:
+            self._refused[left] += 1
+            if news.find(said.amphora_id, said.words) is None:
+                self._skimmer.doubt(said.amphora_id)
 
     def _join(self, waiting: dict[int, Again], said: Again) -> None:
         """To one that says nothing new either."""
@@ -194,23 +206,18 @@ class Front:
         if said.seq <= before.seq:  # a repeat must not take the place of a newer one
             self._refused["repeated"] += 1
         else:
-            waiting[said.handle] = said._replace(counters=_sums(before.counters, said.counters))
+            waiting[said.handle] = said._replace(counters=sums(before.counters, said.counters))
 
     def _join_news(self, sheet: Sheet, said: Again, above: bool) -> bool:
         """To the report of the same words that waits; False when there is none."""
         news, others = (self._news, self._old_news) if above else (self._old_news, self._news)
-        key = (sheet.amphora_id, sheet.words)
-        found, counters = news.get(key), tuple(said.counters)
+        found = news.find(sheet.amphora_id, sheet.words) or others.find(sheet.amphora_id, sheet.words)
         if found is None:
-            if (found := others.get(key)) is None:
-                return False
-        elif found[1].seq is not None and said.seq <= found[1].seq:
-            self._refused["repeated"] += 1
-            return True
-        else:
-            counters = _sums(found[1].counters, counters)
-            del news[key]
-        news[key] = said.at, found[1]._replace(seq=said.seq, counters=counters, mark=said.mark, key=said.key)
+            return False
+        if above and others.remove(sheet.amphora_id, sheet.words):  # it stepped back, and the process before it goes on
+            self._refused["replayed"] += 1
+        whole = found._replace(seq=said.seq, counters=tuple(said.counters), mark=said.mark, key=said.key)
+        self._wait(news, whole, said.at)
         return True
 
     def _hand_on(self) -> None:
@@ -236,7 +243,8 @@ class Front:
         forgotten: list[int] = []
         if not self._again and not self._back:
             for source in (self._news, self._old_news):
-                news += [source.pop(key) for key in list(islice(source, MOST - len(again) - len(news)))]
+                news += source.take(MOST - len(again) - len(news), SIZE)
+            news = [(at, self._with_handle(said)) for at, said in news]
             if not self._news and not self._old_news and not news:  # in a frame, groups mean what was told before it
                 late = list(islice(self._late, MOST - len(again)))
                 again += [record for handle in late for record in self._late.pop(handle)]
@@ -244,12 +252,13 @@ class Front:
                 forgotten, self._skimmer.forgotten = self._skimmer.forgotten, []
         return frame(self._oldest, self._refused, again, news, forgotten)
 
-
-def _sums(before: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
-    """The counters of both, with the gauges of the newer."""
-    sums = list(map(add, before, new))
-    sums[2::FIELDS] = new[2::FIELDS]
-    return tuple(sums)
+    def _with_handle(self, said: Skimmed) -> Skimmed:
+        """A report is what its handle stands for only where its words are those that were read last: others may wait with it, and
+        what says nothing new from here on means those.
+        """
+        sheet = self._skimmer.sheet(said.amphora_id)
+        handle = sheet.handle if sheet is not None and sheet.words == said.words else -1
+        return said if handle == said.handle else said._replace(handle=handle)
 
 
 def _line(descriptor: int) -> bytes:
