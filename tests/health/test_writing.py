@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
+import attrs
 import pytest
 from sqlalchemy import event, func, select
 
@@ -16,10 +17,12 @@ from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.write import PORTION, Pace, Writer
 from octavia_core.db.tables.listener import listener_statistics
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
-from octavia_core.domain.vocabulary import Kind, Operating
+from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
+from octavia_core.domain.vocabulary import Kind, Operating, PoolProtocol
 from octavia_core.errors import TransientError
 from octavia_core.lifecycle.amphora import AmphoraEvent
 from octavia_core.ports.storage import Transaction
+from tests.db.values import new_id
 from tests.health.rig import KEY, Rig, due
 
 
@@ -293,3 +296,69 @@ def test_traffic_of_listeners_that_are_not_of_the_amphoras_load_balancer_is_not_
         found = {tuple(row) for row in connection.execute(query)}
     assert found == {(one, rig.listeners[one], 21), (two, rig.listeners[two], 15)}
     assert rig.memory.counters["traffic of foreign listeners"] == 9
+
+
+class Large(Rig):
+    """Its load balancer has more members than a heartbeat takes."""
+
+    def balancer(self, listener: Listener) -> LoadBalancer:
+        pool = new_id()
+        members = tuple(
+            Member(id=new_id(), pool_id=pool, address="192.0.2.1", protocol_port=port) for port in range(1, 3001)
+        )
+        self.pool = Pool(id=pool, protocol=PoolProtocol.HTTP, members=members)
+        served = attrs.evolve(listener, default_pool_id=pool)
+        return LoadBalancer(id=new_id(), listeners=(served,), pools=(self.pool,))
+
+    def says(self, first: int, last: int, **words: str) -> None:
+        """A heartbeat that names these members, and what else is said of some."""
+        self.sequence += 1
+        ids = [member.id for member in self.pool.members[first:last]]
+        pools = {self.pool.id: {"status": "UP", "members": dict.fromkeys(ids, "UP") | words}} if ids else {}
+        listeners = {self.listener: {"status": "OPEN", "stats": {}}}
+        document = {"id": self.ids[0], "seq": self.sequence, "ver": 3, "listeners": listeners, "pools": pools}
+        if len(ids) < len(self.pool.members):
+            document["partial"] = True
+        self.memory.keep([decode(encode(document, KEY), [KEY])], self.clock.monotonic())
+        self.writer.flush(self.clock)
+
+
+def test_a_large_load_balancer_whose_heartbeats_take_turns_is_not_read_each_time(tmp_path: Path) -> None:
+    here = Large(tmp_path, 1, heartbeat_timeout=60.0, heartbeat_interval=10.0)
+    sent: list[str] = []
+    listen = lambda connection, cursor, statement, *rest: sent.append(statement)  # noqa: E731
+
+    def reads() -> int:
+        return sum("m.operating_status" in statement for statement in sent)
+
+    def member(place: int) -> Operating:
+        tree = here.storage.read(lambda tx: tx.tree(str(here.amphorae[0].load_balancer_id)))
+        assert tree is not None
+        found = {each.id: each.operating_status for each in tree.pools[0].members}
+        return found[here.pool.members[place].id]
+
+    try:
+        here.says(0, 3000)
+        turns = [(0, 0), (0, 2000), (0, 0), (1000, 3000)]
+        for first, last in turns:
+            here.says(first, last)
+        event.listen(here.storage._engine, "before_cursor_execute", listen)
+        here.clock.advance(0.05)
+        for first, last in turns * 10:
+            here.clock.advance(0.01)
+            here.says(first, last)
+        assert reads() <= 2
+        here.says(0, 2000, **{here.pool.members[7].id: "DOWN"})
+        assert member(7) is Operating.ERROR
+        here.says(0, 0)
+        here.says(1000, 3000)
+        assert member(7) is Operating.ERROR, "nobody has said otherwise"
+        here.says(0, 2000)
+        assert member(7) is Operating.ONLINE, "though it has said all that before"
+        sent.clear()
+        for first, last in turns * 10:
+            here.clock.advance(0.2)
+            here.says(first, last)
+        assert 4 <= reads() <= 20, "now and then they are held against the rows all the same"
+    finally:
+        here.close()

@@ -14,10 +14,12 @@ from octavia_core.domain.heartbeat import LARGEST_COUNTER
 from octavia_core.domain.skim import FIELDS, Skimmed
 from octavia_core.ports.hearts import TrafficDelta
 
-__all__ = ["NEVER", "NONE", "Known", "added", "deltas_of", "emptied"]
+__all__ = ["NEVER", "NONE", "Known", "added", "deltas_of", "emptied", "rows_said", "rows_say"]
 
 NEVER = -1
 """The gauge of a listener that has no row yet."""
+SEVERAL = 4
+"""Words of `Known.others`."""
 NONE: frozenset[str] = frozenset()
 """No listener; one value for all amphorae."""
 
@@ -32,6 +34,8 @@ class Known(Order):
         listeners, deltas: as in `said`.
         key: of its newest report.
         applied: the words that the rows got, None when they got none.
+        others: further words that the rows said all of, a few, since they were changed last: where members do not fit into a heartbeat,
+            or are dear to look at, it does not say the same each time.
         applied_at: when they got them, -inf when they may have changed since.
         matches: whether its listeners were as many then as they should be; until they are, it does not count as heard.
         sums: traffic that is not written, laid out as `Skimmed.counters`, but for gauges: `open` are the newest, `gauges`
@@ -51,10 +55,30 @@ class Known(Order):
     counted_at: float = float("-inf")
     key: int = 0
     applied: bytes | None = None
+    others: tuple[bytes, ...] = ()
     applied_at: float = 0.0
     matches: bool = True
     totals: Grown | None = None
     foreign: frozenset[str] = NONE
+
+
+def rows_say(known: Known) -> bool:
+    """Whether the rows say what it says, for all that is known; then those words are the ones that they got."""
+    words = known.said.words
+    if known.applied != words and known.matches and words in known.others:
+        known.applied = words
+    return known.applied == words
+
+
+def rows_said(known: Known, words: bytes, *, unchanged: bool) -> None:
+    """These words were held against the rows; `unchanged`: nothing was to be written, and nothing said by somebody else counted."""
+    before, known.applied = known.applied, words
+    if not unchanged:
+        known.others = ()
+    elif before == words:  # as is done again now and then, since rows may have changed: the others' turn comes
+        known.others = known.others and (words,)
+    elif before is not None:
+        known.others = (*(each for each in known.others if each != words), words)[-SEVERAL:]
 
 
 def added(known: Known, counters: Sequence[int]) -> None:

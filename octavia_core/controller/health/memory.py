@@ -15,7 +15,7 @@ from zlib import crc32
 
 from octavia_core.controller.health.batch import Batch, Beat, beat_of
 from octavia_core.controller.health.grown import Grown
-from octavia_core.controller.health.known import NEVER, NONE, Known, added, deltas_of, emptied
+from octavia_core.controller.health.known import NEVER, NONE, Known, added, deltas_of, emptied, rows_said, rows_say
 from octavia_core.controller.health.merge import merged
 from octavia_core.controller.health.order import Turn
 from octavia_core.controller.health.remembered import Remembered
@@ -128,7 +128,7 @@ class Memory(Remembered):
 
     def _heard(self, id: str, known: Known) -> bool:
         """It goes into the next batch; whether its words are not in the rows."""
-        if known.applied == known.said.words:
+        if rows_say(known):
             self._fresh.add(id)
             return False
         self._news[id] = None
@@ -205,6 +205,7 @@ class Memory(Remembered):
             known.doubt.left = merged([*known.doubt.left, *self._deltas(said.amphora_id, known)])
         else:  # those of listeners that it has no more, and the others'
             self._left += self._deltas(said.amphora_id, known)
+        known.others = ()
         gauges = dict(zip(known.listeners, known.gauges, strict=True))
         known.listeners, known.deltas = listeners, said.deltas
         known.sums = array("q", bytes(8 * FIELDS * len(listeners)))
@@ -264,7 +265,7 @@ class Memory(Remembered):
                 known = self._known.get(id)
                 if known is None or id in beats:
                     continue
-                if known.applied != known.said.words:  # it took back what was being written
+                if not rows_say(known):  # it took back what was being written
                     self._news[id] = None
                     continue
                 if again and (not known.matches or now - known.applied_at > reapply):
@@ -292,7 +293,7 @@ class Memory(Remembered):
             known = self._known.get(id)
             if known is None:
                 continue
-            if known.applied == known.said.words:  # its row got them meanwhile
+            if rows_say(known):  # its row got them meanwhile
                 fresh.add(id)
             else:
                 beats[id] = beat_of(known)
@@ -358,7 +359,12 @@ class Memory(Remembered):
         return own
 
     def written(
-        self, batch: Batch, matches: Mapping[str, bool], now: float, foreign: Mapping[str, frozenset[str]] | None = None
+        self,
+        batch: Batch,
+        matches: Mapping[str, bool],
+        now: float,
+        foreign: Mapping[str, frozenset[str]] | None = None,
+        unchanged: Collection[str] = (),
     ) -> None:
         """It is written.
 
@@ -367,13 +373,15 @@ class Memory(Remembered):
             matches: of each report that was held against its rows, whether its listeners were as many.
             now: monotonic.
             foreign: listeners of such reports that are not of their load balancers, of those that have any.
+            unchanged: of whom the rows said all of it already, whoever else speaks for their load balancers.
         """
         foreign = foreign or {}
         with self._lock:
             for id, match in matches.items():
                 known, beat = self._known.get(id), batch.beats.get(id)
                 if known is not None and beat is not None:
-                    known.matches, known.applied_at, known.applied = match, now, beat.said.words
+                    known.matches, known.applied_at = match, now
+                    rows_said(known, beat.said.words, unchanged=match and id in unchanged)
                     known.foreign = foreign.get(id, NONE)
                     if batch.traffic is not None and now - known.counted_at >= batch.traffic:
                         self._count(id, known, now, batch.traffic)
@@ -386,14 +394,14 @@ class Memory(Remembered):
             for id in amphora_ids:
                 known = self._known.get(id)
                 if known is not None:
-                    known.applied_at = float("-inf")
+                    known.applied_at, known.others = float("-inf"), ()
 
     def forget_rows(self) -> None:
         """They are others now: what everybody said last is held against them."""
         with self._lock:
             self._fresh.clear()
             for id, known in self._known.items():
-                known.applied = None
+                known.applied, known.others = None, ()
                 self._news[id] = None
 
     def latest(self, amphora_id: str) -> Beat | None:

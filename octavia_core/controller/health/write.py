@@ -104,6 +104,7 @@ class Writer:
         self.statistics = Statistics(storage, {"database": InDatabase()})
         self._news: list[Difference] = []
         self._foreign: dict[str, frozenset[str]] = {}
+        self._unchanged: set[str] = set()
         self._overtaken: list[str] = []
         self._trouble: dict[str, str] = {}
         self._left_out = 0
@@ -154,7 +155,7 @@ class Writer:
             self._storage.transaction(lambda tx: self._write_together(tx, {id: beat.heard_at}, wall, now))
             self._memory.written(portion, {id: True}, now)
             return
-        self._memory.written(portion, matches, now, self._foreign)
+        self._memory.written(portion, matches, now, self._foreign, self._unchanged)
         self._memory.doubt(self._overtaken)
         self.pairs.told(self._news)
 
@@ -191,6 +192,7 @@ class Writer:
     def _write(self, tx: Transaction, batch: Batch, wall: int, now: float) -> dict[str, bool]:
         self._news, self._foreign, self._overtaken = [], {}, []
         calm = _calm(tx, batch.beats)
+        self._unchanged = set(calm)
         heard = {**batch.steady, **{id: batch.beats[id].heard_at for id in calm}}
         matches = dict.fromkeys(calm, True)
         for id in self._trouble.keys() & matches.keys():
@@ -229,6 +231,8 @@ class Writer:
                 changing[id] = found
             elif matches[id] and id in trees:  # the rows say it already, so that it was heard is all that is new
                 heard[id] = batch[id].heard_at
+                if found is not None and not found.verdict.warnings and not _paired(trees[id]):
+                    self._unchanged.add(id)
         self._overtaken = self._heard_later(tx, {id: batch[id].heard_at for id in changing}, wall, now)
         for id in self._overtaken:
             del changing[id]
