@@ -7,9 +7,11 @@ from collections.abc import Sequence
 from octavia_core.domain.operation import Event
 from octavia_core.ports.storage import Transaction
 
-__all__ = ["HELD", "RESUMED", "standing"]
+__all__ = ["ENDED", "HELD", "RESUMED", "standing"]
 
 HELD, RESUMED = "failover.held", "failover.resumed"
+ENDED = "ended"
+"""Where a health manager's row says of amphorae that are not replaced yet that they have ended, and what proves it."""
 _LOOKED_THROUGH = 500
 """Events of both names that are looked through: what began so long before them is over."""
 

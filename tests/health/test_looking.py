@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import event as sql_event
-from sqlalchemy import text
+from sqlalchemy import text, update
 
 from octavia_core.controller.health import look
 from octavia_core.controller.health.act import Actor
@@ -21,9 +21,10 @@ from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.holds import standing
 from octavia_core.controller.worker import holder_name
+from octavia_core.db.tables.balancer import load_balancer
 from octavia_core.db.transaction import SqlTransaction
-from octavia_core.domain.operation import Event
-from octavia_core.domain.vocabulary import AmphoraStatus
+from octavia_core.domain.operation import Event, OperationState
+from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
 from octavia_core.ports.hearts import Liveness
 from tests.health.rig import Rig, until
 
@@ -99,6 +100,69 @@ def test_a_wrong_number_of_listeners_is_silence_with_an_agent_that_answers(rig: 
     assert here.failovers() == []
     (event,) = here.events("amphora.refreshed")
     assert "wrong number of listeners" in event["evidence"]
+
+
+def test_a_wrong_number_of_listeners_is_nothing_while_an_operation_changes_the_load_balancer(rig: Make) -> None:
+    """What was held against the rows before the change began says nothing, however late the next report is written."""
+    here = rig(2)
+    odd, well = here.ids
+    owner = str(here.amphorae[0].load_balancer_id)
+
+    def becomes(status: Provisioning) -> None:
+        change = update(load_balancer).where(load_balancer.c.id == owner).values(provisioning_status=str(status))
+        here.storage.write(lambda tx: tx.write(change))
+
+    def pass_(tenths: int) -> None:
+        for _ in range(tenths):
+            here.clock.advance(0.1)
+            here.heard(well)
+            here.memory.keep([here.beat(odd, listeners=())], here.clock.monotonic())
+            here.look()
+
+    here.clock.advance(0.1)
+    here.memory.keep([here.beat(odd, listeners=())], here.clock.monotonic())
+    here.writer.flush(here.clock)
+    assert here.memory.miscounted(odd)
+    becomes(Provisioning.PENDING_UPDATE)
+    pass_(40)
+    assert here.events("amphora.refreshed") == []
+    assert here.failovers() == []
+    becomes(Provisioning.ACTIVE)
+    pass_(8)
+    here.answered(odd)
+    pass_(6)
+    assert len(here.events("amphora.refreshed")) == 1, "it was configured, and is judged again"
+
+
+def test_it_is_not_given_up_while_the_configuration_that_it_is_sent_again_is_on_its_way(rig: Make) -> None:
+    here = rig(2)
+    odd, well = here.ids
+
+    def pass_(tenths: int) -> None:
+        for _ in range(tenths):
+            here.clock.advance(0.1)
+            here.heard(well)
+            here.memory.keep([here.beat(odd, listeners=())], here.clock.monotonic())
+            here.writer.flush(here.clock)
+            here.look()
+
+    pass_(8)
+    here.answered(odd)
+    pass_(6)
+    until(lambda: len(here.operations("configure")) == 1)
+    flows = {"configure": {1, 2, 3, 4, 5, 6, 7, 8, 9}, "configure-agent": {1, 2, 3, 4, 5, 6, 7, 8, 9}}
+    ((told, claim),) = here.storage.claim("host:1:a", flows, lease=600.0, limit=5)
+    assert told.flow == "configure-agent"
+    here.storage.transaction(lambda tx: tx.close_operation(told.id, OperationState.SUCCEEDED), claim=claim)
+    ((pushed, claim),) = here.storage.claim("host:1:a", flows, lease=600.0, limit=5)
+    assert pushed.flow == "configure"
+    pass_(60)
+    assert here.failovers() == []
+    here.storage.transaction(lambda tx: tx.close_operation(pushed.id, OperationState.SUCCEEDED), claim=claim)
+    pass_(25)
+    assert here.failovers() == [], "it has three timeouts to say so"
+    pass_(15)
+    assert here.failovers() == [odd]
 
 
 def test_proof_needs_no_silence_and_no_look(rig: Make) -> None:

@@ -79,6 +79,12 @@ class Inquiry:
         """What compute says of its server, if that proves its end."""
         return self._ended.get(amphora_id)
 
+    @property
+    def all_ended(self) -> dict[str, str]:
+        """The same of all that were asked about lately and have ended."""
+        with self._lock:
+            return dict(self._ended)
+
     def ask(self, hearts: Collection[Liveness]) -> None:
         """See to it that there are answers about these, soon; those of earlier silences are forgotten."""
         now = self._world.clock.monotonic()

@@ -6,6 +6,7 @@ import logging
 import threading
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import attrs
@@ -14,11 +15,13 @@ from octavia_core.controller.governing import bucket_of, pause_words
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.again import Comebacks
 from octavia_core.controller.health.ask import Inquiry
+from octavia_core.controller.health.changing import Changing
 from octavia_core.controller.health.figures import EVERY, NEWEST, SOME, Figures, signatures
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.places import domains
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.watched import Watched
+from octavia_core.controller.holds import ENDED
 from octavia_core.controller.worker import ended_here
 from octavia_core.domain.fingerprint import fingerprint
 from octavia_core.domain.vocabulary import AmphoraStatus
@@ -55,6 +58,8 @@ STEP = 2 * _MICRO
 """A difference between two clocks that a slow query may make, microseconds; half the timeout where that is longer."""
 _REMEMBERED = 3
 """Timeouts for which a receiver that hears nobody still counts as one that should agree."""
+_ENDED = 50
+"""Amphorae that are known to have ended that a health manager's row names at most, while nothing replaces them."""
 
 
 @attrs.frozen
@@ -102,6 +107,7 @@ class Lookout:
         self._read_at: int | None = None
         self._unread: list[str] = []
         self._pushed: set[str] = set()
+        self._changing = Changing(storage, evidence.memory, self._timeout)
         self._proofs: dict[str, str] = {}
         self._others: dict[str, int] = {}
         self._dropped_at, self._dropped = 0, 0
@@ -157,6 +163,8 @@ class Lookout:
                 quiet = [heart for heart in uncleared if not self._alive(heart, early, mono)]
             if quiet:
                 quiet = self._read_again(quiet, early, mono, observer)
+            if quiet and self._changing.look(quiet, now, mono):
+                quiet = [heart for heart in quiet if not self._alive(heart, early, mono)]
             self._pushed &= {heart.amphora_id for heart in quiet}
             self._resume(early, mono)
             facts = None
@@ -283,12 +291,16 @@ class Lookout:
         return [hearts[id] for id in sorted(late | self._all.strangers) if id in hearts]
 
     def _newest(self, heart: Liveness, ear: Ear, mono: float) -> int | None:
-        """The later of what the row and what memory say; memory counts only what the rows would accept."""
+        """The later of what the row and what memory say; memory counts only what the rows would accept, or what came while an operation
+        changed its load balancer.
+        """
         heard = self._memory.heard_at(heart.amphora_id)
         written = heart.last_heard
         if written is not None and written > ear.now:
             # the clock was ahead when it was written: that proves nothing now
             written = min(ear.listening_since or ear.now, ear.now)
+        if (changed := self._changing.seen(heart.amphora_id)) is not None:
+            written = max(written or 0, changed)
         if heard is None:
             return written
         return max(written or 0, ear.now - int((mono - heard) * _MICRO))
@@ -349,6 +361,7 @@ class Lookout:
         newest = {id: self._newest(hearts[id], ear, mono) for id in (*unheard, *([first] if first else []))}
         ages = [(ear.now - at, id) for id, at in newest.items() if at is not None]
         oldest = max(ages, default=(0, ""))
+        ended = self._ask.all_ended | self._proofs
         self.figures = {
             "listening_since": ear.listening_since,
             "accepts": list(self._accepts.values()),
@@ -363,6 +376,7 @@ class Lookout:
             "replaced": dict(self.replaced()),
             "held": {str(rule): many for rule, many in self._actor.held.items()},
             "evidence": {str(rule): why for rule, why in self._actor.evidence.items()},
+            ENDED: dict(islice(((id, words) for id, words in ended.items() if id in hearts), _ENDED)),
         }
         return self.figures
 

@@ -31,6 +31,11 @@ class Remembered:
         known = self._known.get(amphora_id)
         return None if known is None or not known.matches else known.heard_at
 
+    def said_at(self, amphora_id: str) -> float | None:
+        """When any heartbeat of it came, whether it counts or not; None for never."""
+        known = self._known.get(amphora_id)
+        return None if known is None else known.heard_at
+
     def knows(self, amphora_id: str) -> bool:
         """Whether a heartbeat of it ever came, and was not forgotten."""
         return amphora_id in self._known
