@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from octavia_core.controller import governing
+from octavia_core.controller.explain import why
+from octavia_core.controller.explanation import Situation
 from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.errors import Refused
@@ -43,6 +45,22 @@ def test_a_pause_holds_proof_back_in_every_health_manager_until_it_is_resumed(ri
     rig.pass_(0.1, *rig.ids)
     second.look(rig.since, "there")
     assert sorted(rig.failovers()) == sorted(rig.ids[:2])
+
+
+def test_why_names_the_proof_that_an_amphora_has_ended_whose_failover_a_pause_holds_back(rig: Rig) -> None:
+    governing.pause(rig.storage, actor="jo", reason="the switch is replaced")
+    rig.look()
+    rig.lookout.died(str(rig.amphorae[0].compute_id), "process 7 of its agent has ended")
+    rig.pass_(4.0, *rig.ids[1:])
+    for id in (rig.ids[0], str(rig.amphorae[0].load_balancer_id)):
+        said = why(rig.storage, rig.settings, id, running=True)
+        assert said.situation is Situation.HELD
+        assert "process 7 of its agent has ended; it was last heard " in said.summary
+        assert "failovers are paused by jo since " in said.summary
+    governing.resume(rig.storage, actor="al")
+    rig.pass_(0.1, *rig.ids[1:])
+    assert rig.failovers() == rig.ids[:1]
+    assert "process 7 of its agent has ended" in str(why(rig.storage, rig.settings, rig.ids[0], running=True).cause)
 
 
 def test_pausing_is_audited_and_twice_is_refused_with_who_did_it(rig: Rig) -> None:

@@ -130,13 +130,17 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
     else:
         silent, allowed = seconds(facts.now - heart.since), facts.settings.engine.boot_deadline + timeout
         words = f"it was never heard from, {silent:.0f} s after its server was asked for"
+    proof = facts.ended(heart.amphora_id)
+    if proof is not None:
+        heard = f"it was last heard {max(0.0, silent):.0f} s ago" if heart.last_heard else "it was never heard from"
+        words = f"{proof}; {heard}"
     if heart.status is AmphoraStatus.FAILOVER_STOPPED:
         event = facts.tx.newest_event(("amphora.failover_stopped",), amphora_id=heart.amphora_id)
         cause = str(event.data.get("evidence")) if event else "too many were silent at once"
         return f"{words}, and its failover is stopped: {cause}", cause
-    if silent <= allowed:
+    if silent <= allowed and proof is None:
         return None
-    words += _too_many(facts, heart.load_balancer_id)
+    words += "" if proof else _too_many(facts, heart.load_balancer_id)
     pause = paused(facts)
     if pause is not None:
         return f"{words}, and {pause}", pause
@@ -144,6 +148,8 @@ def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:
     if held:
         cause = str(held[0].data.get("evidence"))
         return f"{words}, and its failover is held back: {cause}", cause
+    if proof is not None:
+        return f"{words}; the health manager is about to replace it", proof
     return _refreshed(facts, heart, words) or (f"{words}; the health manager is about to decide what that means", None)
 
 

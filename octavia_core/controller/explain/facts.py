@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 
 import attrs
 
 from octavia_core.controller.explanation import Explanation, Situation
 from octavia_core.controller.holder import living
+from octavia_core.controller.holds import ENDED
 from octavia_core.controller.waiter import WAITS
 from octavia_core.controller.words import holder_words
 from octavia_core.ports.storage import Attendance, Storage, Transaction
@@ -108,6 +110,14 @@ class Facts:
             return "no health manager is alive", start
         silent = f"{seconds(self.now - last.written_at):.0f} s"
         return f"no health manager is alive; the last one was {holder_words(last.name)}, silent for {silent}", start
+
+    def ended(self, amphora_id: str) -> str | None:
+        """What proves that an amphora has ended that is not replaced yet, by a health manager that lives; None where none knows."""
+        for row in self.tx.observers():
+            known = row.figures.get(ENDED)
+            if isinstance(known, Mapping) and amphora_id in known and living(row, self.now):
+                return str(known[amphora_id])
+        return None
 
     def advised(self, said: Explanation) -> Explanation:
         """The answer with what to do besides, where nobody is there to carry anything out, or to hear."""
