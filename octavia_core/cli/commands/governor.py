@@ -12,6 +12,7 @@ from octavia_core.cli.session import Session
 
 if TYPE_CHECKING:
     from octavia_core.controller.governing import Overview
+    from octavia_core.controller.unheard import Unheard
 
 __all__ = ["add"]
 
@@ -31,13 +32,15 @@ def add(app: typer.Typer) -> None:
 def show(session: Session) -> None:
     """Show whether failovers are paused, what the governor holds back by itself, and how many may start."""
     from octavia_core.controller.governing import RECENT, overview
+    from octavia_core.controller.unheard import unheard
     from octavia_core.domain.codec import to_json
 
     with session.look() as controller:
         found = overview(controller.storage, controller.settings)
         health = controller.settings.health_manager
+        nobody = None if found.observers else unheard(controller.storage, running=controller.running())
     if session.json:
-        session.screen.data(to_json(found))
+        session.screen.data({**to_json(found), "unheard": None if nobody is None else nobody.words})
         return
     rows: list[tuple[str, Any]] = [
         ("failovers", found.words or "go"),
@@ -47,14 +50,14 @@ def show(session: Session) -> None:
         *((f"held by {rule}", f"{many} amphorae: {found.evidence.get(rule, '')}") for rule, many in found.held.items()),
         (f"last {RECENT / 60:g} min", _counted(found.recent) or "no failover"),
         ("to be tried again", found.waiting),
-        ("health managers", found.observers or _nobody(session)),
+        ("health managers", found.observers if nobody is None else _nobody(session, nobody)),
     ]
     session.screen.table(("what", "how it is"), rows, empty="")
 
 
-def _nobody(session: Session) -> str:
+def _nobody(session: Session, found: Unheard) -> str:
     start = starts_health_manager(session.config_files)
-    return f"none that has written lately, so nobody notices when an amphora dies; start one: {start}"
+    return f"{found.words}; start one: {start}" if found.start else found.words
 
 
 def _tokens(found: Overview) -> str:
