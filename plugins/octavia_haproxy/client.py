@@ -27,6 +27,7 @@ __all__ = [
     "Details",
     "InterfaceRule",
     "VrrpAction",
+    "complaints",
     "condensed",
 ]
 
@@ -375,19 +376,28 @@ def _words(answer: Answer) -> str:
     """The agent's own words about a refusal."""
     found = _json(answer)
     parts = [str(found[name]) for name in ("details", "error") if found.get(name)] or [str(found.get("message", ""))]
-    return " ".join(parts).strip()[:_LONGEST_DETAILS]
+    words = " ".join(parts).strip()
+    if len(words) <= _LONGEST_DETAILS:
+        return words
+    whole, _, cut = words[:_LONGEST_DETAILS].rpartition("\n")  # half a sentence would be another one than its like
+    return whole or cut
 
 
 def condensed(details: str) -> str:
-    """One readable line of what an agent said: of HAProxy's output only what its alerts complain of, joined by "; ".
+    """One readable line of what an agent said: its `complaints`, joined by "; "."""
+    return "; ".join(complaints(details))
+
+
+def complaints(details: str) -> list[str]:
+    """What an agent said, each sentence once: of HAProxy's output only what its alerts complain of.
 
     Notices, warnings, the place in a file that nobody sees, and the last words that something was wrong are left out.
     """
     lines = [line.strip() for line in details.splitlines() if line.strip()]
     alerts = [_SEVERITY.sub("", line) for line in lines if (begin := _SEVERITY.match(line)) and begin[1] == "ALERT"]
-    complaints = [_PLACE.sub("", alert).rstrip(" :.") for alert in alerts]  # a colon: lines that quote the file follow
-    telling = [complaint for complaint in complaints if not _CLOSING.match(complaint)]
-    return "; ".join(dict.fromkeys(telling or complaints or lines))
+    said = [_PLACE.sub("", alert).rstrip(" :.") for alert in alerts]  # a colon: lines that quote the file follow
+    telling = [complaint for complaint in said if not _CLOSING.match(complaint)]
+    return list(dict.fromkeys(telling or said or lines))
 
 
 def _number(value: object) -> int:

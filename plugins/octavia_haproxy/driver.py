@@ -21,6 +21,7 @@ from octavia_core.settings import Settings
 from octavia_haproxy import datagrams, pair
 from octavia_haproxy.boot import agent_conf, boot_files
 from octavia_haproxy.client import APPLY, About, AgentClient
+from octavia_haproxy.complaints import explained
 from octavia_haproxy.recent import Known, Recent
 from octavia_haproxy.render.config import Configuration, configure
 from octavia_haproxy.render.held import Held, read_back
@@ -108,7 +109,13 @@ class HaproxyDriver:
     def push(self, at: AgentAddress, delivery: Delivery) -> Pushed:
         """See `AmphoraPort.push`. Certificates first, then the configuration, then its reload, then what is left over."""
         agent = attrs.evolve(self._agent(at), fence=delivery.fence)
-        pushed = self._quickly(agent, delivery) or self._thoroughly(agent, delivery)
+        try:
+            pushed = self._quickly(agent, delivery) or self._thoroughly(agent, delivery)
+        except AmphoraRefused as refused:
+            told = explained(refused, delivery)
+            if told is refused:
+                raise
+            raise told from refused
         let_in(agent, delivery)
         return pushed
 
