@@ -168,6 +168,11 @@ class HaproxyDriver:
         if changed:
             known = held.named if applied else {}
             surplus = [name for name in held.named if name not in wanted.files]
+            if _overwrites(wanted, held):  # should this be refused, what is held is no longer what it was
+                self._known.discard((agent.at, id))
+                if marker is not None:
+                    agent.delete_certificate(id, APPLIED)
+                    marker = None
             try:
                 for file in wanted.files.values():
                     self._send(agent, id, file, known.get(file.name))
@@ -307,6 +312,12 @@ class HaproxyDriver:
         agent.reload(id)
         found = agent.configuration(id)
         return _confirmed(agent, id, text, found[1] if found is not None else "")
+
+
+def _overwrites(wanted: Configuration, held: Held) -> bool:
+    """Whether a file of what is held gets another content: the list of a listener's certificates, or a renewed one."""
+    present = ((file, held.named.get(file.name)) for file in wanted.files.values() if file.content is not None)
+    return any(old is not None and old.md5 != file.md5 for file, old in present)
 
 
 def _pushed(done: Pushed, udp: datagrams.Delivered) -> Pushed:

@@ -73,7 +73,10 @@ def test_a_wrong_command_line_is_one_sentence_and_code_2(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["lb", "create", "--listener", "HTTP"], "must be PROTOCOL:PORT"),
+        (["lb", "create", "--listener", "HTTP"], "--listener 'HTTP' must be PROTOCOL:PORT"),
+        (["listener", "create", "web", "HTTP"], ": listener 'HTTP' must be PROTOCOL:PORT"),
+        (["member", "create", "pool", "1.2.3.4"], "member is '1.2.3.4', but must be ADDRESS:PORT"),
+        (["monitor", "create", "pool", "HTTP:/ delay"], "monitor: 'delay' must be NAME=VALUE"),
         (["lb", "create", "--listener", "HTTP:web"], "protocol_port"),
         (["lb", "create", "--listener", "HTPP:80"], "HTPP"),
         (["lb", "create", "--listener", "HTTP:80", "--member", "10.0.0.1"], "ADDRESS:PORT"),

@@ -168,6 +168,26 @@ def test_a_refused_configuration_leaves_traffic_alone_and_says_why(side):
         assert ask(side.rig.vip, PORT).member == "one"
 
 
+def test_certificates_of_a_refused_configuration_are_taken_back_with_it(side, authority):
+    """The list of a listener's certificates has one name, whatever it says: the one before has to be sent again."""
+    secrets = Material(bundles={"one": authority.issue("one.test"), "two": authority.issue("two.test")})
+    with Echo("one") as member:
+        p = pool(behind(member))
+        good = listener(p, ListenerProtocol.TERMINATED_HTTPS, protocol_port=TLS_PORT, tls_certificate_id="one")
+        lb = load_balancer(good, p, id=side.rig.lb, vip=Vip(ip_address=side.rig.vip))
+        side.push(lb, secrets)
+        listed = side.rig.root / f"var/lib/octavia/certs/{lb.id}/{good.id}.pem"
+        before = listed.read_text()
+        bad = attrs.evolve(good, sni_container_ids=("two",), tls_ciphers="NOSUCH")
+        with pytest.raises(AmphoraRefused, match=f"listener {good.id}: unable to set SSL cipher list to 'NOSUCH'"):
+            side.push(attrs.evolve(lb, listeners=(bad,)), secrets)
+        side.push(lb, secrets)
+        assert listed.read_text() == before
+        assert side.push(attrs.evolve(lb, listeners=(attrs.evolve(good, connection_limit=9),)), secrets).changed
+        tls = authority.client_context()
+        assert ask(side.rig.vip, TLS_PORT, tls=tls, name="one.test").member == "one"
+
+
 def test_an_older_holder_of_an_operation_is_refused(side):
     lb = load_balancer(listener(), id=side.rig.lb, vip=Vip(ip_address=side.rig.vip))
     side.push(lb, fence=("operation", 2))
