@@ -24,6 +24,7 @@ from tests.support.haproxies import chosen
 
 CHECK = "check inter 100ms fall 1 rise 1"
 HTTP = ("option httpchk GET /health",)
+HTTP_1_1 = ("option httpchk GET /health HTTP/1.1", "http-check send hdr Host %[bc_dst]:%[bc_dst_port]")
 
 
 @attrs.frozen
@@ -60,6 +61,7 @@ PLAIN = [
     Kind("http", f"weight 1 {CHECK}", HTTP),
     Kind("http-port", f"weight 1 {CHECK} port {{elsewhere}}", HTTP),
     Kind("http-address", f"weight 1 {CHECK} addr 127.0.0.3 port {{elsewhere}}", HTTP),
+    Kind("http-named", f"weight 1 {CHECK}", HTTP_1_1),
     Kind("https", f"weight 1 check-ssl verify none {CHECK}", HTTP),
     Kind("https-alpn", f"weight 1 check-ssl verify none check-alpn h2,http/1.1 {CHECK}", HTTP),
     Kind("https-port", f"weight 1 check-ssl verify none {CHECK} port {{elsewhere}}", HTTP),
@@ -142,6 +144,8 @@ def shape(said: bytes) -> str:
     }.items():
         if re.search(pattern, said):
             found.append(name)
+    if named := re.search(rb"\r\n[Hh]ost: (\S+)", said):
+        found.append(named[1].decode())
     return " ".join(found)
 
 
@@ -220,10 +224,11 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
             answer = rig.push(text)
             assert answer.status == 202, answer.body
 
-        def checked() -> bool:
-            """Each several times; a bare TCP check says nothing, and not even its connection is accepted."""
-            stands = standing(rig, "later")
-            return all(
+        def checked(stands: dict[str, dict[str, str]]) -> bool:
+            """Each several times, none of them too late for a machine that is busy; a bare TCP check says nothing, and not even its
+            connection is accepted.
+            """
+            return not any(stand["check_status"].endswith("TOUT") for stand in stands.values()) and all(
                 len(added[kind.name].heard + elsewhere[kind.name].heard) > 2
                 or (stands[kind.name]["check_status"] == "L4OK" and "send-proxy" not in kind.words)
                 for kind in kinds
@@ -234,8 +239,14 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
             """How it stands after some checks of each, and what these have said to it and elsewhere."""
             for each in (*added.values(), *elsewhere.values()):
                 each.heard.clear()
-            until(checked, "checks of each")
-            found = standing(rig, "later")
+            found = dict[str, dict[str, str]]()
+
+            def settled() -> bool:
+                nonlocal found
+                found = standing(rig, "later")
+                return checked(found)
+
+            until(settled, "checks of each")
             return {name: (found[name], set(added[name].heard), set(elsewhere[name].heard)) for name in found}
 
         push("first")
