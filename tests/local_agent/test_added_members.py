@@ -225,10 +225,8 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
             assert answer.status == 202, answer.body
 
         def checked(stands: dict[str, dict[str, str]]) -> bool:
-            """Each several times, none of them too late for a machine that is busy; a bare TCP check says nothing, and not even its
-            connection is accepted.
-            """
-            return not any(stand["check_status"].endswith("TOUT") for stand in stands.values()) and all(
+            """Each several times; a bare TCP check says nothing, and not even its connection is accepted."""
+            return all(
                 len(added[kind.name].heard + elsewhere[kind.name].heard) > 2
                 or (stands[kind.name]["check_status"] == "L4OK" and "send-proxy" not in kind.words)
                 for kind in kinds
@@ -237,15 +235,21 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
 
         def look() -> dict[str, tuple[dict[str, str], set[str], set[str]]]:
             """How it stands after some checks of each, and what these have said to it and elsewhere."""
-            for each in (*added.values(), *elsewhere.values()):
-                each.heard.clear()
             found = dict[str, dict[str, str]]()
+
+            def forget() -> None:
+                for each in (*added.values(), *elsewhere.values()):
+                    each.heard.clear()
 
             def settled() -> bool:
                 nonlocal found
                 found = standing(rig, "later")
+                if any(stand["check_status"].endswith("TOUT") for stand in found.values()):
+                    forget()  # the machine is busy: what is cut off in the middle is not what was meant
+                    return False
                 return checked(found)
 
+            forget()
             until(settled, "checks of each")
             return {name: (found[name], set(added[name].heard), set(elsewhere[name].heard)) for name in found}
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import select
 import signal
 import time
+from collections.abc import Iterator
 from typing import Any
 
 from octavia_core.cli.demo.place import SERVER_NAME, ControllerProcess, agent_pid, leftovers
@@ -152,7 +154,9 @@ def controller_killed(stage: Stage) -> str:
     stage.start_member("member-5")
     traffic.allow("member-5")
     operation, pid = kill_in_push(stage)
-    stage.show.event(f"a push has started: the controller (process {pid}) was killed in it")
+    stage.show.event(
+        f"a push has started, and its agent stood still until the controller (process {pid}) was killed in it"
+    )
     flowed = traffic.wait_for_answers(100, PATIENCE)
     if operation.state.final:
         raise NotHeld("the update was over before the controller died")
@@ -189,22 +193,39 @@ def deleted(stage: Stage) -> str:
 
 
 def kill_in_push(stage: Stage) -> tuple[Operation, int]:
-    """Ask for a change that is pushed, and kill the controller as soon as the journal says that a push has begun."""
+    """Ask for a change that is pushed, and kill the controller as soon as the journal says that a push has begun.
+
+    A push takes some milliseconds, in which nobody may look: so the agent, not its HAProxy, stands still until then.
+    """
     client, process = stage.client, stage.process
     assert process is not None
-    pool = client.load_balancer(NAME).pools[0]
+    lb = client.load_balancer(NAME)
     wishes = [wish_of(server) for server in stage.members.values() if server.name != "member-3"]
-    operation = client.set_members(pool.id, wishes, actor="demo", wait=PATIENCE)
-    assert operation is not None
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        journal = client.storage.read(lambda tx: tx.journal(operation.id))
-        if any(entry.path.endswith("/push") and entry.outcome is Outcome.INTENT for entry in journal):
-            process.kill()
-            return operation, process.pid
-        if operation.state.final:
-            raise NotHeld("the update was over before a push was seen")
+    with _standing_still(agent_pid(stage.state, client.amphorae(lb.id)[0].id)):
+        operation = client.set_members(lb.pools[0].id, wishes, actor="demo", wait=PATIENCE)
+        assert operation is not None
+        deadline = time.monotonic() + PATIENCE
+        while time.monotonic() < deadline:
+            journal = client.storage.read(lambda tx: tx.journal(operation.id))
+            if any(entry.path.endswith("/push") and entry.outcome is Outcome.INTENT for entry in journal):
+                process.kill()
+                return operation, process.pid
+            if operation.state.final:
+                raise NotHeld("the update was over before a push was seen")
     raise NotHeld("no push began")
+
+
+@contextlib.contextmanager
+def _standing_still(pid: int) -> Iterator[None]:
+    fd = os.pidfd_open(pid)
+    try:
+        signal.pidfd_send_signal(fd, signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            signal.pidfd_send_signal(fd, signal.SIGCONT)
+    finally:
+        os.close(fd)
 
 
 def _target(place: str, tls: Any) -> Target:
