@@ -155,6 +155,7 @@ def test_a_policy_with_another_action_loses_the_targets_of_the_old_one() -> None
         (Kind.LISTENER, {"l7policies": []}, "l7policies cannot be set on a listener"),
         (Kind.LISTENER, {"default_pool": "x"}, "is chosen with default_pool_id"),
         (Kind.LISTENER, {"client_authentication": "sometimes"}, "must be NONE, OPTIONAL or MANDATORY"),
+        (Kind.POOL, {"lb_algorithm": "FOO"}, "but must be ROUND_ROBIN, LEAST_CONNECTIONS or SOURCE_IP$"),
         (Kind.LISTENER, {"insert_headers": "X-Forwarded-For"}, "must be pairs such as name=value"),
         (Kind.POOL, {"protocol": "HTTP"}, "protocol of a pool cannot be changed"),
         (Kind.POOL, {"session_persistence": {"typ": "x"}}, "no attribute 'typ'"),

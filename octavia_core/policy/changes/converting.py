@@ -12,6 +12,7 @@ from typing import Any
 import attrs
 
 from octavia_core.domain.tree import SessionPersistence
+from octavia_core.domain.vocabulary import Algorithm
 from octavia_core.errors import BadRequest
 from octavia_core.policy.validity.words import alternatives, show
 
@@ -124,7 +125,8 @@ def _word(enum: type[Enum], value: Any, where: str) -> Enum:
         for member in enum:
             if _plain(str(member.value)) == plain:
                 return member
-    raise mismatch(where, value, alternatives(enum))
+    # the API has a word for what no pool can have; who writes it is told so by validity
+    raise mismatch(where, value, alternatives(one for one in enum if one is not Algorithm.SOURCE_IP_PORT))
 
 
 def _plain(word: str) -> str:
