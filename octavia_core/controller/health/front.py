@@ -186,7 +186,7 @@ class Front:
         above = sheet is None or said.seq is None or said.seq > sheet.top
         if sheet is not None and said.seq is not None:
             said = said._replace(counters=self._new(sheet, said.seq, said.mark, said.counters))
-        if above and self._old_news.remove(said.amphora_id, said.words):
+        if above and self._old_news and self._old_news.remove(said.amphora_id, said.words):
             self._refused["replayed"] += 1
         self._wait(self._news if above else self._old_news, said, now)
 
@@ -211,13 +211,17 @@ class Front:
     def _join_news(self, sheet: Sheet, said: Again, above: bool) -> bool:
         """To the report of the same words that waits; False when there is none."""
         news, others = (self._news, self._old_news) if above else (self._old_news, self._news)
-        found = news.find(sheet.amphora_id, sheet.words) or others.find(sheet.amphora_id, sheet.words)
-        if found is None:
-            return False
-        if above and others.remove(sheet.amphora_id, sheet.words):  # it stepped back, and the process before it goes on
-            self._refused["replayed"] += 1
-        whole = found._replace(seq=said.seq, counters=tuple(said.counters), mark=said.mark, key=said.key)
-        self._wait(news, whole, said.at)
+        joined = news.again(sheet, said)
+        if joined is False:
+            self._refused["repeated"] += 1
+        elif joined is None:
+            found = others.find(sheet.amphora_id, sheet.words)
+            if found is None:
+                return False
+            whole = found._replace(seq=said.seq, counters=tuple(said.counters), mark=said.mark, key=said.key)
+            self._wait(news, whole, said.at)
+        if above and others and others.remove(sheet.amphora_id, sheet.words):
+            self._refused["replayed"] += 1  # it stepped back, and the process before it goes on
         return True
 
     def _hand_on(self) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from operator import add
 
+from octavia_core.controller.health.frames import Again
 from octavia_core.domain.heartbeat import Heartbeat
-from octavia_core.domain.skim import FIELDS, Skimmed
+from octavia_core.domain.skim import FIELDS, Sheet, Skimmed
 
 __all__ = ["NO_ROOM", "News", "sums"]
 
@@ -55,37 +56,61 @@ class News:
             Why something was left out, None when nothing was: `REPEATED` it, since its number is not above that of the report that it
             would be joined to; `NO_ROOM` it, or the oldest of its amphora in its favour (then `find` has it).
         """
-        waiting = self._of.get(said.amphora_id, [])
-        place = next((place for place, (_, one) in enumerate(waiting) if self._alike(one, said)), None)
-        before = None if place is None else waiting[place][1]
-        more = _weight(said) - (0 if before is None else _weight(before))
-        if before is not None:
+        waiting: list[tuple[float, Skimmed]] = self._of.get(said.amphora_id, [])
+        more, joined = _weight(said), None
+        for each in waiting:
+            if self._alike(each[1], said):
+                joined = each
+                break
+        if joined is not None:
+            before = joined[1]
             if said.seq is not None and before.seq is not None and said.seq <= before.seq:
                 return REPEATED
             if said.deltas:
                 said = said._replace(counters=sums(before.counters, said.counters))
+            more -= _weight(before)
         if more > max(0, room):
             return NO_ROOM
-        if place is not None:
-            del waiting[place]
-        waiting.append((now, said))
-        self._of[said.amphora_id] = waiting
         self.size += more
+        if not waiting:
+            self._of[said.amphora_id] = [(now, said)]
+            return None
+        if joined is not None:
+            waiting.remove(joined)
+        waiting.append((now, said))
         if len(waiting) <= self._most:
             return None
         self.size -= _weight(waiting.pop(0)[1])
         return NO_ROOM
 
+    def again(self, sheet: Sheet, said: Again) -> bool | None:
+        """One more that says what waits with the words of this sheet: it is joined to that. False: it is not, its number is not above;
+        None: nothing waits with these words.
+        """
+        waiting = self._of.get(sheet.amphora_id, [])
+        for place, (_, one) in enumerate(waiting):
+            if one.words != sheet.words:
+                continue
+            if one.seq is not None and said.seq <= one.seq:
+                return False
+            if len(waiting) > 1:
+                waiting.append(waiting.pop(place))
+            counters = sums(one.counters, said.counters)
+            waiting[-1] = said.at, one._replace(seq=said.seq, counters=counters, mark=said.mark, key=said.key)
+            return True
+        return None
+
     def remove(self, amphora_id: str, words: bytes) -> bool:
         """Leave out the one with these words; whether there was one."""
         waiting = self._of.get(amphora_id, [])
-        kept = [(at, said) for at, said in waiting if said.words != words]
-        self.size -= sum(_weight(said) for _, said in waiting if said.words == words)
-        if kept:
-            self._of[amphora_id] = kept
-        else:
-            self._of.pop(amphora_id, None)
-        return len(kept) < len(waiting)
+        for place, (_, said) in enumerate(waiting):
+            if said.words == words:
+                del waiting[place]
+                self.size -= _weight(said)
+                if not waiting:
+                    del self._of[amphora_id]
+                return True
+        return False
 
     def take(self, most: int, size: int) -> list[tuple[float, Skimmed]]:
         """Those that have waited longest: so many, or of so many bytes, or those of one amphora more."""
