@@ -57,6 +57,7 @@ def test_why_names_the_proof_that_an_amphora_has_ended_whose_failover_a_pause_ho
         assert said.situation is Situation.HELD
         assert "process 7 of its agent has ended; it was last heard " in said.summary
         assert "failovers are paused by jo since " in said.summary
+        assert str(said.next).endswith("once what holds that back is over it is replaced")
     governing.resume(rig.storage, actor="al")
     rig.pass_(0.1, *rig.ids[1:])
     assert rig.failovers() == rig.ids[:1]

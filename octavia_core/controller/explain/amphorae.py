@@ -18,7 +18,7 @@ from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.policy.governor import PATIENCE
 from octavia_core.ports.hearts import Liveness
 
-__all__ = ["of_amphora", "silence"]
+__all__ = ["later", "of_amphora", "silence"]
 
 _MANY = 1000
 """Open operations that are looked through for one about an amphora without a load balancer."""
@@ -112,11 +112,17 @@ def _serving(facts: Facts, base: Explanation, heart: Liveness | None) -> Explana
             situation=Situation.HELD,
             summary=words,
             cause=cause,
-            next="it is judged anew at every look: once what holds that back is over it is replaced, or it is heard again",
+            next=later(facts, base.id),
             advice=(f"replace it now all the same: octavia-admin amphora failover {base.id}",),
         )
     limit = facts.settings.health_manager.heartbeat_timeout
     return attrs.evolve(base, summary=heard, next=f"after {limit:g} s of silence it would be replaced")
+
+
+def later(facts: Facts, amphora_id: str) -> str:
+    """What becomes of one that is silent and held back."""
+    again = "" if facts.ended(amphora_id) else ", or heard again"
+    return f"it is judged anew at every look: once what holds that back is over it is replaced{again}"
 
 
 def silence(facts: Facts, heart: Liveness) -> tuple[str, str | None] | None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import attrs
 
-from octavia_core.controller.explain.amphorae import silence
+from octavia_core.controller.explain.amphorae import later, silence
 from octavia_core.controller.explain.comeback import coming_back
 from octavia_core.controller.explain.facts import Facts
 from octavia_core.controller.explain.operations import of_operation
@@ -147,7 +147,7 @@ def _settled(facts: Facts, tree: LoadBalancer, base: Explanation, lacking: Mappi
                 situation=Situation.HELD,
                 summary=f"it was {tree.operating_status} when it was last heard; of amphora {heart.amphora_id}: {held[0]}",
                 cause=held[1],
-                next="it is judged anew at every look: once what holds that back is over it is replaced, or heard again",
+                next=later(facts, heart.amphora_id),
                 advice=(f"replace it now all the same: octavia-admin amphora failover {heart.amphora_id}",),
             )
     return _operating(tree, base)
