@@ -20,7 +20,7 @@ from octavia_core.controller.holder import living
 from octavia_core.domain.operation import Event, Operation, OperationState
 from octavia_core.domain.vocabulary import AmphoraStatus
 from octavia_core.errors import ConfigurationError, Refused
-from octavia_core.flows.marks import mark_of
+from octavia_core.policy.marks import mark_of
 from octavia_core.ports.storage import Storage, Transaction
 from octavia_core.settings import Settings
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 import attrs
 
-from octavia_core.flows.marks import marks_of
+from octavia_core.policy.marks import marks_of
 from octavia_core.ports.amphora import AmphoraPort
 from octavia_core.ports.clock import Clock
 from octavia_core.ports.compute import ComputePort
@@ -38,5 +38,5 @@ class World:
 
     @functools.cached_property
     def marks(self) -> Mapping[str, str]:
-        """Fingerprints of what these settings give to agents; see `octavia_core.flows.marks`."""
+        """Fingerprints of what these settings give to agents; see `octavia_core.policy.marks`."""
         return marks_of(self.settings)

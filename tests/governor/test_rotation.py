@@ -31,10 +31,10 @@ from octavia_core.domain.skim import Skimmer
 from octavia_core.domain.vocabulary import AmphoraStatus, Topology
 from octavia_core.domain.wishes import NewLoadBalancer
 from octavia_core.errors import ConfigurationError, Refused
-from octavia_core.flows.marks import mark_of
 from octavia_core.flows.runner import Runner
 from octavia_core.hooks.plugins import Plugins
 from octavia_core.policy.governor import Act, Decision, Rule
+from octavia_core.policy.marks import mark_of
 from octavia_core.ports.clock import SystemClock
 from octavia_core.settings import HealthManager, Settings
 from octavia_core.testing.outside import FaultKind
