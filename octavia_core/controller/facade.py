@@ -42,7 +42,7 @@ from octavia_core.domain.wishes import (
     NewMember,
     NewPool,
 )
-from octavia_core.errors import LoadBalancerBusy, NotFound
+from octavia_core.errors import BadRequest, LoadBalancerBusy, NotFound
 from octavia_core.ports.storage import Storage
 from octavia_core.settings import Settings
 
@@ -74,6 +74,7 @@ class Controller(Looks):
         )
         self._ended = threading.Condition()
         self._ends = 0
+        self._closed = False
         self.services: Services | None = None
         if run:
             self.services = Services(started, self._one_ended)
@@ -115,7 +116,11 @@ class Controller(Looks):
             raise
 
     def close(self, grace: float = 10.0) -> None:
-        """Stop working: wait up to `grace` seconds for what runs; what does not end is resumed later. Twice is harmless."""
+        """Stop working: wait up to `grace` seconds for what runs; what does not end is resumed later. Twice is harmless.
+
+        Wishes are refused from then on; one that is being stored meanwhile counts as running.
+        """
+        self._closed = True
         services, self.services = self.services, None
         if services is not None:
             services.stop(grace)
@@ -394,6 +399,8 @@ class Controller(Looks):
 
         A request that was accepted before is answered first: what it was about may be gone by now.
         """
+        if self._closed:
+            raise BadRequest("this controller was closed, and takes no wishes: open another one")
         asked = Asked(actor=actor, request_id=request_id)
         known = self._acceptor.known(flow, asked)
         if known is not None:

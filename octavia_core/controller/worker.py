@@ -16,7 +16,7 @@ from collections.abc import Callable
 
 from octavia_core.controller.duty import Duty
 from octavia_core.controller.holder import ended_here, holder_name
-from octavia_core.controller.offer import Offer
+from octavia_core.controller.offer import Offer, Offers
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
@@ -71,6 +71,7 @@ class Worker:
         self._nudge = threading.Event()
         self._stopping = threading.Event()
         self._free = threading.Semaphore(self._threads)
+        self._offers = Offers(self._free)
         self._pool: list[threading.Thread] = []
 
     def start(self) -> None:
@@ -90,20 +91,18 @@ class Worker:
         """Have something accepted, and carry it out: at once, where it was stored by the offer that `accept` is given; what was
         stored otherwise is looked for. Raises what `accept` raises.
         """
-        offer = Offer(self.holder, self._lease, None if self._stopping.is_set() else self._free)
+        offer = Offer(self.holder, self._lease, self._offers)
         kept = False
         try:
             stored = accept(offer)
-            kept = stored is not None and stored.id == offer.operation_id
+            if kept := stored is not None and stored.id == offer.operation_id:
+                claim = Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease)
+                self._work.put((stored, claim))
         finally:
-            if offer.operation_id is not None and not kept:
-                self._free.release()
-        if stored is None or not kept:
+            if offer.operation_id is not None:
+                self._offers.give(used=kept)
+        if not kept:
             self.nudge()
-            return stored
-        self._work.put(
-            (stored, Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease))
-        )
         return stored
 
     def stop(self, grace: float) -> bool:
@@ -171,6 +170,7 @@ class Worker:
             if taken and taken == free:
                 continue
             clock.sleep(pause, self._nudge)
+        self._offers.close()
         for _ in range(self._threads):
             self._work.put(_STOP)  # behind everything that was claimed
 

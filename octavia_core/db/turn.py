@@ -72,7 +72,7 @@ class Turn:
         until = time.monotonic() + _PATIENCE
         try:
             while not self._lock(_WRITING):
-                if time.monotonic() > until:
+                if time.monotonic() > until or self._fd < 0:  # closed meanwhile, by who closed the database
                     return False
                 time.sleep(_LOOK)
             return True
@@ -88,7 +88,7 @@ class Turn:
     def _held(self, byte: int) -> bool:
         """By somebody else."""
         asked = _flock(fcntl.F_WRLCK, byte)
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             answer = fcntl.fcntl(self._fd, fcntl.F_OFD_GETLK, asked)
             return bool(struct.unpack(_FLOCK, answer)[0] != fcntl.F_UNLCK)
         return False
@@ -96,12 +96,12 @@ class Turn:
     def _lock(self, byte: int, kind: int = fcntl.F_WRLCK) -> bool:
         try:
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _flock(kind, byte))
-        except OSError:
+        except (OSError, ValueError):  # the latter when it was closed meanwhile
             return False
         return True
 
     def _unlock(self, byte: int) -> None:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             fcntl.fcntl(self._fd, fcntl.F_OFD_SETLK, _flock(fcntl.F_UNLCK, byte))
 
 

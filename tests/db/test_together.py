@@ -207,6 +207,15 @@ def test_without_a_place_for_its_lock_writing_goes_on(tmp_path):
     turn.close()
 
 
+def test_a_turn_that_is_closed_while_it_is_used_holds_up_nobody(tmp_path: Path):
+    ours, theirs = Turn(tmp_path / "turn"), Turn(tmp_path / "turn")
+    with ours:
+        ours.close()
+    with theirs, ours:
+        theirs.close()
+    ours.close()
+
+
 def test_a_holder_that_stands_still_is_waited_for_no_longer_than_a_moment(tmp_path: Path):
     still, other = Turn(tmp_path / "turn"), Turn(tmp_path / "turn")
     with still, other:

@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import make_url
 
 from octavia_core.controller.accept import Acceptor, Asked
-from octavia_core.controller.offer import Offer
+from octavia_core.controller.offer import Offer, Offers
 from octavia_core.controller.worker import Worker
 from octavia_core.db.storage import SqlStorage
 from octavia_core.domain.operation import Operation, OperationState
@@ -40,7 +40,8 @@ def served(tmp_path: Path) -> Iterator[Engine]:
 
 def test_a_change_that_is_offered_a_thread_is_claimed_as_it_is_stored(served: Engine) -> None:
     pool, free = served.load_balancer().pools[0].id, threading.Semaphore(1)
-    first = served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=Offer("here", 60.0, free)))
+    offers = Offers(free)
+    first = served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=Offer("here", 60.0, offers)))
     assert (first.state, first.holder, first.fence, first.attempts) == (OperationState.RUNNING, "here", 1, 1)
     assert first.lease_until - first.created_at == 60_000_000
     assert served.open_operations() == [first]
@@ -50,7 +51,7 @@ def test_a_change_that_is_offered_a_thread_is_claimed_as_it_is_stored(served: En
     served.inherit()  # its worker has died before it began
     served.settle()
     assert served.load_balancer().provisioning_status is Provisioning.ACTIVE
-    second = served.acceptor.create_member(pool, NewMember("192.0.2.5", 80), Asked(offer=Offer("here", 60.0, free)))
+    second = served.acceptor.create_member(pool, NewMember("192.0.2.5", 80), Asked(offer=Offer("here", 60.0, offers)))
     assert (second.state, second.holder, second.fence) == (OperationState.QUEUED, None, 0)  # no thread is free
     served.settle()
 
@@ -85,7 +86,38 @@ def test_a_worker_carries_out_what_was_stored_by_its_offer_and_keeps_no_thread_f
     finally:
         worker.stop(20)
     assert ended.empty()
+    assert worker.accepted(lambda offer: None) is None
+    fourth = ask("192.0.2.7", "four")
+    assert fourth is not None
+    assert (fourth.state, fourth.holder) == (OperationState.QUEUED, None), "a worker that has stopped takes nothing"
+    served.settle()
     assert {member.address for member in served.load_balancer().pools[0].members} >= {"192.0.2.4", "192.0.2.6"}
+
+
+def test_what_is_being_stored_while_a_worker_stops_is_carried_out_before_it_has_stopped(served: Engine) -> None:
+    worker, pool = Worker(Runner(served.storage, served.world), threads=1), served.load_balancer().pools[0].id
+    stored, go_on = threading.Event(), threading.Event()
+    found: queue.SimpleQueue[Operation | None] = queue.SimpleQueue()
+
+    def accept(offer: Offer) -> Operation:
+        operation = served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=offer))
+        stored.set()
+        assert go_on.wait(20)
+        return operation
+
+    worker.start()
+    wish = threading.Thread(target=lambda: found.put(worker.accepted(accept)))
+    wish.start()
+    assert stored.wait(20)
+    assert not worker.stop(0.2)
+    go_on.set()
+    wish.join(20)
+    operation = found.get(timeout=20)
+    assert operation is not None
+    assert worker.stop(20)
+    ended = served.storage.read(lambda tx: tx.operation(operation.id))
+    assert ended is not None
+    assert ended.state is OperationState.SUCCEEDED
 
 
 @pytest.mark.external

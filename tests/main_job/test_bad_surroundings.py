@@ -13,7 +13,7 @@ import pytest
 
 from octavia_core import Controller
 from octavia_core.domain.vocabulary import Provisioning
-from octavia_core.errors import ConfigurationError, OctaviaError, StateDirectoryBusy, StateDirectoryError
+from octavia_core.errors import BadRequest, ConfigurationError, OctaviaError, StateDirectoryBusy, StateDirectoryError
 from tests.main_job.stage import PATIENCE, behind, http, open_stage, processes_of, until
 from tests.support.running import Echo
 from tests.support.running import ask as ask_at
@@ -170,6 +170,8 @@ def test_closing_stops_no_amphora_and_twice_is_harmless(own_stage):
         before = processes_of(own_stage.state)
         own_stage.controller.close()
         own_stage.controller.close()
+        with pytest.raises(BadRequest, match="was closed"):
+            own_stage.controller.delete_load_balancer(lb.id)
         assert ask_at(*at).member == "one"
         assert processes_of(own_stage.state) == before
         own_stage.controller = Controller.open(own_stage.state)
