@@ -20,7 +20,7 @@ from octavia_core.controller.offer import Offer, Offers
 from octavia_core.controller.reminders import Reminders
 from octavia_core.controller.sweep import SWEEP, Sweep
 from octavia_core.controller.waiter import Waiter
-from octavia_core.domain.operation import Operation
+from octavia_core.domain.operation import Operation, OperationState
 from octavia_core.errors import OctaviaError, TransientError
 from octavia_core.flows.catalogue import claimable
 from octavia_core.flows.runner import Ending, Runner
@@ -67,7 +67,7 @@ class Worker:
         self._said = Reminders(log, runner.world.clock)
         self.on_ended: Callable[[Operation, Ending], None] | None = None
         self.holder = holder_name()
-        self._work: queue.SimpleQueue[tuple[Operation, Claim] | None] = queue.SimpleQueue()
+        self._work: queue.SimpleQueue[tuple[Operation, Claim] | str | None] = queue.SimpleQueue()
         self._nudge = threading.Event()
         self._stopping = threading.Event()
         self._free = threading.Semaphore(self._threads)
@@ -98,6 +98,12 @@ class Worker:
             if kept := stored is not None and stored.id == offer.operation_id:
                 claim = Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease)
                 self._work.put((stored, claim))
+        except TransientError:
+            if (
+                kept := offer.operation_id is not None
+            ):  # the answer of a COMMIT may be lost: the thread sees whether it arrived
+                self._work.put(offer.operation_id)
+            raise
         finally:
             if offer.operation_id is not None:
                 self._offers.give(used=kept)
@@ -214,7 +220,11 @@ class Worker:
             item = self._work.get()
             if item is _STOP:
                 return
-            operation, claim = item
+            pair = self._arrived(item) if isinstance(item, str) else item
+            if pair is None:
+                self._free.release()
+                continue
+            operation, claim = pair
             try:
                 ending = self._runner.run(operation, claim)
             except Exception:  # a bug of ours must not cost the thread; the lease hands the operation on
@@ -229,3 +239,24 @@ class Worker:
             if ending is Ending.PARKED:
                 self._parked.set()
             self._nudge.set()
+
+    def _arrived(self, operation_id: str) -> tuple[Operation, Claim] | None:
+        """What was stored by an offer though nobody heard of it; asked until the lease would be over."""
+        storage, clock = self._runner.storage, self._runner.world.clock
+        deadline = clock.monotonic() + self._lease
+        stored: Operation | None = None
+        while True:
+            try:
+                stored = storage.read(lambda tx: tx.operation(operation_id))
+                break
+            except OctaviaError:  # that is why nobody heard of it
+                if clock.monotonic() >= deadline or self._stopping.is_set():
+                    return None
+                clock.sleep(self._again, self._stopping)
+        if (
+            stored is None
+            or stored.state is not OperationState.RUNNING
+            or (stored.holder, stored.fence) != (self.holder, 1)
+        ):
+            return None
+        return stored, Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease)

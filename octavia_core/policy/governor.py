@@ -358,7 +358,8 @@ ROWS: tuple[Row, ...] = (
     ),
     Row(
         Rule.DOUBT,
-        f"at least {ENOUGH} amphorae were heard before, and less than half of them are heard now (who is late is not)",
+        f"at least {ENOUGH} amphorae were heard before, and less than half of them are heard now (who is late is not; nobody is while we hear nobody "
+        "ourselves)",
         Act.WAIT,
         "wait: it is us",
         lambda one, view: view.doubt,

@@ -94,6 +94,33 @@ def test_a_worker_carries_out_what_was_stored_by_its_offer_and_keeps_no_thread_f
     assert {member.address for member in served.load_balancer().pools[0].members} >= {"192.0.2.4", "192.0.2.6"}
 
 
+def test_what_was_stored_though_its_commit_had_no_answer_is_carried_out_at_once(served: Engine) -> None:
+    worker, pool = Worker(Runner(served.storage, served.world), threads=2), served.load_balancer().pools[0].id
+    ended: queue.SimpleQueue[str] = queue.SimpleQueue()
+    worker.on_ended = lambda operation, ending: ended.put(operation.id)
+    stored: list[str] = []
+
+    def arrives(offer: Offer) -> Operation:
+        stored.append(served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=offer)).id)
+        raise TransientError("the database does not answer")
+
+    def is_lost(offer: Offer) -> Operation:
+        assert offer.take("e8a4c1de-0000-4000-8000-000000000000")
+        raise TransientError("the database does not answer")
+
+    for accept in (is_lost, arrives):
+        with pytest.raises(TransientError):
+            worker.accepted(accept)
+    worker.start()
+    try:
+        assert [ended.get(timeout=20)] == stored
+    finally:
+        worker.stop(20)
+    row = served.storage.read(lambda tx: tx.operation(stored[0]))
+    assert row is not None
+    assert (row.state, row.fence, row.attempts) == (OperationState.SUCCEEDED, 1, 1)
+
+
 def test_what_is_being_stored_while_a_worker_stops_is_carried_out_before_it_has_stopped(served: Engine) -> None:
     worker, pool = Worker(Runner(served.storage, served.world), threads=1), served.load_balancer().pools[0].id
     stored, go_on = threading.Event(), threading.Event()
@@ -105,10 +132,10 @@ def test_what_is_being_stored_while_a_worker_stops_is_carried_out_before_it_has_
         assert go_on.wait(20)
         return operation
 
-    worker.start()
     wish = threading.Thread(target=lambda: found.put(worker.accepted(accept)))
     wish.start()
     assert stored.wait(20)
+    worker.start()
     assert not worker.stop(0.2)
     go_on.set()
     wish.join(20)

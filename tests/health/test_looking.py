@@ -389,8 +389,8 @@ def test_a_health_manager_that_was_started_again_needs_no_word_of_its_earlier_li
     assert {e["rule"] for e in here.events("failover.held")} == (set() if lost else {"alone"})
 
 
-@pytest.mark.parametrize("deaf", [True, False])
-def test_others_that_went_deaf_in_the_same_moment_confirm_nothing(rig: Make, deaf: bool) -> None:
+@pytest.mark.parametrize(("deaf", "before"), [(True, 0), (True, 2_000_000), (False, 0)])
+def test_others_that_went_deaf_in_the_same_moment_confirm_nothing(rig: Make, deaf: bool, before: int) -> None:
     """What the rows say of those who are judged is as old as their silence; the other says itself when it heard somebody last."""
     here = rig(9, heartbeat_timeout=20.0, heartbeat_interval=1.0)
     here.mute()
@@ -404,7 +404,9 @@ def test_others_that_went_deaf_in_the_same_moment_confirm_nothing(rig: Make, dea
         here.storage, here.settings, here.clock, here.wall, Evidence(memory, here.ask), Actor(here.storage, bool)
     )
     gone, ours = here.ids[:3], here.ids[3:]
-    newest = here.wall.at(here.clock.monotonic())
+    newest = (
+        here.wall.at(here.clock.monotonic()) - before
+    )  # who is deaf already when anybody is late for the first time
     for turn in range(27):
         here.clock.advance(1.0)
         if not deaf:
@@ -418,6 +420,30 @@ def test_others_that_went_deaf_in_the_same_moment_confirm_nothing(rig: Make, dea
             here.answered(*gone)
     assert sorted(here.failovers()) == ([] if deaf else sorted(gone))
     assert {e["rule"] for e in here.events("failover.held")} == ({"alone"} if deaf else set())
+
+
+def test_who_hears_nobody_judges_nobody_though_the_rows_say_that_another_hears_most(rig: Make) -> None:
+    here = rig(9, heartbeat_timeout=20.0, heartbeat_interval=1.0)
+    here.mute()
+    pace = Pace(traffic=0.0, timeout=20.0)
+    here.clock.advance(1.0)
+    mine = Memory(2.0)
+    for memory, name in ((mine, "here:1:1"), (here.memory, "elsewhere:1:1")):
+        memory.keep([here.beat(id) for id in here.ids], here.clock.monotonic())
+        Writer(here.storage, memory, here.wall, name, pace).flush(here.clock)
+    lookout = Lookout(
+        here.storage, here.settings, here.clock, here.wall, Evidence(mine, here.ask), Actor(here.storage, bool)
+    )
+    other = Writer(here.storage, here.memory, here.wall, "elsewhere:1:1", pace)
+    for _ in range(27):
+        here.clock.advance(1.0)
+        here.memory.keep([here.beat(id) for id in here.ids[3:]], here.clock.monotonic())
+        other.flush(here.clock)
+        newest = here.wall.at(here.clock.monotonic())
+        here.storage.transaction(lambda tx: tx.observe("elsewhere:1:1", {"newest": newest}, keep=3600.0))  # noqa: B023 - runs now
+        lookout.look(here.since, "here:1:1")
+    assert not here.failovers()
+    assert {e["rule"] for e in here.events("failover.held")} == {"doubt"}
 
 
 def test_a_look_costs_with_the_silent_not_with_all(rig: Make, monkeypatch: pytest.MonkeyPatch) -> None:

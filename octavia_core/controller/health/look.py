@@ -339,7 +339,9 @@ class Lookout:
         late = {heart.amphora_id for heart in quiet}
         unheard = {id for id in self._all.unwritten if not self._memory.heard_at(id)}
         before = len(self._all.hearts) - len(unheard)
-        me = Receiver(name=observer, before=before, now=before - len(late - unheard), mine=True)
+        newest = self._newest_of_all(now, self._clock.monotonic())
+        deaf = newest is not None and newest < now - self._quiet  # whatever others have heard meanwhile
+        me = Receiver(name=observer, before=before, now=0 if deaf else before - len(late - unheard), mine=True)
         return Facts(
             now=now,
             timeout=self._timeout,
@@ -393,11 +395,11 @@ class Lookout:
         and the others would be seen too late. So each says in its own row when it heard somebody last.
         """
         heard = self._all.heard_by(now - 2 * self._timeout, but=observer)
-        deaf = self._deaf_others(now) if heard else frozenset[str]()
-        heard = {name: (before, 0 if name in deaf else fresh) for name, (before, fresh) in heard.items()}
         for name, (_, fresh) in heard.items():
             if fresh and not ended_here(name):
-                self._others[name] = now
+                self._others[name] = now  # deaf by now or not: it may be the first time that anybody asks
+        deaf = self._deaf_others(now) if heard else frozenset[str]()
+        heard = {name: (before, 0 if name in deaf else fresh) for name, (before, fresh) in heard.items()}
         remembered = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
         self._others = {name: at for name, at in remembered.items() if not ended_here(name)}
         counted = [(name, *heard.get(name, (0, 0))) for name in self._others]
