@@ -399,20 +399,24 @@ class Controller(Looks):
 
         A request that was accepted before is answered first: what it was about may be gone by now.
         """
-        if self._closed:
-            raise BadRequest("this controller was closed, and takes no wishes: open another one")
+        self._refuse_when_closed()
         asked = Asked(actor=actor, request_id=request_id)
         known = self._acceptor.known(flow, asked)
         if known is not None:
             return known
         deadline = self.clock.monotonic() + wait
         while True:
+            self._refuse_when_closed()
             try:
                 return self._accepted(accept, asked)
             except LoadBalancerBusy:
                 if self.clock.monotonic() >= deadline:
                     raise
                 self.follow("", BUSY_PAUSE)
+
+    def _refuse_when_closed(self) -> None:
+        if self._closed:
+            raise BadRequest("this controller was closed, and takes no wishes: open another one")
 
     def _accepted(self, accept: Callable[[Asked], Row | None], asked: Asked) -> Row | None:
         services = self.services

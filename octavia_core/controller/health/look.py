@@ -391,25 +391,26 @@ class Lookout:
         """The others that worked until lately, by the rows they wrote; not those that ended on this host, among them our own
         earlier life: what they heard last, nobody but us hears now.
 
-        What rows say of amphorae is up to a timeout old, and they are of those who are judged: an outage that silences both them
-        and the others would be seen too late. So each says in its own row when it heard somebody last.
+        What rows say of amphorae is up to a timeout old, they are of those who are judged, and name only who heard each last: an
+        outage that silences both them and the others would be seen too late. So each says in its own row when it heard somebody last.
         """
-        heard = self._all.heard_by(now - 2 * self._timeout, but=observer)
-        for name, (_, fresh) in heard.items():
-            if fresh and not ended_here(name):
-                self._others[name] = now  # deaf by now or not: it may be the first time that anybody asks
-        deaf = self._deaf_others(now) if heard else frozenset[str]()
-        heard = {name: (before, 0 if name in deaf else fresh) for name, (before, fresh) in heard.items()}
+        lately = now - 2 * self._timeout
+        heard, told = self._all.heard_by(lately, but=observer), self._told(observer)
+        worked = {name for name, (_, fresh) in heard.items() if fresh} | {n for n, at in told.items() if at >= lately}
+        self._others |= dict.fromkeys(worked, now)  # deaf by now or not: it may be the first time that anybody asks
         remembered = {n: at for n, at in self._others.items() if now - at <= _REMEMBERED * self._timeout}
         self._others = {name: at for name, at in remembered.items() if not ended_here(name)}
-        counted = [(name, *heard.get(name, (0, 0))) for name in self._others]
-        return [Receiver(name=name, before=before, now=fresh) for name, before, fresh in counted]
+        for name in self._others:
+            before, fresh = heard.get(name, (0, 0))
+            if name in told:
+                fresh = max(fresh, 1) if told[name] >= now - self._quiet else 0
+            yield Receiver(name=name, before=before, now=fresh)
 
-    def _deaf_others(self, now: int) -> Collection[str]:
-        """Health managers that have heard nobody for suspiciously long, by their own rows."""
-        before = now - self._quiet
-        told = {o.name: o.figures.get(NEWEST) for o in self._storage.read(lambda tx: tx.observers())}
-        return {name for name, newest in told.items() if isinstance(newest, int) and newest < before}
+    def _told(self, observer: str) -> Mapping[str, int]:
+        """Another health manager -> when it heard somebody last, by its own row."""
+        rows = self._storage.read(lambda tx: tx.observers())
+        told = {one.name: one.figures.get(NEWEST) for one in rows if one.name != observer}
+        return {name: newest for name, newest in told.items() if isinstance(newest, int)}
 
     def _decide(
         self,
