@@ -36,6 +36,8 @@ LED_POLL = 60.0
 """Seconds between two looks of a worker that a supervisor nudges; for the day when a nudge is lost."""
 BREATH = 0.02
 """Seconds that what was just claimed has this process for itself, before the dispatcher asks what is due next."""
+_LOOKS = 2
+"""How often it is looked whether something was stored: a COMMIT that nobody waits for may still be under way at the first look."""
 SIGN, SIGN_HOLDS = 1.0, 2.5
 """A worker says that it lives once in a lease, in so many seconds at least; its word holds for so many of these."""
 
@@ -98,10 +100,12 @@ class Worker:
             if kept := stored is not None and stored.id == offer.operation_id:
                 claim = Claim(operation_id=stored.id, holder=self.holder, fence=stored.fence, lease=self._lease)
                 self._work.put((stored, claim))
-        except TransientError:
-            if (
-                kept := offer.operation_id is not None
-            ):  # the answer of a COMMIT may be lost: the thread sees whether it arrived
+        except BaseException as error:
+            # the answer of a COMMIT may be lost, or nobody waits for it any more (Ctrl-C): the thread sees whether it arrived
+            if offer.operation_id is not None and (
+                isinstance(error, TransientError) or not isinstance(error, OctaviaError)
+            ):
+                kept = True
                 self._work.put(offer.operation_id)
             raise
         finally:
@@ -243,16 +247,17 @@ class Worker:
     def _arrived(self, operation_id: str) -> tuple[Operation, Claim] | None:
         """What was stored by an offer though nobody heard of it; asked until the lease would be over."""
         storage, clock = self._runner.storage, self._runner.world.clock
-        deadline = clock.monotonic() + self._lease
+        deadline, looks = clock.monotonic() + self._lease, 0
         stored: Operation | None = None
-        while True:
+        while stored is None and looks < _LOOKS:
             try:
                 stored = storage.read(lambda tx: tx.operation(operation_id))
-                break
+                looks += 1
             except OctaviaError:  # that is why nobody heard of it
-                if clock.monotonic() >= deadline or self._stopping.is_set():
+                if clock.monotonic() >= deadline:
                     return None
-                clock.sleep(self._again, self._stopping)
+            if stored is None and looks < _LOOKS and clock.sleep(self._again, self._stopping):
+                return None
         if (
             stored is None
             or stored.state is not OperationState.RUNNING

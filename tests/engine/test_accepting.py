@@ -94,7 +94,8 @@ def test_a_worker_carries_out_what_was_stored_by_its_offer_and_keeps_no_thread_f
     assert {member.address for member in served.load_balancer().pools[0].members} >= {"192.0.2.4", "192.0.2.6"}
 
 
-def test_what_was_stored_though_its_commit_had_no_answer_is_carried_out_at_once(served: Engine) -> None:
+@pytest.mark.parametrize("error", [TransientError("the database does not answer"), KeyboardInterrupt()])
+def test_what_was_stored_though_nobody_heard_of_it_is_carried_out_at_once(served: Engine, error: BaseException) -> None:
     worker, pool = Worker(Runner(served.storage, served.world), threads=2), served.load_balancer().pools[0].id
     ended: queue.SimpleQueue[str] = queue.SimpleQueue()
     worker.on_ended = lambda operation, ending: ended.put(operation.id)
@@ -102,14 +103,14 @@ def test_what_was_stored_though_its_commit_had_no_answer_is_carried_out_at_once(
 
     def arrives(offer: Offer) -> Operation:
         stored.append(served.acceptor.create_member(pool, NewMember("192.0.2.4", 80), Asked(offer=offer)).id)
-        raise TransientError("the database does not answer")
+        raise error
 
     def is_lost(offer: Offer) -> Operation:
         assert offer.take("e8a4c1de-0000-4000-8000-000000000000")
-        raise TransientError("the database does not answer")
+        raise error
 
     for accept in (is_lost, arrives):
-        with pytest.raises(TransientError):
+        with pytest.raises(type(error)):
             worker.accepted(accept)
     worker.start()
     try:

@@ -15,6 +15,7 @@ from octavia_core.cli.streams import flush, written
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from octavia_core.controller.facade import Controller
     from octavia_core.controller.fleet_health import Fleet, Manager
 
 __all__ = ["add"]
@@ -52,7 +53,7 @@ def show(session: Session) -> None:
 
     with session.look() as controller:
         found = fleet(controller.storage)
-    advice = _advice(found, session)
+        advice = _advice(found, session, controller)
     if session.json:
         session.screen.data({**to_json(found), "advice": advice})
         return
@@ -81,15 +82,15 @@ def top(
         looks = _looks(controller, fleet, every, count)
         if session.json:
             for found in looks:
-                session.screen.line({**to_json(found), "advice": _advice(found, session)})
+                session.screen.line({**to_json(found), "advice": _advice(found, session, controller)})
         elif not session.screen.out.is_terminal:
             for found in looks:
-                session.screen.say(_picture(found, session.screen.out, _advice(found, session)))
+                session.screen.say(_picture(found, session.screen.out, _advice(found, session, controller)))
                 flush()
         else:
             with written(), Live(console=session.screen.out, auto_refresh=False) as live:
                 for found in looks:
-                    live.update(_picture(found, session.screen.out, _advice(found, session)), refresh=True)
+                    live.update(_picture(found, session.screen.out, _advice(found, session, controller)), refresh=True)
 
 
 def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iterator[Fleet]:
@@ -102,18 +103,19 @@ def _looks(controller: Any, fleet: Any, every: float, count: int | None) -> Iter
         controller.clock.sleep(every)
 
 
-def _advice(found: Fleet, session: Session) -> list[str]:
+def _advice(found: Fleet, session: Session, controller: Controller) -> list[str]:
     """What to do where a health manager is missing."""
     from octavia_core.cli.output import ago
     from octavia_core.controller.fleet_health import Life
+    from octavia_core.controller.unheard import unheard
 
     start = starts_health_manager(session.config_files)
     if not found.heard:
-        return [
-            session.screen.hint(
-                f"no health manager is alive, so nobody notices when an amphora dies; start one: {start}"
-            )
-        ]
+        nobody = unheard(controller.storage, running=controller.running())
+        if nobody is None:  # one has come meanwhile
+            return []
+        words = f"health managers: {nobody.words}"
+        return [session.screen.hint(f"{words}; start one: {start}") if nobody.start else words]
     gone = [one for one in found.managers if one.life is Life.GONE]
     return [
         session.screen.hint(
