@@ -6,6 +6,7 @@ import hashlib
 import hmac
 import logging
 import os
+import random
 import signal
 import socket
 import threading
@@ -210,13 +211,16 @@ def stuck() -> Iterator[Front]:
 def told(front: Front, memory: Memory, known: dict[int, Skimmed] | None = None) -> None:
     """Give memory all that waits, as if the pipe were read again."""
     known = {} if known is None else known
-    for data in [bytes(front._rest), *iter(front._frame, frame(front._oldest, front._refused, ()))]:
-        if data:
-            found = frame_of(data[LENGTH.size :])
+    for some in [bytes(front._rest), *iter(front._frame, frame(front._oldest, front._refused, ()))]:
+        data = some
+        while data:
+            end = LENGTH.size + LENGTH.unpack_from(data)[0]
+            found, data = frame_of(data[LENGTH.size : end]), data[end:]
             memory.keep_again(known, found.again)
             for at, said in found.reports:
                 memory.keep([said], at)
-                known[said.handle] = said
+                if said.handle >= 0:
+                    known[said.handle] = said
 
 
 def test_reports_that_wait_for_a_busy_manager_are_one_per_amphora_with_the_counters_of_all(stuck: Front) -> None:
@@ -255,7 +259,7 @@ def test_what_the_network_turned_round_counts_though_newer_ones_wait_with_it(stu
         stuck._take([datagram("a", first + more, rx=1) for more in (0, 2, 1, 3)])
         stuck._take([datagram("a", first + 1, rx=1)])  # which is not new
         told(stuck, memory, known)
-    assert memory.counters["late"] == 10
+    assert memory.counters["accepted"] == 20, "what is late, and all others as one"
     assert sum(delta.bytes_in for delta in due(memory, 0.0)) == 40
 
 
@@ -295,6 +299,30 @@ def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_sa
     assert batch.beats["a"].heartbeat.listeners["l"].status == "OPEN"
     memory.give_back(batch)
     assert [delta.bytes_in for delta in due(memory, 0.0)] == [7]
+
+
+@pytest.mark.parametrize("busy", [1, 12, 60])
+@pytest.mark.parametrize(
+    "words", [["OPEN"], ["OPEN", "FULL"], ["OPEN", "OPEN", "FULL"], ["OPEN", "FULL", "a", "b", "c"]], ids="/".join
+)
+def test_what_is_late_counts_once_whatever_else_is_said_while_it_waits(
+    stuck: Front, words: list[str], busy: int
+) -> None:
+    memory, known, turned = Memory(reapply=1000.0), dict[int, Skimmed](), random.Random(busy)
+    order = sorted(range(20, 500), key=lambda seq: seq + turned.choice((0.0, 0.0, 0.0, 1.5, 6.5)))
+    status = {seq: turned.choice(words) for seq in order}
+    for place, seq in enumerate([*order, 500]):
+        packet = datagram("a", seq, status=status.get(seq, "FULL"), rx=1, conns=seq)
+        stuck._take([packet, packet] if turned.random() < 0.2 else [packet])
+        if place % busy == 0:
+            told(stuck, memory, known)
+    told(stuck, memory, known)
+    latest = memory.latest("a")
+    assert latest is not None
+    assert (latest.seq, latest.heartbeat.listeners["l"].status) == (500, "FULL")
+    found = due(memory, 0.0)
+    assert (sum(delta.bytes_in for delta in found), found[-1].active_connections) == (481, 500)
+    assert stuck._late.size == 0
 
 
 def test_what_is_late_with_other_words_is_not_what_the_next_ones_mean(stuck: Front) -> None:

@@ -19,15 +19,15 @@ import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
 from octavia_core.controller.health.frames import Again, frame
 from octavia_core.controller.health.frozen import Frozen
-from octavia_core.controller.health.order import ENTRY, GAUGE, LATE, has_traffic
+from octavia_core.controller.health.order import ENTRY, GAUGE, KEPT, LATE, has_traffic
 from octavia_core.controller.health.receive import PATIENCE, Receiver
-from octavia_core.controller.health.waiting import News, sums
+from octavia_core.controller.health.waiting import Late, News, sums
 from octavia_core.domain.heartbeat import BadPacket
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed, Skimmer
 
@@ -43,6 +43,8 @@ ROOM = 128 * 1024 * 1024
 """Bytes of them that wait at most; whoever has the key may send as many and as large ones as he likes."""
 WORDINGS = 4
 """Reports of one amphora that wait at most, each with other listeners than the others."""
+NOTED = 2 * LATE
+"""Heartbeats of each amphora that are recognised: all that are less than `LATE` back, in whatever order they come."""
 FEW = 64
 """Datagrams: after a batch of less,"""
 GATHER = 0.003
@@ -81,9 +83,9 @@ class Front:
         """What says nothing new, by handle: it has the words that the health manager was told last."""
         self._back: dict[int, Again] = {}
         """The same where a number is not above all before: it is never joined to one that is, since it may be played back."""
-        self._late: dict[int, list[Again]] = {}
-        """The same where it is less than `LATE` below and was not heard: the network may have turned two round. Each goes on by itself,
-        when all that is newer has, and memory, which knows the numbers, tells what it is.
+        self._late = Late(KEPT)
+        """What is less than `LATE` below and was not heard: the network may have turned two round. Each goes on by itself, before
+        all that is newer and not told yet, and memory, which knows the numbers, tells what it is.
         """
         self._news = News(WORDINGS)
         """What says something new; what says the same after it is joined to it."""
@@ -148,16 +150,17 @@ class Front:
             if isinstance(said, Skimmed):
                 self._tell(said, now)
                 continue
-            sheet, seq, counters, mark, key, _ = said
+            sheet, seq, counters, mark, key, body = said
             above, late = seq > sheet.top, 0 < sheet.top - seq < LATE and mark[-ENTRY:] not in sheet.marks
             counters = self._new(sheet, seq, mark, counters)
-            record = Again(sheet.handle, now, seq, key, mark, counters)
-            if self._late and any(each.seq == seq for each in self._late.get(record.handle, ())):
+            if not above and self._late and self._late.has(sheet.handle, seq):
                 self._refused["repeated"] += 1
                 continue
-            if late and len(self._late.get(record.handle, ())) < LATE:
-                self._late.setdefault(record.handle, []).append(record)
-                continue
+            if late:
+                whole = Skimmed(sheet.amphora_id, seq, sheet.words, counters, body, None, True, mark, key)
+                if self._late.wait(sheet.handle, now, whole, SIZE):
+                    continue
+            record = Again(sheet.handle, now, seq, key, mark, counters)
             waiting = self._again if above else self._back
             if (news or old_news) and self._join_news(sheet, record, above):
                 continue
@@ -173,19 +176,26 @@ class Front:
             sheet.top = seq
             if self._back.pop(sheet.handle, None) is not None:
                 self._refused["replayed"] += 1  # what waits stepped back, and the process before it goes on
-        elif entry in sheet.marks and has_traffic(counters):
-            return tuple(number if place % FIELDS == GAUGE else 0 for place, number in enumerate(counters))
-        sheet.marks = (sheet.marks + entry)[-ENTRY * LATE :]
+        elif entry in sheet.marks:
+            if has_traffic(counters):
+                return tuple(number if place % FIELDS == GAUGE else 0 for place, number in enumerate(counters))
+            return counters
+        sheet.marks = (sheet.marks + entry)[-ENTRY * NOTED :]
         return counters
 
     def _tell(self, said: Skimmed, now: float) -> None:
         """It has other words than the one before, or its words cannot be remembered."""
         sheet = self._skimmer.sheet(said.amphora_id)
-        if sheet is not None and (late := self._late.pop(sheet.handle, None)):
-            self._refused["replayed"] += len(late)  # their words are not those of the handle any more
         above = sheet is None or said.seq is None or said.seq > sheet.top
         if sheet is not None and said.seq is not None:
-            said = said._replace(counters=self._new(sheet, said.seq, said.mark, said.counters))
+            seq = said.seq
+            late = 0 < sheet.top - seq < LATE and said.mark[-ENTRY:] not in sheet.marks
+            said = said._replace(counters=self._new(sheet, seq, said.mark, said.counters))
+            repeated = self._late.has(sheet.handle, seq)
+            if repeated or (late and self._late.wait(sheet.handle, now, said._replace(handle=-1), SIZE)):
+                self._refused["repeated"] += repeated
+                self._skimmer.doubt(said.amphora_id)  # its handle means the words that were told with it, not these
+                return
         if above and self._old_news and self._old_news.remove(said.amphora_id, said.words):
             self._refused["replayed"] += 1
         self._wait(self._news if above else self._old_news, said, now)
@@ -239,8 +249,11 @@ class Front:
                 return  # it is busy; the socket is read on
 
     def _frame(self) -> bytes:
-        """What is to be said next. News mean nothing new for what came before them, so they wait until all that is told."""
+        """What is to be said next. News mean nothing new for what came before them, so they wait until all that is told. What is late
+        comes before what is newer, in a frame of its own where that is none of the news, since in a frame they come last.
+        """
         again = [self._again.pop(handle) for handle in list(islice(self._again, MOST))]
+        first = self._late.before((each.handle, each.seq) for each in again) if self._late else []
         if not self._again:
             again += [self._back.pop(handle) for handle in list(islice(self._back, MOST - len(again)))]
         news: list[tuple[float, Skimmed]] = []
@@ -248,18 +261,25 @@ class Front:
         if not self._again and not self._back:
             for source in (self._news, self._old_news):
                 news += source.take(MOST - len(again) - len(news), SIZE)
-            news = [(at, self._with_handle(said)) for at, said in news]
-            if not self._news and not self._old_news and not news:  # in a frame, groups mean what was told before it
-                late = list(islice(self._late, MOST - len(again)))
-                again += [record for handle in late for record in self._late.pop(handle)]
-            if not self._waiting():
+            news = [(at, self._with_handle(said)) for at, said in self._with_late(news)]
+            if not self._news and not self._old_news:
+                news += self._late.take()
                 forgotten, self._skimmer.forgotten = self._skimmer.forgotten, []
-        return frame(self._oldest, self._refused, again, news, forgotten)
+        told_first = frame(0.0, {}, (), first) if first else b""
+        return told_first + frame(self._oldest, self._refused, again, news, forgotten)
+
+    def _with_late(self, news: list[tuple[float, Skimmed]]) -> Iterator[tuple[float, Skimmed]]:
+        for at, said in news:
+            if self._late and said.seq is not None:
+                yield from self._late.before([(said.handle, said.seq)])
+            yield at, said
 
     def _with_handle(self, said: Skimmed) -> Skimmed:
         """A report is what its handle stands for only where its words are those that were read last: others may wait with it, and
         what says nothing new from here on means those.
         """
+        if said.handle < 0:
+            return said
         sheet = self._skimmer.sheet(said.amphora_id)
         handle = sheet.handle if sheet is not None and sheet.words == said.words else -1
         return said if handle == said.handle else said._replace(handle=handle)

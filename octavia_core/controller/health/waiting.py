@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import add
 
 from octavia_core.controller.health.frames import Again
+from octavia_core.controller.health.order import LATE
 from octavia_core.domain.heartbeat import Heartbeat
 from octavia_core.domain.skim import FIELDS, Sheet, Skimmed
 
-__all__ = ["NO_ROOM", "News", "sums"]
+__all__ = ["NO_ROOM", "Late", "News", "sums"]
 
 NO_ROOM, REPEATED = "no room", "repeated"
 _NUMBER, _REPORT = 56, 800
@@ -127,6 +128,65 @@ class News:
         if self._apart or before.words == said.words:
             return before.words == said.words
         return before.deltas == said.deltas and before.listeners == said.listeners
+
+
+class Late:
+    """Reports that newer ones overtook on their way, whole and each by itself, by handle of their amphora: their deltas count, and only
+    whoever knows all numbers can tell them from what is played back. For one thread.
+
+    Args:
+        most: of one amphora at most.
+
+    Attributes:
+        size: bytes that they take, about.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._of: dict[int, list[tuple[int, float, Skimmed]]] = {}
+        self.size = 0
+
+    def __bool__(self) -> bool:
+        return bool(self._of)
+
+    def has(self, handle: int, seq: int) -> bool:
+        """Whether one of that number waits."""
+        return any(each[0] == seq for each in self._of.get(handle, ()))
+
+    def wait(self, handle: int, now: float, said: Skimmed, room: int) -> bool:
+        """One more, which has a number, unless there are too many or they would take more than so many bytes."""
+        waiting, seq = self._of.get(handle, []), said.seq
+        if seq is None or len(waiting) >= self._most:
+            return False
+        said = said.complete()
+        if self.size + _weight(said) > room:
+            return False
+        self.size += _weight(said)
+        self._of[handle] = sorted([*waiting, (seq, now, said)], key=lambda each: each[0])
+        return True
+
+    def before(self, newer: Iterable[tuple[int, int]]) -> list[tuple[float, Skimmed]]:
+        """Take those out that are older than these (handle, number), for each in their order; but an agent's first may as well be of one
+        that was restarted, and newer.
+        """
+        found: list[tuple[float, Skimmed]] = []
+        for handle, seq in newer:
+            if waiting := self._of.get(handle):
+                found += [(at, said) for number, at, said in waiting if LATE <= number < seq]
+                left = [each for each in waiting if not LATE <= each[0] < seq]
+                if left:
+                    self._of[handle] = left
+                else:
+                    del self._of[handle]
+        self.size -= sum(_weight(said) for _, said in found)
+        return found
+
+    def take(self) -> list[tuple[float, Skimmed]]:
+        """All that are left."""
+        found = [(at, said) for waiting in self._of.values() for _, at, said in waiting]
+        self._of.clear()
+        self.size = 0
+        return found
 
 
 def sums(before: Sequence[int], new: Sequence[int]) -> tuple[int, ...]:
