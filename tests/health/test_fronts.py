@@ -10,6 +10,7 @@ import random
 import signal
 import socket
 import threading
+import time
 import zlib
 from collections.abc import Iterator
 
@@ -21,7 +22,7 @@ from octavia_core.controller.health.front import WORDINGS, Front
 from octavia_core.controller.health.fronts import Fronts
 from octavia_core.controller.health.hear import Told
 from octavia_core.controller.health.memory import Memory
-from octavia_core.controller.health.receive import bind_receiver
+from octavia_core.controller.health.receive import WAITED, bind_receiver
 from octavia_core.controller.health.waiting import NO_ROOM
 from octavia_core.domain.heartbeat import encode
 from octavia_core.domain.secret import Secret
@@ -299,6 +300,22 @@ def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_sa
     assert batch.beats["a"].heartbeat.listeners["l"].status == "OPEN"
     memory.give_back(batch)
     assert [delta.bytes_in for delta in due(memory, 0.0)] == [7]
+
+
+def test_what_waited_while_the_process_stood_still_was_heard_when_it_came(stuck: Front) -> None:
+    memory = Memory(reapply=1000.0)
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as amphora:
+        to = stuck._receiver._socket.getsockname()
+        amphora.sendto(datagram("a", 20), to)
+        sent = time.monotonic()
+        time.sleep(1.5 * WAITED)
+        amphora.sendto(datagram("b", 20), to)
+        stuck._take(stuck._receiver.batch())
+    told(stuck, memory)
+    first, second = memory.heard_at("a"), memory.heard_at("b")
+    assert first is not None
+    assert second is not None
+    assert first < sent + WAITED < second
 
 
 @pytest.mark.parametrize("busy", [1, 12, 60])

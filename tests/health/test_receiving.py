@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import time
 from collections.abc import Iterable, Iterator
 
 import pytest
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from octavia_core.controller.health import memory as memory_of
 from octavia_core.controller.health.memory import TRIAL, Memory
 from octavia_core.controller.health.order import KEPT
-from octavia_core.controller.health.receive import BATCH, Receiver, bind_receiver
+from octavia_core.controller.health.receive import BATCH, WAITED, Receiver, bind_receiver
 from octavia_core.domain.heartbeat import Heartbeat, decode, encode
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import HealthManager, Settings
@@ -44,6 +45,33 @@ def test_what_is_there_is_taken_at_once_without_waiting_for_more(receiver: tuple
     sender.send(b"next")
     assert here.batch() == [b"next"], "one alone is not kept back"
     assert BATCH > 5
+
+
+def test_what_waited_in_the_socket_came_when_the_kernel_had_it(receiver: tuple[Receiver, socket.socket]) -> None:
+    here, sender = receiver
+    began = time.monotonic()
+    sender.send(b"1")
+    sent = time.monotonic()
+    time.sleep(1.5 * WAITED)
+    sender.send(b"2")
+    assert here.batch() == [b"1", b"2"]
+    assert [began - WAITED / 2 < at < sent + WAITED / 2 for at in here.late] == [True]
+    sender.send(b"3")
+    assert (here.batch(), here.late) == ([b"3"], [])
+
+
+@pytest.mark.parametrize("step", [-3600.0, 3600.0])
+def test_nothing_came_earlier_than_the_socket_was_empty_whatever_the_clock_is_set_to(
+    receiver: tuple[Receiver, socket.socket], monkeypatch: pytest.MonkeyPatch, step: float
+) -> None:
+    here, sender = receiver
+    sender.send(b"1")
+    here.batch()
+    looked, clock = time.monotonic(), time.time
+    monkeypatch.setattr(time, "time", lambda: clock() + step)
+    sender.send(b"2")
+    here.batch()
+    assert [at > looked - 1.0 for at in here.late] == ([True] if step > 0 else [])
 
 
 def test_what_the_kernel_dropped_is_counted_once(receiver: tuple[Receiver, socket.socket]) -> None:
@@ -410,10 +438,10 @@ def test_a_row_that_is_played_back_over_and_over_does_not_keep_the_dead_alive() 
     """Three idle heartbeats, recorded before their agent ended; what is not recognised begins the account anew."""
     memory = Book(reapply=1000.0)
     alive = []
-    for time in range(10 * KEPT):
-        memory.keep([beat(100 + time % 3)], float(time))
-        memory.counted(float(time))
-        alive.append(memory.heard_at("a") == time)
+    for at in range(10 * KEPT):
+        memory.keep([beat(100 + at % 3)], float(at))
+        memory.counted(float(at))
+        alive.append(memory.heard_at("a") == at)
     assert any(alive[3 : KEPT + 3]), "it may be an agent that was restarted"
     assert not any(alive[2 * KEPT :])
     assert heard(memory, 103, 9999.0)

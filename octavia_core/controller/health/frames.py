@@ -9,7 +9,8 @@
 
 A report says all of one heartbeat. An `Again` is a heartbeat with the words of the last report that had its handle. Groups
 come before reports: they mean the words that were reported before this frame. `handles` are those that mean nobody any more.
-`oldest` is when the first datagram reached this machine, seconds since the epoch; `read at` is monotonic; reasons count the
+`oldest` is when the first datagram reached this machine, seconds since the epoch; `read at` is
+monotonic, and earlier where it waited in the socket; reasons count the
 datagrams that were refused. Big-endian.
 """
 

@@ -20,7 +20,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice, repeat
 from typing import Any
 
 from octavia_core.controller.health.frames import Again, frame
@@ -139,9 +139,9 @@ class Front:
             return
         if not self._waiting():
             self._oldest = self._receiver.oldest
-        now = time.monotonic()
+        times = chain(self._receiver.late, repeat(time.monotonic()))
         read, news, old_news = self._skimmer.read, self._news, self._old_news
-        for packet in packets:
+        for now, packet in zip(times, packets, strict=False):
             try:
                 said = read(packet)
             except BadPacket as bad:

@@ -153,7 +153,10 @@ class Here:
                 self._hear_again(error)
                 continue
             if packets:
-                if self._memory.keep(self._read(packets), time.monotonic()):
+                late, news = self._receiver.late, False
+                for at, packet in zip(late, packets, strict=False):  # this process stood still
+                    news |= self._memory.keep(self._read([packet]), at)
+                if self._memory.keep(self._read(packets[len(late) :]), time.monotonic()) or news:
                     self._told.news()
                 self._lag.note(self._receiver.oldest)
 

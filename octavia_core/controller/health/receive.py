@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import select
 import socket
@@ -22,6 +21,10 @@ BATCH = 512
 """Datagrams that are taken at once at most: a few milliseconds of work."""
 PATIENCE = 0.5
 """Seconds until a receiver that hears nothing looks whether it should end."""
+WAITED = 0.2
+"""Seconds from which on a datagram's time in the socket counts; what is read sooner came when it was read."""
+BEFORE = 30.0
+"""Seconds that a datagram may have waited before its socket was first looked at here, at most."""
 SO_MEMINFO = 55
 """Linux, asm-generic/socket.h; not in the socket module. Nine 32-bit counters, the last is sk_drops."""
 IP_FREEBIND = 15
@@ -30,6 +33,7 @@ SO_RCVBUFFORCE = 33
 """Linux, asm-generic/socket.h; needs CAP_NET_ADMIN."""
 SO_TIMESTAMPNS = 35
 """Linux, asm-generic/socket.h: each message comes with the time of its arrival, two longs (seconds, nanoseconds)."""
+_STAMP = struct.Struct("2l")
 
 
 def bind_receiver(settings: Settings, *, beside: bool = False) -> socket.socket:
@@ -109,6 +113,12 @@ class Receiver:
             self._stamped = False
         self.oldest = 0.0
         """When the first datagram of the last batch reached this machine, seconds since the epoch."""
+        self.late: list[float] = []
+        """When the first few of the last batch reached this machine, monotonic: those that waited, since this process stood still. All
+        others came just now.
+        """
+        self._empty_at = time.monotonic() - BEFORE
+        """When the socket held nothing, monotonic: all that is read came later, whatever the machine's clock was set to since."""
 
     def batch(self, patience: float | None = None) -> list[bytes]:
         """All datagrams that are there, up to `BATCH`; waits for the first. Empty after so many seconds of silence.
@@ -120,24 +130,36 @@ class Receiver:
             OSError: the socket is closed or broken.
         """
         packets: list[bytes] = []
-        if self._poll.poll(PATIENCE * 1000 if patience is None else patience * 1000):
-            receive = self._socket.recv
-            with contextlib.suppress(BlockingIOError):
-                packets.append(self._first())
-                for _ in range(BATCH - 1):
-                    packets.append(receive(LARGEST_DATAGRAM))  # noqa: PERF401 - those before an error count
+        self.late = []
+        began = time.monotonic()
+        if not self._poll.poll(PATIENCE * 1000 if patience is None else patience * 1000):
+            self._empty_at = began  # or later
+            return packets
+        receive, began = self._socket.recv, time.monotonic()
+        try:
+            while len(packets) < BATCH and len(packets) == len(self.late):
+                packets.append(self._stamped_one(began, first=not packets))
+            for _ in range(BATCH - len(packets)):
+                packets.append(receive(LARGEST_DATAGRAM))  # noqa: PERF401 - those before an error count
+        except BlockingIOError:
+            self._empty_at = began  # or later
         return packets
 
-    def _first(self) -> bytes:
-        """One datagram, and when it came."""
-        self.oldest = time.time()
+    def _stamped_one(self, now: float, *, first: bool) -> bytes:
+        """One datagram, and when it came, if it waited."""
+        wall = came = time.time()
         if not self._stamped:
-            return self._socket.recv(LARGEST_DATAGRAM)
-        packet, notes, *_ = self._socket.recvmsg(LARGEST_DATAGRAM, 64)
-        for level, kind, note in notes:
-            if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(note) == 2 * struct.calcsize("l"):
-                seconds, nanoseconds = struct.unpack("2l", note)
-                self.oldest = seconds + nanoseconds / 1e9
+            packet = self._socket.recv(LARGEST_DATAGRAM)
+        else:
+            packet, notes, *_ = self._socket.recvmsg(LARGEST_DATAGRAM, 64)
+            for level, kind, note in notes:
+                if (level, kind) == (socket.SOL_SOCKET, SO_TIMESTAMPNS) and len(note) == _STAMP.size:
+                    seconds, nanoseconds = _STAMP.unpack(note)
+                    came = seconds + nanoseconds / 1e9
+        if first:
+            self.oldest = came
+        if wall - came > WAITED:
+            self.late.append(max(now - (wall - came), min(now, self._empty_at)))
         return packet
 
     def dropped(self) -> int:
