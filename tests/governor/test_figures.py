@@ -140,7 +140,9 @@ def test_rows_that_nobody_writes_any_more_are_called_what_they_are(written: Admi
         return
     assert f"ago, {life}" in said.out
     (advice,) = found["advice"]
-    assert advice.startswith("health managers: none that has written lately, so nobody notices when an amphora dies; start one: ")
+    assert advice.startswith(
+        "health managers: none that has written lately, so nobody notices when an amphora dies; start one: "
+    )
     assert advice.endswith("octavia-admin up")
     assert advice in said.err
 
