@@ -192,7 +192,7 @@ class _Lives:
             OctaviaError: it cannot begin, with no settings that it had.
         """
         worked: Settings | None = None
-        settings = self._read()
+        settings = self._first()
         while (begun := self._begin(settings)) is not None:
             settings, over = begun
             try:
@@ -207,6 +207,16 @@ class _Lives:
             with self._lock:
                 if self._next is None:
                     return  # told to end, or at the end by itself
+
+    def _first(self) -> Settings:
+        """As the files are; or as they were a moment ago, when SIGHUP came before the first life and they are no good any more."""
+        try:
+            return self._read()
+        except OctaviaError:
+            with self._lock:
+                if self._next is None:
+                    raise
+                return self._next
 
     def _begin(self, settings: Settings) -> tuple[Settings, Over] | None:
         with self._lock:

@@ -21,7 +21,9 @@ from octavia_core.controller.sources import load_settings
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.heartbeat import encode
 from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
+from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
+from octavia_daemons.daemon import _Lives
 from tests.db.values import amphora, full
 
 PATIENCE = 60.0
@@ -143,7 +145,7 @@ def test_on_sighup_a_daemon_goes_on_with_settings_read_again(config: Path) -> No
                     return
             raise AssertionError(f"{words}: {heard}")
 
-        until(lambda: _catches(housekeeping.pid, signal.SIGHUP))
+        _until_something_is_removed(config)  # it works with the settings that it began with
         housekeeping.send_signal(signal.SIGHUP)
         said("settings are read anew")
         good = config.read_text(encoding="utf-8")
@@ -160,11 +162,31 @@ def test_on_sighup_a_daemon_goes_on_with_settings_read_again(config: Path) -> No
         end(housekeeping)
 
 
-def _catches(pid: int, number: int) -> bool:
-    """Whether the process has a handler for the signal (proc(5), SigCgt)."""
-    lines = Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines()
-    caught = next(line.split()[1] for line in lines if line.startswith("SigCgt:"))
-    return bool(int(caught, 16) >> (number - 1) & 1)
+def _until_something_is_removed(config: Path) -> None:
+    storage = SqlStorage.open(settings(config))
+    storage.transaction(lambda tx: tx.insert(amphora(None, status=AmphoraStatus.DELETED)))
+    until(lambda: not storage.read(lambda tx: tx.amphorae(with_deleted=True)))
+    storage.close()
+
+
+def test_settings_that_were_read_anew_before_the_first_life_are_the_first_ones(config: Path) -> None:
+    good, seen = settings(config), list[Settings]()
+    reads: Iterator[Settings | ConfigurationError] = iter([good, ConfigurationError("[house_keeping] is no good")])
+
+    def read() -> Settings:
+        found = next(reads)
+        if isinstance(found, ConfigurationError):
+            raise found
+        return found
+
+    lives = _Lives(lambda given, stop: seen.append(given), read, None)
+    lives.read_anew()
+    lives.run()
+    assert seen == [good]
+    with pytest.raises(ConfigurationError, match="no good"):
+        reads = iter([ConfigurationError("[house_keeping] is no good")])
+        _Lives(lambda given, stop: seen.append(given), read, None).run()
+    assert seen == [good]
 
 
 def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
