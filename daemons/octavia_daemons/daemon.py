@@ -30,6 +30,8 @@ PAUSE = 1.0
 """Seconds between two attempts at a beginning."""
 REMIND = 60.0
 """Seconds after which the same trouble is said again."""
+NOTICED_IN = 1.0
+"""Seconds that the main thread sleeps at most."""
 ENDS = (signal.SIGTERM, signal.SIGINT)
 """Signals that end a daemon."""
 NOT_ANEW = "the settings are not read anew, it goes on with those it has: %s"
@@ -43,6 +45,18 @@ class Over(threading.Event):
     """
 
     again = False
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """As of every event, but it notices signals: one that comes between Python's last look for signals and the moment in which
+        the main thread falls asleep is seen when that wakes up, so it never sleeps for long.
+        """
+        until = None if timeout is None else time.monotonic() + timeout
+        while True:
+            left = NOTICED_IN if until is None else min(NOTICED_IN, until - time.monotonic())
+            if super().wait(max(0.0, left)):
+                return True
+            if until is not None and time.monotonic() >= until:
+                return False
 
 
 def patiently(begin: Callable[[], T], stop: threading.Event) -> T | None:

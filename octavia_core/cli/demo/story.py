@@ -108,7 +108,8 @@ def _stay(stage: Stage) -> None:
     with on_signals(dict.fromkeys((signal.SIGINT, signal.SIGTERM), ended.set)):
         for line in lines:
             say(line)
-        ended.wait()
+        while not ended.wait(1.0):  # a signal that came just before it fell asleep is seen when it wakes up
+            pass
     stage.show = stage.new_show()
 
 
