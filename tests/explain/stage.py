@@ -51,6 +51,11 @@ def still(said: Explanation) -> dict[str, Any]:
     return {k: v for k, v in to_json(said).items() if k not in MOVING}
 
 
+def settled(said: Explanation) -> tuple[dict[str, Any], set[str]]:
+    """What of it does not change from moment to moment, and which of the rest it has at all."""
+    return still(said), {k for k, v in to_json(said).items() if v is not None}
+
+
 @attrs.define(eq=False)
 class Stage:
     """A folder with settings, a simulated cloud, and a client of its database."""
@@ -155,21 +160,19 @@ heartbeat_key = "only for tests"
     def why(self, client: Controller, id: str) -> Explanation:
         """The library's answer; the command's table and JSON must be the same one.
 
-        It is asked before and after the command, since meanwhile somebody's word may end, and the answer be another.
+        It is asked before and after the commands, since meanwhile somebody's word may end, and the answer be another.
         """
         after = client.why(id)
         for _ in range(5):
             said = after
-            answered = self.admin("why", id, "--json")
+            answered, table = self.admin("why", id, "--json"), self.admin("why", id)
             after = client.why(id)
-            if still(after) == still(said):
+            if settled(after) == settled(said):
                 break
-        assert (answered.code, answered.err) == (0, "")
+        assert (answered.code, answered.err) == (table.code, table.err) == (0, "")
         found, wanted = json.loads(answered.out), to_json(said)
         assert {k: v for k, v in found.items() if k not in MOVING} == still(said)
         assert {k for k, v in found.items() if v is not None} == {k for k, v in wanted.items() if v is not None}
-        table = self.admin("why", id)
-        assert (table.code, table.err) == (0, "")
         self.table = table.out
         first, *rest = table.out.splitlines()
         assert first.startswith(f"{said.kind} ")

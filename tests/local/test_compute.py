@@ -81,18 +81,15 @@ def test_an_agent_is_told_its_candidates_in_the_upper_half_and_its_controllers(r
 
 
 def test_an_agent_moves_on_when_its_address_is_taken(rig):
-    other = rig.boot()
     spec = rig.spec()
-    wanted = json.loads((rig.home(other).path / "local.json").read_text())["addresses"]
     compute = LocalCompute(rig.settings)
-    with socket.socket() as squatter:
+    with socket.socket() as squatter:  # and nobody else is there: another agent might be at the second address
         first, second = rotated(Ranges.of(rig.settings).agents, spec.amphora_id)[:2]
         squatter.bind((first, 9443))
         squatter.listen()
         compute.boot(spec, lambda: rig.files(spec.amphora_id))
         server = eventually(lambda: rig.active(spec.name))
     assert server.management_ip == second
-    assert len(wanted) == 254
 
 
 def test_the_machine_that_an_agent_runs_on_is_said(rig):
