@@ -20,22 +20,24 @@ from octavia_core.certs.authority import create_authorities
 from octavia_core.controller.sources import load_settings
 from octavia_core.db.storage import SqlStorage, prepare
 from octavia_core.domain.heartbeat import encode
-from octavia_core.domain.vocabulary import AmphoraStatus, Provisioning
+from octavia_core.domain.vocabulary import AmphoraStatus, Operating, Provisioning
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import Settings
 from octavia_daemons.daemon import _Lives
 from tests.db.values import amphora, full
+from tests.support.running import fresh_address
 
 PATIENCE = 60.0
+PORT = 5555
+"""Where heartbeats go, on an address of the test's own: not one of the ports that the kernel gives to whoever asks for any."""
+ROOM = 100_000
+"""Bytes that wait in that socket until no more are sent: far less than it holds."""
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     authority = tmp_path / "authority"
     create_authorities(str(authority))
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     file = tmp_path / "octavia.toml"
     file.write_text(f"""
 [controller_worker]
@@ -51,7 +53,8 @@ ca_private_key = "{authority}/agents.key"
 client_cert = "{authority}/controller.pem"
 server_ca = "{authority}/agents.pem"
 [health_manager]
-bind_port = {port}
+bind_ip = "{fresh_address()}"
+bind_port = {PORT}
 heartbeat_key = "secret"
 [house_keeping]
 cleanup_interval = 0.1
@@ -190,18 +193,9 @@ def test_settings_that_were_read_anew_before_the_first_life_are_the_first_ones(c
 
 
 def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
-    port = load_settings([str(config)]).health_manager.bind_port
-
-    def listens() -> bool:
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                return True
-        return False
-
+    address = settings(config).health_manager.bind_ip
     with daemon("health_manager", config) as health:
-        until(lambda: listens() or health.poll() is not None)
+        until(lambda: bool(_sockets(address)) or health.poll() is not None)  # trying to bind would take it away
         assert health.poll() is None, health.stderr.read() if health.stderr else ""
         end(health)
 
@@ -225,21 +219,19 @@ def test_a_health_manager_hears_on_while_the_files_say_what_cannot_be_had(config
             said = next((one for one in health.stderr if "the settings are not read anew" in one), "it ended")
             assert words in said
         assert _children(health.pid) == hears
-        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-            probe.bind(("127.0.0.1", 0))
-            other = probe.getsockname()[1]
-        port = settings(config).health_manager.bind_port
-        config.write_text(good.replace(f"bind_port = {port}", f"bind_port = {other}"), encoding="utf-8")
+        config.write_text(good.replace(f"bind_port = {PORT}", f"bind_port = {PORT + 1}"), encoding="utf-8")
         health.send_signal(signal.SIGHUP)
         until(lambda: ((now := _children(health.pid)) != hears and len(now) == 1) or health.poll() is not None)
         end(health)
 
 
 def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(config: Path) -> None:
-    """Each datagram says one byte of traffic, signed with the key that is new by then: all of them are in the rows at the end."""
+    """Each datagram says one byte of traffic, signed with the key that is new by then: all of them are in the rows at the end. The
+    last one says something new, which is in the rows as soon as all before it is known.
+    """
     good = config.read_text(encoding="utf-8").replace("bind_port", "sock_rlimit = 1000000\nbind_port")
     config.write_text(good, encoding="utf-8")
-    port = settings(config).health_manager.bind_port
+    address = settings(config).health_manager.bind_ip
     lb = full(provisioning_status=Provisioning.ACTIVE)
     box = amphora(lb.id, status=AmphoraStatus.ALLOCATED)
     storage = SqlStorage.open(settings(config))
@@ -247,10 +239,18 @@ def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(
     reload = threading.Event()
     sent, key = 0, "secret"
 
-    def datagram() -> bytes:
+    def send(status: str = "OPEN") -> None:
+        nonlocal sent
         stats = {"tx": 0, "rx": 1, "conns": 0, "totconns": 0, "ereq": 0}
-        listeners = {lb.listeners[0].id: {"status": "OPEN", "stats": stats}}
-        return encode({"id": box.id, "seq": sent, "listeners": listeners, "pools": {}, "ver": 3}, key)
+        listeners = {each.id: {"status": status, "stats": stats} for each in lb.listeners}
+        said = {"id": box.id, "seq": sent, "listeners": listeners, "pools": {}, "ver": 3}
+        sender.sendto(encode(said, key), (address, PORT))
+        sent += 1
+
+    def last_one_is_known() -> bool:
+        found = storage.read(lambda tx: tx.tree(lb.id))
+        assert found is not None
+        return found.listener(lb.listeners[0].id).operating_status is Operating.DEGRADED
 
     with daemon("health_manager", config) as health, socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         until(lambda: len(_children(health.pid)) == 1 or health.poll() is not None)
@@ -269,7 +269,7 @@ def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(
         reader.start()
         for content, then in (
             (good, "secret"),
-            (good.replace('"secret"', '"secret"\nheartbeat_keys_accepted = ["new"]\nheartbeat_timeout = 1.0'), "new"),
+            (good.replace('"secret"', '"secret"\nheartbeat_keys_accepted = ["new"]\nheartbeat_timeout = 30.0'), "new"),
             (
                 good.replace('"secret"', '"new"\nheartbeat_keys_accepted = ["secret"]\nfailover_threshold = 7'),
                 "new",
@@ -278,29 +278,32 @@ def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(
             config.write_text(content, encoding="utf-8")
             reload.clear()
             health.send_signal(signal.SIGHUP)
+            deadline = time.monotonic() + PATIENCE
             while not reload.is_set() and health.poll() is None:
-                sender.sendto(datagram(), ("127.0.0.1", port))
-                sent += 1
+                assert time.monotonic() < deadline, lines
+                if sum(_sockets(address)) < ROOM:
+                    send()
                 reload.wait(0.005)
             key = then
         for _ in range(10):
-            sender.sendto(datagram(), ("127.0.0.1", port))
-            sent += 1
+            send()
+        send("FULL")
+        until(last_one_is_known)
         assert _children(health.pid) == hears, "the same process hears on"
-        until(lambda: _unread(port) == 0)
         health.send_signal(signal.SIGTERM)
         reader.join(PATIENCE)
         assert health.wait(PATIENCE) == 0, lines
     counted = storage.read(lambda tx: tx.counted([box.id]))
     storage.close()
-    assert counted[lb.listeners[0].id, box.id][0] == sent, lines
+    assert counted[lb.listeners[0].id, box.id][0] == sent, "".join(lines)
     assert not [line for line in lines if "received again" in line]
 
 
-def _unread(port: int) -> int:
-    """Bytes that wait in the socket on that port (proc(5), net/udp)."""
-    lines = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
-    return sum(int(line.split()[4].split(":")[1], 16) for line in lines if line.split()[1].endswith(f":{port:04X}"))
+def _sockets(address: str) -> list[int]:
+    """Of each socket that heartbeats to that address come to: bytes that wait in it (proc(5), net/udp)."""
+    place = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{PORT:04X}"
+    rows = [line.split() for line in Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]]
+    return [int(row[4].partition(":")[2], 16) for row in rows if row[1] == place]
 
 
 def _children(pid: int) -> list[str]:
