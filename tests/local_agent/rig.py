@@ -9,7 +9,6 @@ import itertools
 import json
 import os
 import random
-import select
 import signal
 import socket
 import ssl
@@ -21,46 +20,38 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, Self
 
 import attrs
 import trustme
 
 from octavia_core.domain.heartbeat import Heartbeat, decode
+from tests.local_agent.waiting import PATIENCE, is_alive, parent_of, started, until
 from tests.support.haproxies import chosen
 
-T = TypeVar("T")
+__all__ = [
+    "CONTROLLER", "KEY", "PATIENCE", "Answer", "Authorities", "Load", "Member", "Rig", "Server", "config", "get", "is_alive",
+    "loopback_address", "members_of", "until",
+]  # fmt: skip
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 KEY = "a-heartbeat-key"
 CONTROLLER = "controller.octavia.test"
-PATIENCE = 40.0
-"""Seconds after which a thing that should happen is taken for not happening."""
+_TOLD = """
+import importlib, json, sys
+for place, value in json.loads(sys.argv[1]).items():
+    module, _, name = place.rpartition(".")
+    vars(found := importlib.import_module(f"octavia_local.agent.{module}"))[name]
+    setattr(found, name, value)
+from octavia_local.agent.__main__ import main
+sys.exit(main(sys.argv[2:]))
+"""
+"""An agent that waits longer than others do, where how long is not what a test asks."""
 
 
 def loopback_address() -> str:
     """An address of this machine that hardly anybody else uses now."""
     return f"127.{random.randint(65, 120)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
-
-
-def until(look: Callable[[], T | None], what: str) -> T:
-    """Look again and again until something is there (neither None nor False)."""
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        found = look()
-        if found is not None and found is not False:
-            return found
-        select.select([], [], [], 0.01)
-    raise AssertionError(f"never seen: {what}")
-
-
-def is_alive(pid: int) -> bool:
-    """True when the process runs; a zombie does not, unless other threads of it end a little later."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        return fields[0] != "Z" or int(fields[17]) > 1
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 class Authorities:
@@ -104,6 +95,7 @@ class Rig:
         authorities: who signed what.
         local: what to change in local.json.
         conf: what to change in amphora-agent.conf: (group, name) to value.
+        limits: what to change of the agent's own time limits: module and name to seconds.
     """
 
     def __init__(
@@ -113,8 +105,9 @@ class Rig:
         *,
         local: dict[str, Any] | None = None,
         conf: dict[tuple[str, str], str] | None = None,
+        limits: dict[str, float] | None = None,
     ) -> None:
-        self.root, self.authorities = root, authorities
+        self.root, self.authorities, self._limits = root, authorities, limits
         self.amphora_id, self.lb = str(uuid.uuid4()), str(uuid.uuid4())
         self.vip = loopback_address()
         self.beats = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
@@ -178,9 +171,10 @@ class Rig:
         """Start the agent as the compute driver does: a session of its own, its words in agent.log."""
         paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "plugins")])
         environment = {"PYTHONPATH": paths, "PATH": os.environ["PATH"]}
+        program = ["-c", _TOLD, json.dumps(self._limits)] if self._limits else ["-m", "octavia_local.agent"]
         with open(self.root / "agent.log", "ab") as output:
             self.process = subprocess.Popen(
-                [*prefix, sys.executable, "-m", "octavia_local.agent", str(self.root)],
+                [*prefix, sys.executable, *program, str(self.root)],
                 env=environment, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True,
             )  # fmt: skip
         return self.process
@@ -212,14 +206,9 @@ class Rig:
 
     def haproxies(self) -> list[int]:
         """The agent's HAProxy processes that run, the newest last."""
-        found = []
-        for folder in Path("/proc").iterdir():
-            if folder.name.isdigit() and is_alive(int(folder.name)):
-                with contextlib.suppress(OSError):
-                    parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
-                    if parent == self.pid:
-                        found.append(int(folder.name))
-        return sorted(found)
+        pids = [int(name) for name in os.listdir("/proc") if name.isdigit()]
+        found = [pid for pid in pids if parent_of(pid) == self.pid and is_alive(pid)]
+        return sorted(found, key=lambda pid: (started(pid), pid))  # pids begin anew now and then
 
     def __enter__(self) -> Self:
         return self
@@ -236,10 +225,12 @@ class Rig:
             print(self.log)
 
     def kill(self) -> None:
-        """SIGKILL, as a machine dies."""
+        """SIGKILL, as a machine dies; what the agent has started has ended, too."""
         assert self.process is not None
+        children = self.haproxies()
         self.process.send_signal(signal.SIGKILL)
         self.process.wait(PATIENCE)
+        until(lambda: not any(map(is_alive, children)), "the end of what it has started")
 
     # -- the controller --------------------------------------------------------------------------------------------
 
@@ -452,6 +443,8 @@ class Load:
         self._lock = threading.Lock()
         self._good = self._refused = self._failed = 0
         self.failures: list[str] = []
+        self.lasted: list[float] = []
+        """Seconds from the beginning of each of these."""
         self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
 
     def __enter__(self) -> Self:
@@ -478,6 +471,7 @@ class Load:
 
     def _run(self) -> None:
         while not self._ending.is_set():
+            began = time.monotonic()
             try:
                 get(*self._place)
             except ConnectionRefusedError:
@@ -487,6 +481,7 @@ class Load:
                 with self._lock:
                     self._failed += 1
                     self.failures.append(f"{type(error).__name__}: {error}")
+                    self.lasted.append(time.monotonic() - began)
             else:
                 with self._lock:
                     self._good += 1

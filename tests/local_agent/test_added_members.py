@@ -125,7 +125,7 @@ class Recorder:
     def _answer(self, connection: socket.socket) -> None:
         said = b""
         with connection, contextlib.suppress(OSError):
-            connection.settimeout(2.0)
+            connection.settimeout(PATIENCE)
             while (part := connection.recv(4096)) and b"GET" not in (said := said + part) and b"\x16\x03" not in said:
                 pass
             connection.sendall(b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n")
@@ -147,6 +147,12 @@ def shape(said: bytes) -> str:
     if named := re.search(rb"\r\n[Hh]ost: (\S+)", said):
         found.append(named[1].decode())
     return " ".join(found)
+
+
+def whole(heard: list[str]) -> set[str]:
+    """Without what another one continues: a check that a process did not finish, because it ended or stood still."""
+    words = {tuple(each.split()) for each in heard}
+    return {" ".join(each) for each in words if not any(more[: len(each)] == each != more for more in words)}
 
 
 def ask_from(rig: Rig, source: str) -> str:
@@ -244,6 +250,8 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
             def settled() -> bool:
                 nonlocal found
                 found = standing(rig, "later")
+                if found != standing(rig, "later"):
+                    return False  # it is changing
                 if any(stand["check_status"].endswith("TOUT") for stand in found.values()):
                     forget()  # the machine is busy: what is cut off in the middle is not what was meant
                     return False
@@ -251,7 +259,7 @@ def compare(rig: Rig, kinds: list[Kind]) -> bool:
 
             forget()
             until(settled, "checks of each")
-            return {name: (found[name], set(added[name].heard), set(elsewhere[name].heard)) for name in found}
+            return {name: (found[name], whole(added[name].heard), whole(elsewhere[name].heard)) for name in found}
 
         push("first")
         before = rig.haproxies()

@@ -14,17 +14,32 @@ import pytest
 
 from octavia_local.agent.heirlooms import Heirlooms, bequeath, heir_of
 from octavia_local.forwarders import find_nginx
-from tests.local_agent.rig import PATIENCE, Load, Member, Rig, Server, config, get, is_alive, until
+from tests.local_agent.rig import (
+    PATIENCE,
+    Load,
+    Member,
+    Rig,
+    Server,
+    config,
+    get,
+    is_alive,
+    loopback_address,
+    until,
+)
 from tests.local_agent.udp_rig import Real, UdpEcho, lvs
 
 ASKED = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
 
 
+LIMITS = {"__main__._FINISH_WITHIN": PATIENCE, "heirlooms._SENT_WITHIN": PATIENCE}
+"""Whether what was begun is finished and what is left gets there is asked here, not within what time."""
+
+
 @pytest.fixture
 def pair(make_rig: Callable[..., Rig]) -> tuple[Rig, Rig]:
     """Two agents, the second of which is to follow the first."""
-    nginx = find_nginx()
-    old, new = (make_rig(name, local={"nginx": nginx or "", "udp_idle": 1.0}).start() for name in ("old", "new"))
+    local = {"nginx": find_nginx() or "", "udp_idle": 1.0}
+    old, new = (make_rig(name, local=local, limits=LIMITS).start() for name in ("old", "new"))
     new.vip, new.lb = old.vip, old.lb
     return old, new
 
@@ -145,7 +160,8 @@ def test_without_an_heir_the_address_is_free(pair: tuple[Rig, Rig]) -> None:
 def test_many_sockets_get_there_and_what_nobody_wants_is_closed(tmp_path: Path) -> None:
     folder = tmp_path / ("long" * 30)
     folder.mkdir()
-    left = [socket.create_server(("127.0.0.1", 0)) for _ in range(250)]
+    host = loopback_address()  # where nobody else listens at a port that is free again
+    left = [socket.create_server((host, 0)) for _ in range(250)]
     places = [one.getsockname() for one in left]
     with contextlib.closing(Heirlooms(str(folder), kept=0.0)) as heir:
         assert bequeath(str(folder), left)

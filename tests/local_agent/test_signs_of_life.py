@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import threading
@@ -96,9 +97,8 @@ def test_a_change_that_takes_its_time_holds_up_neither_heartbeats_nor_the_questi
         try:
             until(lambda: Path(f"{gate}.reached").exists(), "a check that takes its time")
             nothing_waits(rig)
-            for _ in range(5):
-                beat = rig.heartbeat()
-                assert (list(beat.listeners), beat.partial) == (["listener-1"], False)
+            for _ in range(5):  # those of the thread that looks; where it is late, another one says a part meanwhile
+                assert list(rig.heartbeat(lambda beat: not beat.partial).listeners) == ["listener-1"]
             assert transport.send(at, ask, beside=True).status == 200
             with pytest.raises(AmphoraUnreachable, match="busy with another request of this controller"):
                 transport.send(at, ask, deadline=time.monotonic() + 0.05)
@@ -118,11 +118,15 @@ class Amphora:
     working: int = 100
     dear: float = 0.02
     held: threading.Event = attrs.field(factory=threading.Event)
+    holds: threading.Event = attrs.field(factory=threading.Event)
     looks: list[bool] = attrs.field(factory=list)
+    used: list[float] = attrs.field(factory=list)
 
     def look(self, members: bool) -> list[Observation] | None:
         self.looks.append(members)
+        self.used.append(time.thread_time())
         while self.held.is_set():
+            self.holds.set()
             time.sleep(0.01)
         rows = [self._listener(), StatRow("backend", ONE, "BACKEND", "UP", 1, {"act": self.working, "bck": 0})]
         if members:
@@ -175,7 +179,9 @@ def test_few_members_are_in_every_heartbeat(make_rig: Callable[..., Rig]) -> Non
     with beating(rig, amphora, 0.1):
         for _ in range(6):
             rig.heartbeat(lambda beat: len(members_of(beat)) == 100 and not beat.partial)
-        assert amphora.looks.count(False) <= 2  # a machine that is busy makes a look dear, once
+        costs = [after - before for before, after in itertools.pairwise(amphora.used)]
+        pauses = sum(10 * cost for cost in costs if cost > 0.004)  # a machine that is busy makes looks dear
+        assert amphora.looks.count(False) <= 2 + pauses / 0.1
 
 
 def test_a_look_that_is_held_up_holds_up_no_heartbeat(make_rig: Callable[..., Rig]) -> None:
@@ -183,7 +189,8 @@ def test_a_look_that_is_held_up_holds_up_no_heartbeat(make_rig: Callable[..., Ri
     with beating(rig, amphora, 0.05):
         rig.heartbeat(members_of)
         amphora.held.set()
-        rig.heartbeat(lambda beat: beat.partial)
+        assert amphora.holds.wait(PATIENCE)
+        nothing_waits(rig)
         beats = [rig.heartbeat() for _ in range(5)]
         assert [(list(beat.listeners), dict(beat.pools), beat.partial) for beat in beats] == [(["l"], {}, True)] * 5
         amphora.held.clear()

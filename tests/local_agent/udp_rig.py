@@ -3,14 +3,43 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
+import os
 import socket
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import attrs
 
-__all__ = ["Real", "UdpEcho", "ask_udp", "lvs"]
+from tests.local_agent.waiting import PATIENCE
+
+__all__ = ["Real", "UdpEcho", "ask_udp", "bound", "lvs"]
+
+_LOWEST, _COUNT = 20_000, 12_000
+_PORTS = itertools.count(os.getpid() * 97)
+
+
+def bound(address: str, port: int = 0) -> socket.socket:
+    """A socket for datagrams; of any port one that this process has not had for long, and that nobody is given by chance.
+
+    The kernel gives ports from 32768 on at random. A port that came back within a session's life would be that session's
+    client, and a server's that is away for a moment somebody else's.
+    """
+    made = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
+    made.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND: the address may come later
+    for wanted in [port] if port else _ports():
+        with contextlib.suppress(OSError):
+            made.bind((address, wanted))
+            return made
+    made.close()
+    raise AssertionError(f"no port for datagrams at {address}: {port}")
+
+
+def _ports() -> Iterator[int]:
+    for _ in range(_COUNT):
+        yield _LOWEST + next(_PORTS) % _COUNT
 
 
 class UdpEcho:
@@ -19,21 +48,22 @@ class UdpEcho:
     def __init__(self, name: str, address: str = "127.0.0.1", port: int = 0) -> None:
         self.name = name
         self.served: list[bytes] = []
-        self._socket = socket.socket(socket.AF_INET6 if ":" in address else socket.AF_INET, socket.SOCK_DGRAM)
-        self._socket.setsockopt(socket.IPPROTO_IP, 15, 1)  # IP_FREEBIND: the address may come later
-        self._socket.bind((address, port))
+        self._socket, self._over = bound(address, port), False
         self.address, self.port = self._socket.getsockname()[:2]
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()
 
     def _run(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
+        while True:
+            try:
                 said, sender = self._socket.recvfrom(65536)
-                if said == b"stop":
-                    return
-                if said:
-                    self.served.append(said)
+            except OSError:
+                return
+            if self._over:
+                return
+            if said:
+                self.served.append(said)
+            with contextlib.suppress(OSError):  # who has asked is gone
                 self._socket.sendto(self.name.encode() + b" " + said if said else b"", sender)
 
     def __enter__(self) -> Self:
@@ -44,24 +74,28 @@ class UdpEcho:
 
     def close(self) -> None:
         """Answer no more; the port is free."""
-        with contextlib.suppress(OSError), socket.socket(self._socket.family, socket.SOCK_DGRAM) as other:
-            other.sendto(b"stop", (self.address, self.port))
-        self._thread.join(5)
+        self._over = True
+        with contextlib.suppress(OSError):  # "not connected"; whoever waits for a datagram is awake all the same
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._thread.join(PATIENCE)
         self._socket.close()
 
 
-def ask_udp(host: str, port: int, said: str = "hello", *, source: str = "", tries: int = 20) -> str:
+def ask_udp(host: str, port: int, said: str = "hello", *, source: str = "", tries: int = 80) -> str:
     """Who answers a datagram from a port of its own, by name; empty when nobody does. Repeated, as clients of UDP do."""
-    with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
-        if source:
-            client.bind((source, 0))
+    with bound(source or ("::" if ":" in host else "0.0.0.0")) as client:  # noqa: S104 - a client's own address
         client.settimeout(0.5)
         for _ in range(tries):
-            with contextlib.suppress(OSError):
+            try:
                 client.sendto(said.encode(), (host, port))
                 name, _, echo = client.recv(65536).decode().partition(" ")
-                if echo == said:
-                    return name
+            except TimeoutError:
+                continue
+            except OSError:
+                time.sleep(0.1)  # there is no way to it now
+                continue
+            if echo == said:
+                return name
     return ""
 
 
