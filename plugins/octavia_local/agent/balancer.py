@@ -36,7 +36,7 @@ __all__ = ["Balancer", "Observation", "Surroundings", "frontend", "peer_name"]
 
 
 _CHANGES_WITHIN = 0.5  # seconds that a look at the statistics waits for members that are being changed
-_COUNTED_WITHIN = 1.0  # seconds that a process which is being replaced has to say what it has counted
+_COUNTED_WITHIN = 2.0  # seconds that a process which is being replaced has to say what it knows
 _ANSWERS_WITHIN = 3.0  # seconds that HAProxy has to say more of its statistics; heartbeats do not wait for it
 _KNOWN_FOR = 5.0
 """Seconds for which a process that does not answer is reported as it was seen last: on a busy machine it is merely late."""
@@ -428,7 +428,7 @@ class Balancer:
             if running is not None:
                 self._settling.settle(in_need=True)
                 try:
-                    dump = running.channel.ask("show servers state")
+                    dump = running.channel.ask("show servers state", _COUNTED_WITHIN)
                     generation.write_states(down_members(dump, generation.content.members))
                 except (OSError, KeyError):
                     log(f"load balancer {self.id}: members' states are not carried over")

@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import ipaddress
 import os
+import select
 import signal
 import socket
 import threading
@@ -35,8 +36,8 @@ __all__ = ["Nginx", "configuration"]
 
 _CONFIG, _SESSIONS, _OUTPUT = "nginx.conf", "sessions.log", "nginx.log"
 _READY_WITHIN = 10.0
-_STOPPED_WITHIN = 3.0
-_LET_GO_WITHIN = 2.0
+_STOPPED_WITHIN, _KILLED_WITHIN = 3.0, 1.0
+_LET_GO_WITHIN = 5.0
 _SAYS_WITHIN, _SILENT_FOR = 0.5, 3.0
 """Seconds for an answer on the readiness socket, and of silence at every look until a process is taken for one that stands still."""
 _GRACE = "1s"
@@ -396,7 +397,7 @@ def _connected() -> Iterator[str]:
 
 
 def _end_left_behind(folder: str) -> None:
-    """Kill workers of nginx that work in this folder and whose master is no more."""
+    """Kill workers of nginx that work in this folder and whose master is no more, and wait for their end a moment."""
     for name in os.listdir("/proc"):
         if not name.isdigit():
             continue
@@ -411,6 +412,9 @@ def _end_left_behind(folder: str) -> None:
                 known = file.read().startswith(b"nginx:")
             if known and os.readlink(f"/proc/{name}/cwd") == folder:
                 signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                poll = select.poll()
+                poll.register(pidfd, select.POLLIN)
+                poll.poll(_KILLED_WITHIN * 1000)
         except OSError:
             continue
         finally:

@@ -23,8 +23,11 @@ __all__ = ["Haproxy", "NotStarted", "Running"]
 _READY_WITHIN = 15.0  # seconds; a machine under heavy load starts HAProxy in one
 _CHECKED_WITHIN = 60.0
 _STOPPED_WITHIN = 3.0
-_LETS_GO_WITHIN = 1.0
-_QUICK_DEATH = 0.1  # seconds; dying sooner than this again and again is not a crash but a fault
+_LETS_GO_WITHIN = 2.0
+_QUICK_DEATH, _REFUSED_WITHIN = 0.1, 5.0
+"""Seconds; dying sooner than the first again and again is not a crash but a fault, as is ending by itself sooner than the
+second: a busy machine takes its time even to refuse a configuration.
+"""
 _LONGEST_PAUSE = 5.0
 _LARGEST_LOG = 1024 * 1024
 
@@ -208,7 +211,8 @@ class Haproxy:
         with self._lock:
             if self._running is None or self._running.child is not child:
                 return  # stopped, replaced, or never the current one
-            quick = time.monotonic() - child.started < _QUICK_DEATH
+            refused = child.status is not None and child.status > 0
+            quick = time.monotonic() - child.started < (_REFUSED_WITHIN if refused else _QUICK_DEATH)
             self._quick_deaths = self._quick_deaths + 1 if quick else 0
             pause = 0.0 if self._quick_deaths < 2 else min(_LONGEST_PAUSE, 0.05 * 2.0 ** (self._quick_deaths - 2))
             channel = self._running.channel

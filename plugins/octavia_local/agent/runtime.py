@@ -64,7 +64,7 @@ class Channel:
             raise
         return made
 
-    def ask(self, command: str, timeout: float = 2.0) -> str:
+    def ask(self, command: str, timeout: float = 4.0) -> str:
         """One command, its whole answer.
 
         Raises:
