@@ -44,9 +44,10 @@ def test_a_knock_is_heard_by_whoever_works_on_the_same_database() -> None:
 
 
 def test_the_name_does_not_depend_on_the_password() -> None:
-    door = Door(settings("one", "same"))
+    name = uuid.uuid4().hex
+    door = Door(settings("one", name))
     try:
-        Knocker(settings("another", "same"))()
+        Knocker(settings("another", name))()
         assert door.heard()
     finally:
         door.close()

@@ -10,7 +10,7 @@ import pytest
 from octavia_core import Controller, NewLoadBalancer
 from octavia_core.controller.sources import load_settings
 from tests.daemons.test_daemons import PATIENCE, daemon, end, until
-from tests.daemons.test_worker_processes import children, configured
+from tests.daemons.test_worker_processes import at_work, children, configured
 
 
 @pytest.mark.parametrize(
@@ -39,6 +39,7 @@ def test_wrong_drivers_read_on_sighup_leave_those_at_work_who_are(tmp_path: Path
         Controller.open(settings=load_settings([str(config)], state_directory=str(tmp_path)), run=False) as client,
     ):
         client.create_load_balancer(NewLoadBalancer(name="first")).wait(PATIENCE)
+        until(lambda: at_work(client) == 2)  # both, so that none begins with what comes now
         before = children(worker.pid)
         config.write_text(good.replace('compute_driver = "noop"', 'compute_driver = "nvoa"'))
         worker.send_signal(signal.SIGHUP)
