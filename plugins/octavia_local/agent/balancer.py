@@ -284,7 +284,7 @@ class Balancer:
 
     def _observe(self, kinds: int, within: float) -> Observation | None:
         running, leaving = self._haproxy.current, frozenset(self._leaving)
-        if running is None:
+        if running is None or not running.child.running:
             return None
         with self._counting:
             try:
@@ -425,7 +425,7 @@ class Balancer:
     def _replace(self, generation: Generation, peer: str, *, judged: bool) -> None:
         try:
             running = self._haproxy.current
-            if running is not None:
+            if running is not None and running.child.running:
                 self._settling.settle(in_need=True)
                 try:
                     dump = running.channel.ask("show servers state", _COUNTED_WITHIN)
