@@ -42,6 +42,8 @@ TOGETHER = "together"
 """File of a folder whose pairs get no server group, so that spares may join them."""
 LEASE = 0.2
 """Seconds: long enough for a step of the simulator, short enough to wait for in every case."""
+PATIENCE = 60.0
+"""Seconds until what does not come to an end is taken for stuck."""
 CALL = 0.1
 """Seconds that a call of the simulator may take: the lease is made to outlive it, and recovery waits for the lease."""
 WISH = NewLoadBalancer(
@@ -69,11 +71,12 @@ def _wires() -> dict[str, Wire]:
 
 @attrs.define(eq=False)
 class Engine:
-    """Storage, world and cloud of one folder."""
+    """Storage, world and cloud of one folder. `lease`: seconds that what it claims is its own."""
 
     storage: SqlStorage
     world: World
     cloud: SimulatedCloud
+    lease: float = LEASE
 
     @classmethod
     def open(cls, directory: Path, *, apart: bool = True, **engine: float) -> Engine:
@@ -105,7 +108,7 @@ class Engine:
 
     def run(self, holder: str, probe: Probe | None = None) -> Ending | None:
         """Claim one operation and run it once; None when nothing is due."""
-        for operation, claim in self.storage.claim(holder, claimable(), lease=LEASE, limit=1):
+        for operation, claim in self.storage.claim(holder, claimable(), lease=self.lease, limit=1):
             return Runner(self.storage, self.world, probe).run(operation, claim)
         return None
 
@@ -116,7 +119,7 @@ class Engine:
         """
         self.storage.end_leases(but="")
 
-    def settle(self, holder: str = "recoverer", probe: Probe | None = None, patience: float = 20.0) -> None:
+    def settle(self, holder: str = "recoverer", probe: Probe | None = None, patience: float = PATIENCE) -> None:
         """Run until nothing is open any more."""
         deadline = self.world.clock.monotonic() + patience
         while self.open_operations():

@@ -30,8 +30,8 @@ from tests.support.servers import server
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Engine]:
-    """With a load balancer that is ACTIVE."""
-    engine = Engine.open(tmp_path)
+    """With a load balancer that is ACTIVE; what its workers hold is theirs for as long as a test lasts."""
+    engine = Engine.open(tmp_path, lease=600.0)
     engine.acceptor.create_load_balancer(WISH, Asked())
     engine.settle()
     yield engine

@@ -90,4 +90,6 @@ def test_ids_of_one_wish_ascend_however_many_there_are_and_few_look_alike() -> N
     assert len(set(found)) == len(found)
     assert {len(one) for one in found} == {36}
     assert {one[14] for one in found} == {"4"}
-    assert len({one[:8] for one in found[:1000]}) == 1000
+    begin = [one[:8] for one in found]
+    assert len(set(begin[:100])) == 100
+    assert len(set(begin[:1000])) >= 997, "a pair that begins alike comes once in some hundred runs"

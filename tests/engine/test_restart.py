@@ -43,7 +43,7 @@ def test_a_database_that_dies_during_recovery_delays_it_and_no_more(kind: str, t
                 assert engine.world.clock.monotonic() < deadline, engine.open_operations()
                 engine.world.clock.sleep(0.1)
         finally:
-            worker.stop(10.0)
+            worker.stop(60.0)
         rows = [engine.storage.read(lambda tx, of=o.id: tx.operation(of)) for o in operations]
         assert {row.state for row in rows if row} == {OperationState.SUCCEEDED}
         assert engine.cloud.made_twice() == []

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import re
 import signal
+import sqlite3
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +16,7 @@ from pathlib import Path
 import pytest
 
 from octavia_core import NewLoadBalancer
+from octavia_core.controller import duty
 from octavia_core.controller.accept import Asked
 from octavia_core.controller.explain import why
 from octavia_core.controller.outbox import EVENTS, Outbox
@@ -19,7 +24,6 @@ from octavia_core.controller.waiter import WAITS
 from octavia_core.db.tables.own import oc_meta
 from octavia_core.domain.operation import Event, OperationState
 from octavia_core.flows.catalogue import claimable
-from octavia_core.ports.storage import Storage
 from tests.engine.outside import WISH, Engine
 from tests.engine.test_killed_again import family
 from tests.explain.stage import PATIENCE, Stage, until
@@ -36,10 +40,13 @@ ALWAYS = 1_000_000
 def test_a_database_that_stands_still_is_said_and_work_goes_on_when_it_does(kind: str, tmp_path: Path) -> None:
     with ready_on(server(kind, durable=True)) as url:
         stage = Stage(tmp_path, url)
-        stage.make(database="connect_timeout = 2\nanswer_timeout = 2\nmax_retries = 2\nretry_interval = 0.05")
+        stage.make()
         stage.cloud.fail("compute.servers", times=ALWAYS)
-        with stage.client() as client, stage.worker() as worker:
+        with contextlib.ExitStack() as open:
+            client = open.enter_context(stage.client())  # is as patient as usual: it asks while the server answers
             operations = [client.create_load_balancer(NewLoadBalancer(name=f"web-{n}")) for n in range(3)]
+            stage.write(database="connect_timeout = 2\nanswer_timeout = 2\nmax_retries = 2\nretry_interval = 0.05")
+            worker = open.enter_context(stage.worker())
             until(lambda: all(o.state is OperationState.WAITING for o in operations), "all are under way")
             with frozen(kind):
                 for words in (("why", "web-1"), ("operation", "list"), ("health", "show"), ("governor", "show")):
@@ -59,17 +66,37 @@ def test_a_database_that_stands_still_is_said_and_work_goes_on_when_it_does(kind
 
 
 @contextmanager
-def stopped(pid: int, storage: Storage) -> Iterator[None]:
+def stopped(pid: int, folder: Path) -> Iterator[None]:
     """It stands still, but not in the middle of a transaction: nobody else could write to an SQLite file then."""
-    for _ in range(20):
+    deadline = time.monotonic() + PATIENCE
+    while True:
         os.kill(pid, signal.SIGSTOP)
-        if storage.unwritable() is None:
+        until(lambda: set(states(pid)) == {"T"}, "none of its threads runs")
+        if all(map(writable, (folder / "octavia.db", folder / "simulator.db"))):
             break
         os.kill(pid, signal.SIGCONT)
+        assert time.monotonic() < deadline, "it is never stopped between two transactions"
     try:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
+
+
+def states(pid: int) -> list[str]:
+    """Of its threads: one that was running when the signal came goes on for a moment."""
+    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+    return [stat.rpartition(")")[2].split()[0] for stat in stats]
+
+
+def writable(file: Path) -> bool:
+    """Whether nobody is in the middle of a transaction there."""
+    with contextlib.closing(sqlite3.connect(file, timeout=1.0, isolation_level=None)) as connection:
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError:
+            return False
+        connection.execute("ROLLBACK")
+    return True
 
 
 @pytest.mark.parametrize("number", [0, 1])
@@ -83,7 +110,7 @@ def test_whichever_process_stands_still_the_other_looks_at_what_is_waited_for(nu
         until(lambda: operation.state is OperationState.WAITING, "it waits for its server")
         pids = until(lambda: len(found := family(worker.pid)) == 2 and found, "both processes work")
         until(lambda: len(client.storage.read(lambda tx: tx.attendance()).workers) == 2, "both have said so")
-        with stopped(pids[number], client.storage):
+        with stopped(pids[number], stage.folder):
             stage.cloud.heal()
             operation.wait(PATIENCE)
         again = client.create_load_balancer(NewLoadBalancer(name="again"))
@@ -110,16 +137,22 @@ def test_why_says_that_nobody_looks(engine: Engine) -> None:
         return why(engine.storage, engine.world.settings, operation.id, looks=10.0).next or ""
 
     assert "looks every 10 s" in said(), "nobody knows better"
+    began = time.monotonic()
     assert engine.storage.turn(WAITS, 0.0)
     assert "looks every 10 s" in said()
     of = oc_meta.c
     engine.storage.write(
         lambda tx: tx.write(oc_meta.update().where(of.name == WAITS).values(number=of.number - 42_000_000))
     )
-    assert "looks soon: nobody has for 42 s, and another process takes that over" in said()
+    silent = re.search(r"looks soon: nobody has for (\d+) s, and another process takes that over", said())
+    assert silent is not None
+    assert 42 <= int(silent[1]) <= 43 + time.monotonic() - began
 
 
-def test_events_are_delivered_by_a_deputy_when_the_first_is_silent(engine: Engine) -> None:
+def test_events_are_delivered_by_a_deputy_when_the_first_is_silent(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(duty, "SHARED", 600.0)  # whose turn it is has it for longer than this test lasts
     heard: dict[str, list[str]] = {"first": [], "deputy": []}
 
     def listener(name: str) -> Callable[..., None]:

@@ -35,6 +35,7 @@ class Life(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp(prefix="octavia-life-"))
         self.engine = Engine.open(self.folder, lease=0.05, step_attempts=3, undo_attempts=2)
+        self.engine.lease = 0.05
         self.ports = 1000
 
     def teardown(self) -> None:
@@ -106,7 +107,7 @@ class Life(RuleBasedStateMachine):
         try:
             self.engine.run("victim", probe)
         except Crash:
-            self.engine.world.clock.sleep(0.06)  # its lease ends
+            self.engine.inherit()  # its lease ends
 
     @rule(steps=st.integers(0, 6))
     def lose_the_lease(self, steps: int) -> None:

@@ -19,7 +19,7 @@ from octavia_core.domain.operation import OperationState
 from octavia_core.domain.wishes import NewMember
 from tests.engine.copies import BY_NAME, dump, forget
 from tests.engine.cutting import cutter
-from tests.engine.outside import DATABASE, Engine, prepared
+from tests.engine.outside import DATABASE, PATIENCE, Engine, prepared
 from tests.engine.test_crash_matrix import check
 from tests.engine.victims import Victims
 from tests.support.databases import ready_on
@@ -99,21 +99,27 @@ def test_of_two_recoverers_one_does_the_work(folder: Path, engine: Engine, kille
         for thread in threads:
             thread.start()
         for thread in threads:
-            thread.join(60)
+            thread.join(PATIENCE + 30)
         assert failures == []
     check(engine, BY_NAME["create"])
 
 
 def test_a_clock_that_steps_back_delays_and_breaks_nothing(folder: Path, engine: Engine, killer: Victims) -> None:
-    """To the rows, a database's clock that steps back by two seconds is rows that lie two seconds ahead."""
-    with killer.sleeper(folder, "effect", "standalone/boot"):
-        connections = create_engine((folder / DATABASE).read_text(encoding="utf-8"))
+    """To the rows, a database's clock that steps back by an hour is rows that lie an hour ahead; it goes on by most of that."""
+    connections = create_engine((folder / DATABASE).read_text(encoding="utf-8"))
+
+    def ahead(seconds: int) -> None:
+        times = ("lease_until", "created_at", "updated_at")
         with connections.begin() as connection:
-            ahead = {name: oc_operation.c[name] + 2_000_000 for name in ("lease_until", "created_at", "updated_at")}
-            assert connection.execute(update(oc_operation).values(ahead)).rowcount == 1
-        connections.dispose()
+            moved = {name: oc_operation.c[name] + seconds * 1_000_000 for name in times}
+            assert connection.execute(update(oc_operation).values(moved)).rowcount == 1
+
+    with killer.sleeper(folder, "effect", "standalone/boot"):
+        ahead(3600)
         assert engine.run("too early") is None
+        ahead(2 - 3600)
         engine.settle()
+    connections.dispose()
     check(engine, BY_NAME["create"])
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,7 +12,8 @@ from octavia_core.controller.waiter import Waiter
 from octavia_core.controller.worker import Worker
 from octavia_core.domain.operation import OperationState
 from octavia_core.flows.runner import Ending, Runner
-from tests.engine.outside import WISH, Engine
+from octavia_core.testing.clock import VirtualClock
+from tests.engine.outside import PATIENCE, WISH, Engine
 
 
 @pytest.fixture
@@ -73,17 +74,25 @@ def test_a_wait_that_does_not_come_true_ends_by_its_deadline(tmp_path: Path) -> 
 
 def test_a_worker_carries_on_by_itself_when_the_server_runs(engine: Engine) -> None:
     engine.world.compute.poll_interval = 0.6  # more than a run lingers, so it parks
-    engine.cloud.boot_seconds = 1.0
+    engine.cloud.clock = clock = VirtualClock()  # its server runs when it has been seen to wait for it
     operation = engine.acceptor.create_load_balancer(WISH, Asked())
     worker = Worker(Runner(engine.storage, engine.world), threads=1)
-    worker.start()
-    try:
-        deadline = engine.world.clock.monotonic() + 30
-        while not rows(engine)[0].state.final:
+
+    def until(true: Callable[[], bool]) -> None:
+        deadline = engine.world.clock.monotonic() + PATIENCE
+        while not true():
             assert engine.world.clock.monotonic() < deadline
             engine.world.clock.sleep(0.02)
+
+    worker.start()
+    try:
+        until(lambda: rows(engine)[0].state is OperationState.WAITING)
+        looked = len(engine.cloud.calls("compute.servers"))
+        until(lambda: len(engine.cloud.calls("compute.servers")) > looked)
+        clock.advance(3600)
+        until(lambda: rows(engine)[0].state.final)
     finally:
-        assert worker.stop(10.0)
+        assert worker.stop(PATIENCE)
     row = engine.storage.read(lambda tx: tx.operation(operation.id))
     assert row is not None
     assert row.state is OperationState.SUCCEEDED

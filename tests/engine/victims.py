@@ -107,7 +107,7 @@ def victims() -> Iterator[Victims]:
         assert process.stdin is not None
         assert process.stdout is not None
         process.stdin.close()
-        process.wait(10)
+        process.wait(60)
         process.stdout.close()
 
 

@@ -33,6 +33,9 @@ from octavia_core.testing.outside import SimulatedCloud
 PAGE = Path(__file__).parents[2] / "docs/how-to/find-out-why.md"
 PATIENCE = 60.0
 LEASE = 1.0
+"""Seconds, where it is about workers that die."""
+STEADY = 600.0
+"""Seconds of a lease where nobody dies: what a worker said holds, however long it stands still."""
 MOVING = ("age", "next_attempt", "next", "summary")
 """What differs between two questions although nothing happened: it holds seconds."""
 
@@ -58,10 +61,11 @@ def settled(said: Explanation) -> tuple[dict[str, Any], set[str]]:
 
 @attrs.define(eq=False)
 class Stage:
-    """A folder with settings, a simulated cloud, and a client of its database."""
+    """A folder with settings, a simulated cloud, and a client of its database. `lease`: as its workers have it, seconds."""
 
     folder: Path
     url: str
+    lease: float = attrs.field(default=LEASE, kw_only=True)
     table: str = ""
     """What the command said last."""
 
@@ -97,7 +101,7 @@ client_cert = "{authority}/controller.pem"
 server_ca = "{authority}/agents.pem"
 [engine]
 poll_interval = 0.1
-lease = {LEASE}
+lease = {self.lease}
 {groups.get("engine", "")}
 [database]
 connection = "{self.url}"

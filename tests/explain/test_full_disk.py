@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from octavia_core import NewLoadBalancer
-from tests.explain.stage import Stage
+from tests.explain.stage import Stage, until
 from tests.support.servers import server
 
 PROGRAM = """
@@ -99,4 +99,5 @@ def test_a_server_that_stores_nothing_is_quoted(tmp_path: Path) -> None:
             assert "read-only transaction" in said
             real.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
             real.disconnect(name)
+            until(lambda: not real.connections(name), "whoever was connected is not any more")
             assert "no worker is alive" in (client.why(operation.id).next or ""), "it stores again"
