@@ -30,7 +30,7 @@ __all__ = ["Call", "Fault", "FaultKind", "SimulatedCloud", "Things"]
 
 T = TypeVar("T")
 
-_PATIENCE = 10.0
+_PATIENCE = 60.0
 """Seconds that a call waits for those of other processes."""
 _LOOK = 0.0005
 """Seconds between two looks. SQLite's own pauses grow to a tenth of a second, and hold up every thread of this process."""

@@ -101,12 +101,15 @@ def _held(facts: Facts, row: Operation, base: Explanation) -> Explanation:
 
 
 def _ahead(facts: Facts, row: Operation) -> Operation | None:
-    """The oldest of those that must be over before this one begins."""
+    """Who holds the load balancer, or else the oldest of those that must be over before this one begins."""
     if not row.load_balancer_id:
         return None
+
+    def turn(of: Operation) -> tuple[bool, int, str]:
+        return of.state is OperationState.QUEUED, of.created_at, of.id
+
     others = facts.tx.operations(load_balancer_id=row.load_balancer_id, open_only=True)
-    before = [o for o in others if o.id != row.id and (o.created_at, o.id) < (row.created_at, row.id)]
-    return min(before, key=lambda o: (o.created_at, o.id), default=None)
+    return min((other for other in others if other.id != row.id and turn(other) < turn(row)), key=turn, default=None)
 
 
 # -- nobody's code can carry it on -------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ __all__ = ["ContractBroken", "eventually", "must", "raises"]
 
 T = TypeVar("T")
 
-_PATIENCE = 20.0
+_PATIENCE = 60.0
 """Seconds that a law waits for something that must come."""
 
 
