@@ -31,7 +31,7 @@ import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import attrs
@@ -43,7 +43,7 @@ from tests.support import system
 VARIABLE = "OCTAVIA_TESTS_SERVERS"
 MAIN_PROCESS = "OCTAVIA_TESTS_PROCESS"
 START_LIMIT = 60.0  # seconds; a busy machine with two cores needs about five
-SOCKET_NAME_LIMIT = 107  # bytes of a unix socket's path, unix(7)
+LONGEST_BASE = 44  # bytes of the folder for temporary files, so that sockets' paths below it fit into 107, unix(7)
 
 
 class CannotStart(Exception):
@@ -123,23 +123,29 @@ class Server:
         return [number for (number,) in found]
 
 
-DURABLE = "-durable"
-"""Ending of the folder's name of a server that forces its data to the disk, as in production."""
+DURABLE = "-durable-"
+"""In the name of a server that forces its data to the disk, as in production; the worker's name follows."""
+
+
+def _called(kind: str, *, durable: bool) -> str:
+    """The name of a server's folder. Tests kill durable ones and let them stand still, so each worker has its own."""
+    return f"{kind}{DURABLE}{os.environ.get('PYTEST_XDIST_WORKER', 'alone')}" if durable else kind
 
 
 def server(kind: str, *, durable: bool = False) -> Server:
     """The run's server of that kind, started if nobody did; skips (on CI fails) when there cannot be one.
 
-    `durable` asks for another one, that loses nothing when it is killed: for tests that kill it, and for benchmarks.
+    `durable` asks for another one, of this worker alone, that loses nothing when it is killed: for tests that kill it, and
+    for benchmarks.
     """
     program = system.require(kind)
     home = Path(os.environ[VARIABLE])
-    name = kind + (DURABLE if durable else "")
+    name = _called(kind, durable=durable)
     with (home / f"{name}.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         facts = home / f"{name}.json"
         if not facts.exists():
-            facts.write_text(json.dumps(_start(kind, program, home / name)), encoding="utf-8")
+            _note(facts, _start(kind, program, home / name))
         known = json.loads(facts.read_text(encoding="utf-8"))
     if "error" in known:
         system.unavailable(known["error"])
@@ -148,7 +154,7 @@ def server(kind: str, *, durable: bool = False) -> Server:
 
 def guard_of(kind: str, *, durable: bool = False) -> int:
     """The guard of a server that was started: the process that the server's own descend from."""
-    facts = Path(os.environ[VARIABLE]) / f"{kind}{DURABLE if durable else ''}.json"
+    facts = Path(os.environ[VARIABLE]) / f"{_called(kind, durable=durable)}.json"
     return int(json.loads(facts.read_text(encoding="utf-8"))["guard"])
 
 
@@ -156,27 +162,57 @@ def guard_of(kind: str, *, durable: bool = False) -> int:
 def killed(kind: str) -> Iterator[None]:
     """Inside the block the durable server of that kind is dead, killed by SIGKILL; afterwards it runs again."""
     program = system.require(kind)
-    home = Path(os.environ[VARIABLE])
-    facts = home / f"{kind}{DURABLE}.json"
-    guard = json.loads(facts.read_text(encoding="utf-8"))["guard"]
-    guarded = os.pidfd_open(guard)
-    for child in Path(f"/proc/{guard}/task/{guard}/children").read_text(encoding="ascii").split():
-        os.kill(int(child), signal.SIGKILL)
-    select.select([guarded], [], [], START_LIMIT)
-    os.close(guarded)
+    folder = Path(os.environ[VARIABLE]) / _called(kind, durable=True)
+    _kill(guard_of(kind, durable=True))
     try:
         yield
     finally:
-        again = _start(kind, program, home / f"{kind}{DURABLE}")
-        facts.write_text(json.dumps(again), encoding="utf-8")
+        again = _start(kind, program, folder)
+        _note(folder.with_suffix(".json"), again)
         if "error" in again:
             system.unavailable(str(again["error"]))
+
+
+def _kill(guard: int) -> None:
+    """SIGKILL for the server below that guard; returns when nothing of it is left: a process of PostgreSQL's that outlives the
+    first one for a moment would keep the next one from starting.
+    """
+    ends = [os.pidfd_open(guard)]
+    first = below(guard, deep=False)
+    for pid in first:
+        os.kill(pid, signal.SIGSTOP)  # it starts no more of them
+    for pid in below(guard):
+        with contextlib.suppress(ProcessLookupError):
+            ends.append(os.pidfd_open(pid))
+    for pid in first:
+        os.kill(pid, signal.SIGKILL)
+    for end in ends:
+        ended, _, _ = select.select([end], [], [], START_LIMIT)
+        os.close(end)
+        assert ended, "a process of a database server does not end"
+
+
+def below(pid: int, *, deep: bool = True) -> list[int]:
+    """The children of a process that has one thread, and theirs."""
+    found: list[int] = []
+    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
+        found.append(int(child))
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            found += below(int(child)) if deep else ()
+    return found
+
+
+def _note(facts: Path, content: Mapping[str, object]) -> None:
+    """Write down how a server is reached: all of it at once."""
+    aside = facts.with_suffix(".new")
+    aside.write_text(json.dumps(content), encoding="utf-8")
+    aside.replace(facts)
 
 
 def open_run() -> Path:
     """Make the folder of this run's servers and name it to the workers; for the run's main process."""
     base = tempfile.gettempdir()
-    home = Path(tempfile.mkdtemp(prefix="octavia-tests-", dir=base if len(base) < SOCKET_NAME_LIMIT // 2 else "/tmp"))
+    home = Path(tempfile.mkdtemp(prefix="octavia-tests-", dir=base if len(base) <= LONGEST_BASE else "/tmp"))
     home.chmod(0o711)  # servers run under accounts of their own, each in its closed folder below
     os.environ[VARIABLE], os.environ[MAIN_PROCESS] = str(home), str(os.getpid())
     return home
@@ -233,7 +269,7 @@ def _start_mariadb(program: Path, folder: Path) -> dict[str, object]:
             "--character-set-server=utf8mb4",
             "--innodb-buffer-pool-size=64M",
             "--max-connections=300",
-            *([] if folder.name.endswith(DURABLE) else careless),
+            *([] if DURABLE in folder.name else careless),
         ],
     )
     candidate = Server(kind="mariadb", address=str(address), user="root")
@@ -256,7 +292,7 @@ def _start_postgresql(program: Path, folder: Path) -> dict[str, object]:
         "max_connections": "300",
         "shared_buffers": "64MB",
     }
-    if not folder.name.endswith(DURABLE):
+    if DURABLE not in folder.name:
         # The data is thrown away, so nothing is forced to the disk; what transactions see of each other stays.
         settings |= {"fsync": "off", "full_page_writes": "off", "synchronous_commit": "off"}
     options = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]

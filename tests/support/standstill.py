@@ -8,9 +8,8 @@ import signal
 import socket
 import threading
 from collections.abc import Iterator
-from pathlib import Path
 
-from tests.support.servers import guard_of
+from tests.support.servers import below, guard_of
 
 __all__ = ["frozen", "swallowing"]
 
@@ -21,7 +20,7 @@ def frozen(kind: str) -> Iterator[None]:
     guard = guard_of(kind, durable=True)
     stopped: list[int] = []
     try:
-        while new := [pid for pid in _below(guard) if pid not in stopped]:  # one may have been started meanwhile
+        while new := [pid for pid in below(guard) if pid not in stopped]:  # one may have been started meanwhile
             for pid in new:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
@@ -31,14 +30,6 @@ def frozen(kind: str) -> Iterator[None]:
         for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
-
-
-def _below(pid: int) -> list[int]:
-    found: list[int] = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            found += [int(child), *_below(int(child))]
-    return found
 
 
 @contextlib.contextmanager
