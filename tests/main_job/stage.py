@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
+import socket
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,6 +16,7 @@ from octavia_core import Controller, NewListener, NewLoadBalancer, NewMember, Ne
 from octavia_core.domain.secret import CertificateBundle
 from octavia_core.domain.tree import Listener, LoadBalancer, Member, Pool
 from octavia_core.domain.vocabulary import Kind, ListenerProtocol, Operating, Provisioning
+from tests.support.calm import write_settings
 from tests.support.running import Answer, Echo
 from tests.support.running import ask as ask_at
 
@@ -62,6 +65,17 @@ class Stage:
             yield
         finally:
             self.controller = Controller.open(self.state)
+
+    @contextlib.contextmanager
+    def asleep(self) -> Iterator[Controller]:
+        """A client inside the block; what it asks for is begun when the controller is back, however long asking takes."""
+        with self.away(), Controller.open(self.state, run=False) as client:
+            yield client
+
+    def rest(self) -> None:
+        """Wait until nothing is under way, of what nobody here has asked for either; what never ends is told by `leftovers`."""
+        with contextlib.suppress(AssertionError):
+            until(lambda: not self.controller.operations(open_only=True), "the end of all operations")
 
     # -- wishing ---------------------------------------------------------------------------------------------------
     def build(self, *listeners: NewListener, **options: Any) -> LoadBalancer:
@@ -124,6 +138,22 @@ class Stage:
     def agent_pid(self, amphora_id: str) -> int:
         return int(json.loads((self.state / "amphorae" / amphora_id / "agent.json").read_text())["pid"])
 
+    def remembered(self, lb: LoadBalancer) -> int:
+        """How many clients the newest HAProxy of its amphora has in its stick tables: it is told by the one before it."""
+        (amphora,) = self.controller.amphorae(lb.id)
+        folder = self.state / "amphorae" / amphora.id / "var/lib/octavia" / lb.id / "run"
+        newest = max(folder.glob("stats-*.sock"), key=lambda path: int(path.stem.partition("-")[2]))
+        descriptor = os.open(folder, os.O_RDONLY)  # since an address of AF_UNIX is short
+        try:
+            with socket.socket(socket.AF_UNIX) as console:
+                console.settimeout(PATIENCE)
+                console.connect(f"/proc/self/fd/{descriptor}/{newest.name}")
+                console.sendall(b"show table\n")
+                said = b"".join(iter(lambda: console.recv(65536), b""))
+        finally:
+            os.close(descriptor)
+        return sum(int(used) for used in re.findall(r"used:(\d+)", said.decode()))
+
     # -- secrets ---------------------------------------------------------------------------------------------------
     def put_secret(self, name: str, bundle: CertificateBundle) -> str:
         """Store a certificate with its key where the controller looks for it; returns its reference."""
@@ -185,15 +215,14 @@ def leftovers(stage: Stage) -> list[str]:
 def open_stage(state: Path, settings: str = "") -> Iterator[Stage]:
     """A stage that is cleared at the end; after a good story nothing may be left. `settings` is its octavia.toml."""
     if settings:
-        state.mkdir(mode=0o700)
-        (state / "octavia.toml").write_text(settings)
-        (state / "octavia.toml").chmod(0o600)
+        write_settings(state, settings)
     stage = Stage(state)
     try:
         yield stage
     finally:
         try:
             stage.drop(*[row.id for row in stage.controller.load_balancers()])
+            stage.rest()
             left = leftovers(stage)
         finally:
             stage.controller.close()

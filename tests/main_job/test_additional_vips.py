@@ -71,11 +71,11 @@ def test_every_listener_answers_on_every_vip_through_changes_and_a_failover(stag
         stage.delete(Kind.LISTENER, next(one.id for one in lb.listeners))
         for place in places(stage, lb, 8080):
             with pytest.raises(ConnectionRefusedError):
-                socket.create_connection(place, timeout=10)
+                socket.create_connection(place, timeout=PATIENCE)
         stage.drop(lb.id)
         assert control.world.network.list() == []
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection((wanted, 8081), timeout=10)
+            socket.create_connection((wanted, 8081), timeout=PATIENCE)
 
 
 @pytest.mark.parametrize(

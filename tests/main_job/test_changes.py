@@ -153,12 +153,12 @@ def test_a_health_monitor_comes_changes_and_goes(stage):
         lb = stage.build(http(*behind(one)))
         pool, member = only_pool(lb), only_member(lb)
         wish = NewHealthMonitor(
-            type=MonitorType.HTTP, delay=1, timeout=1, max_retries=1, max_retries_down=1, url_path="/check"
+            type=MonitorType.HTTP, delay=1, timeout=60, max_retries=1, max_retries_down=1, url_path="/check"
         )
         monitor = stage.controller.create_health_monitor(pool.id, wish)
         monitor.wait(PATIENCE)
         stage.operating(lb.id, member.id, Operating.ONLINE)
-        assert any("/check" in line for line in one.seen)
+        until(lambda: any("/check" in line for line in one.seen), "a check")
         stage.update(Kind.MEMBER, member.id, weight=0)
         stage.operating(lb.id, member.id, Operating.DRAINING)
         stage.update(Kind.MEMBER, member.id, weight=1)

@@ -12,6 +12,7 @@ from octavia_core import NewListener, NewLoadBalancer, NewPool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning
 from octavia_core.errors import OperationFailed
 from tests.main_job.stage import PATIENCE, behind, http, only_pool, open_stage, until
+from tests.support.calm import CALM
 from tests.support.running import Echo
 from tests.support.running import ask as ask_at
 
@@ -19,7 +20,7 @@ from tests.support.running import ask as ask_at
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory):
     """Secrets are looked at each time: what vanishes is missed at once."""
-    with open_stage(tmp_path_factory.mktemp("stage") / "state", "[certificates]\ncache_seconds = 0\n") as stage:
+    with open_stage(tmp_path_factory.mktemp("stage") / "state", f"{CALM}[certificates]\ncache_seconds = 0\n") as stage:
         yield stage
 
 

@@ -13,9 +13,10 @@ import pytest
 
 from octavia_core import Controller, NewListener, NewLoadBalancer, NewMember, NewPool
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, ListenerProtocol, Provisioning
+from tests.support.calm import write_settings
 from tests.support.members import ask, member
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 """Seconds within which anything here happens on the slowest machine."""
 
 
@@ -29,11 +30,11 @@ def wish(*members: NewMember, name: str = "web") -> NewLoadBalancer:
 @pytest.fixture
 def state(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "state"
+    write_settings(directory)
     yield directory
-    if directory.exists():
-        with Controller.open(directory) as controller:
-            for row in controller.load_balancers():
-                controller.delete_load_balancer(row.id, wait=PATIENCE).wait(PATIENCE)
+    with Controller.open(directory) as controller:
+        for row in controller.load_balancers():
+            controller.delete_load_balancer(row.id, wait=PATIENCE).wait(PATIENCE)
 
 
 def url_of(controller: Controller, name: str = "web") -> str:

@@ -7,14 +7,14 @@ from pathlib import Path
 from octavia_core import NewMember
 from octavia_core.domain.vocabulary import Kind, Operating, Provisioning
 from tests.main_job.stage import behind, http, one, only_pool, open_stage, until
+from tests.support.calm import CALM
 from tests.support.running import Echo
 
 MANY = 4000
 
 
 def test_more_members_than_a_heartbeat_takes_are_reported_in_turns_and_nobody_is_taken_for_dead(tmp_path: Path) -> None:
-    settings = "[health_manager]\nheartbeat_timeout = 10\n"  # a busy machine is not what this is about
-    with open_stage(tmp_path / "state", settings) as stage, Echo("real") as real:
+    with open_stage(tmp_path / "state", CALM) as stage, Echo("real") as real:
         idle = [NewMember(f"127.3.{n // 250}.{n % 250 + 1}", 9000, weight=0) for n in range(MANY - 1)]
         lb = stage.build(http(*behind(real), *idle))
         (amphora,) = stage.controller.amphorae(lb.id)

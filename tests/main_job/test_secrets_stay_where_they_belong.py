@@ -15,7 +15,7 @@ from octavia_core.domain.vocabulary import ListenerProtocol, Provisioning
 from octavia_core.settings import Settings, local_defaults
 from tests.support.members import member
 
-PATIENCE = 30.0
+PATIENCE = 60.0
 
 
 def key_words(pem: bytes) -> list[bytes]:

@@ -34,7 +34,7 @@ def tls(*members, port=8443, certificate="www", **options):
 
 def certificate_of(stage, lb, context, name, listener=0):
     """The host name in the certificate that a client sees who asks for that one."""
-    plain = socket.create_connection(stage.at(lb, listener), timeout=10)
+    plain = socket.create_connection(stage.at(lb, listener), timeout=PATIENCE)
     with plain, context.wrap_socket(plain, server_hostname=name) as secured:
         return next(value for kind, value in secured.getpeercert()["subjectAltName"] if kind == "DNS")
 
@@ -71,7 +71,7 @@ def test_old_versions_and_alpn_are_as_asked(stage, authority, secrets):
             certificate_of(stage, lb, client, "www.test")
         client = authority.client_context()
         client.set_alpn_protocols(["h2"])
-        plain = socket.create_connection(stage.at(lb), timeout=10)
+        plain = socket.create_connection(stage.at(lb), timeout=PATIENCE)
         with plain, client.wrap_socket(plain, server_hostname="www.test") as secured:
             assert (secured.version(), secured.selected_alpn_protocol()) == ("TLSv1.3", "h2")
 

@@ -24,7 +24,7 @@ def test_no_request_fails_in_many_updates(stage):
     with Echo("one") as one, Echo("two") as two:
         lb = stage.build(http_listener(*behind(one)))
         pool, listener = only_pool(lb), lb.listeners[0]
-        kept = http.client.HTTPConnection(*stage.at(lb), timeout=10)
+        kept = http.client.HTTPConnection(*stage.at(lb), timeout=PATIENCE)
 
         def still_there() -> None:
             kept.request("GET", "/")
@@ -80,13 +80,14 @@ def test_an_amphora_that_dies_during_a_change_that_is_refused_is_replaced_all_th
 
 
 def test_an_amphora_is_replaced_on_request_and_only_once(stage):
-    control = stage.controller
     with Echo("one") as one:
         lb = stage.build(http_listener(*behind(one)))
         (first,) = serving(stage, lb.id)
-        operations = [control.failover_amphora(first) for _ in range(2)]  # they queue
-        for operation in operations:
-            operation.wait(PATIENCE)
+        with stage.asleep() as client:
+            asked = [client.failover_amphora(first) for _ in range(2)]  # they queue
+        control = stage.controller
+        for operation in asked:
+            control.operation(operation.id).wait(PATIENCE)
         (second,) = serving(stage, lb.id)
         assert second != first
         with pytest.raises(NotFound):

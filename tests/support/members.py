@@ -13,6 +13,9 @@ from octavia_core import NewMember
 
 __all__ = ["ask", "ask_quietly", "member"]
 
+PATIENCE = 60.0
+"""Seconds after which an answer is taken for one that does not come."""
+
 
 class _Server(http.server.ThreadingHTTPServer):
     request_queue_size = 128
@@ -48,11 +51,11 @@ def member(name: str) -> Iterator[NewMember]:
 
 
 def ask(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310
+    with urllib.request.urlopen(url, timeout=PATIENCE) as answer:  # noqa: S310
         return str(answer.read().decode())
 
 
-def ask_quietly(host: str, port: int, timeout: float = 5.0) -> str | None:
+def ask_quietly(host: str, port: int, timeout: float = PATIENCE) -> str | None:
     """The body of one request over a new connection, or None when it failed for whatever reason of the network."""
     connection = http.client.HTTPConnection(host, port, timeout=timeout)
     try:
