@@ -12,6 +12,7 @@ import json
 import random
 import shutil
 import socket
+import socketserver
 import ssl
 import stat
 import struct
@@ -54,7 +55,7 @@ __all__ = [
     "running",
 ]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a thing that should happen is taken for not happening."""
 
 AMPHORA = Amphora(id="11111111-2222-4333-8444-555555555555", status=AmphoraStatus.ALLOCATED)
@@ -62,7 +63,8 @@ AMPHORA = Amphora(id="11111111-2222-4333-8444-555555555555", status=AmphoraStatu
 
 def fresh_address() -> str:
     """A loopback address that nobody else uses: neither amphorae (127.64/10) nor 127.0.0.1."""
-    return f"127.{random.randint(130, 250)}.{random.randint(0, 255)}.{random.randint(1, 254)}"
+    dice = random.SystemRandom()  # the usual one says the same in all workers: Hypothesis sets it back for each example
+    return f"127.{dice.randint(130, 250)}.{dice.randint(0, 255)}.{dice.randint(1, 254)}"
 
 
 def materialise(load_balancer: LoadBalancer, folder: Path, material: Material | None = None) -> Configuration:
@@ -331,7 +333,7 @@ def ask(
 
 
 class Echo:
-    """A web server that answers with what it saw, as JSON. A context manager; entered again, it is back on its port.
+    """A web server that answers with what it saw, as JSON. A context manager; see `away`.
 
     Args:
         name: how it calls itself.
@@ -398,6 +400,12 @@ class Echo:
             request_queue_size = 128
             daemon_threads = True
             block_on_close = False
+            allow_reuse_port = True  # for `away`; a port that the kernel chooses is nobody else's all the same
+
+            def server_bind(self) -> None:
+                """Without asking a name server what the address is called."""
+                socketserver.TCPServer.server_bind(self)
+                self.server_name, self.server_port = self.server_address[:2]
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that goes away, or a handshake that fails, is no news."""
@@ -416,6 +424,18 @@ class Echo:
         self._server.shutdown()
         self._thread.join()
         self._server.server_close()
+
+    @contextlib.contextmanager
+    def away(self) -> Iterator[None]:
+        """Inside the block nobody listens on its port, and nobody else gets it."""
+        with socket.socket() as kept:
+            kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+            kept.bind((self.address, self.port))
+            self.__exit__()
+            try:
+                yield
+            finally:
+                self.__enter__()
 
 
 def read_proxy_header(connection: socket.socket) -> dict[str, Any]:
