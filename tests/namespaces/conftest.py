@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.main_job.stage import Stage, open_stage
-from tests.namespaces.rig import SETTINGS, require_namespaces
+from tests.main_job.stage import Stage
+from tests.namespaces.rig import open_stage_inside, require_namespaces
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -19,5 +19,5 @@ def namespaces() -> None:
 @pytest.fixture
 def stage(tmp_path: Path, namespaces: None) -> Iterator[Stage]:
     """A controller whose amphorae have namespaces; after its story nothing is left."""
-    with open_stage(tmp_path / "state", SETTINGS) as stage:
+    with open_stage_inside(tmp_path / "state") as stage:
         yield stage

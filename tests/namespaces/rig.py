@@ -16,10 +16,13 @@ from pathlib import Path
 import pytest
 
 from octavia_core import NewMember
+from octavia_core.controller.state import prepare_state
 from octavia_core.settings import Settings
+from octavia_local.compute import LocalCompute
 from octavia_local.form import form_of
 from octavia_local.links import Link, Links, in_namespace, namespace_of
 from octavia_local.namespaces import plan_of
+from tests.main_job.stage import Stage, open_stage
 
 __all__ = [
     "HOST",
@@ -30,6 +33,7 @@ __all__ = [
     "links_of",
     "links_of_ours",
     "member_at",
+    "open_stage_inside",
     "require_namespaces",
 ]
 
@@ -37,16 +41,35 @@ IP_FREEBIND = 15  # linux/in.h: an address that comes with the first amphora may
 
 
 def _free_network() -> str:
-    """A test process has its own, so that those that run side by side never ask for the same one, nor for one that the bridges
-    of a run that was killed still have.
+    """A test process has its own for as long as it lives: whoever holds the name has the network, in this network namespace
+    as everything here. Bridges of a run that was killed may still have theirs.
     """
     taken = Path("/proc/net/fib_trie").read_text(encoding="ascii")
-    thirds = [(os.getpid() + index) % 128 * 2 for index in range(128)]
-    return next(f"198.18.{third}.0/23" for third in thirds if f" 198.18.{third + 1}.1\n" not in taken)
+    for third in ((os.getpid() + index) % 128 * 2 for index in range(128)):
+        if f" 198.18.{third + 1}.1\n" not in taken and _held(f"octavia-core-tests-198.18.{third}"):
+            return f"198.18.{third}.0/23"
+    raise AssertionError("all of 198.18.0.0/16 is used by tests")
+
+
+def _held(name: str) -> bool:
+    """Take a name that ends with this process (unix(7), abstract sockets); False when another one has it."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as made:
+        try:
+            made.bind(f"\0{name}")
+        except OSError:
+            return False
+        made.detach()  # for ever
+    return True
 
 
 NETWORK = _free_network()
-SETTINGS = f'[local]\namphora = "namespace"\nnamespace_network = "{NETWORK}"\n'
+SETTINGS = f"""\
+[local]
+amphora = "namespace"
+namespace_network = "{NETWORK}"
+[health_manager]
+heartbeat_timeout = 8  # a machine that stands still for a moment has lost no amphora; those that are killed are told of
+"""
 HOST = NETWORK.rpartition(".")[0] + ".1"
 """This machine, as amphorae see it."""
 
@@ -56,6 +79,20 @@ def require_namespaces() -> None:
     form = form_of(Settings.load(("test", {"local": {"amphora": "auto"}})))
     if not form.namespaces:
         pytest.skip(f"{form.why}; to enable: sudo {sys.executable} -m pytest tests/namespaces")
+
+
+@contextlib.contextmanager
+def open_stage_inside(state: Path) -> Iterator[Stage]:
+    """A stage whose amphorae have namespaces. What a story that went wrong leaves ends all the same: the next one has its network."""
+    try:
+        with open_stage(state, SETTINGS) as stage:
+            yield stage
+    finally:
+        homes = state / "amphorae"
+        if homes.is_dir() and (left := os.listdir(homes)):
+            compute = LocalCompute(prepare_state(state).settings())
+            for name in left:
+                compute.destroy(name)
 
 
 class _Server(http.server.ThreadingHTTPServer):

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import pytest
 
 from octavia_core.domain.vocabulary import Role
-from tests.main_job.stage import PATIENCE, open_stage, until
+from tests.main_job.stage import PATIENCE, until
 from tests.namespaces.pair import Client, Pair, pair_on
-from tests.namespaces.rig import SETTINGS, inside, links_of
+from tests.namespaces.rig import inside, links_of, open_stage_inside
 from tests.support.system import require
 
 pytestmark = pytest.mark.external
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.external
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Pair]:
     """One pair for all stories: each begins by waiting until it is a whole one."""
     require("keepalived")
-    with open_stage(tmp_path_factory.mktemp("pair") / "state", SETTINGS) as stage, pair_on(stage) as pair:
+    with open_stage_inside(tmp_path_factory.mktemp("pair") / "state") as stage, pair_on(stage) as pair:
         yield pair
 
 

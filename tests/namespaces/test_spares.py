@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from octavia_core.domain.vocabulary import Role
-from tests.main_job.stage import PATIENCE, Stage, leftovers, open_stage, until
+from tests.main_job.stage import PATIENCE, Stage, leftovers, until
 from tests.namespaces.pair import Client, Pair, pair_on
-from tests.namespaces.rig import SETTINGS
+from tests.namespaces.rig import open_stage_inside
 from tests.support.system import require
 
 pytestmark = pytest.mark.external
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.external
 @pytest.fixture
 def pair(tmp_path: Path) -> Iterator[Pair]:
     require("keepalived")
-    with open_stage(tmp_path / "state", SETTINGS) as stage:
+    with open_stage_inside(tmp_path / "state") as stage:
         waiting = {spare(stage) for _ in range(2)}
         with pair_on(stage) as pair:
             assert {amphora.id for amphora in pair.amphorae()} == waiting
