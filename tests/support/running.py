@@ -405,7 +405,7 @@ class Echo:
             def server_bind(self) -> None:
                 """Without asking a name server what the address is called."""
                 socketserver.TCPServer.server_bind(self)
-                self.server_name, self.server_port = self.server_address[:2]
+                self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
 
             def handle_error(self, request: object, client_address: object) -> None:
                 """A client that goes away, or a handshake that fails, is no news."""
