@@ -25,6 +25,8 @@ from typing import NoReturn
 HERE = Path(__file__).resolve().parent
 NOX = "nox>=2025.2"
 OLDEST = (3, 11)
+PATIENT = ("--retries", "10", "--timeout", "60")
+"""Of pip: an index that is slow for once is asked again."""
 
 # Caches that Python would write anyway make every second start faster; some shells switch them off.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -78,11 +80,11 @@ def bootstrap() -> Path:
 def fill(home: Path, python: Path) -> bool:
     """Make the environment and install nox; False when this Python cannot."""
     if quiet(sys.executable, "-m", "venv", str(home)):
-        return run(str(python), "-m", "pip", "install", "--quiet", NOX)
+        return run(str(python), "-m", "pip", "install", "--quiet", *PATIENT, NOX)
     shutil.rmtree(home, ignore_errors=True)
     pip = [sys.executable, "-m", "pip"]
     if quiet(*pip, "--version") and quiet(sys.executable, "-m", "venv", "--without-pip", str(home)):
-        return run(*pip, "--python", str(python), "install", "--quiet", NOX)
+        return run(*pip, "--python", str(python), "install", "--quiet", *PATIENT, NOX)
     return False
 
 
@@ -110,7 +112,7 @@ def run(*command: str) -> bool:
 def apt_install(packages: list[str]) -> bool:
     """Install Debian packages without asking anybody anything; False when that fails."""
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=2", "-qq"]
+    apt = ["apt-get", "-o", "DPkg::Lock::Timeout=120", "-o", "Acquire::Retries=5", "-qq"]
 
     def step(*arguments: str) -> bool:
         command = [*apt, *arguments]
@@ -169,6 +171,7 @@ def equip(session: nox.Session, name: str, extras: str, *groups: str, lowest: bo
         if not stamp.exists() or stamp.read_text(encoding="ascii") != digest:
             session.run(sys.executable, "-m", "virtualenv", "--quiet", "--clear", str(home), external=True)
             pip = [str(home / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+            pip += PATIENT
             if lowest:
                 bounds = home / "lowest.txt"
                 bounds.write_text("\n".join(lower_bounds()), encoding="utf-8")

@@ -17,7 +17,7 @@ from octavia_local.reservations import Reservations
 
 __all__ = ["heir_of", "let_finish", "share"]
 
-_SHARED_WITHIN, _FINISHED_WITHIN, _ENDED_WITHIN = 1.0, 1.0, 2.0
+_SHARED_WITHIN, _FINISHED_WITHIN, _ENDED_WITHIN = 3.0, 3.0, 2.0
 """Seconds that an agent has to share, to end by itself, and to end when it is killed."""
 _LOOK_AGAIN = 0.002
 

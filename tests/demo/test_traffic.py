@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -12,7 +13,15 @@ import pytest
 from octavia_core.cli.demo.members import MemberServer
 from octavia_core.cli.demo.traffic import Target, Traffic
 
-PATIENCE = 30.0
+PATIENCE = 60.0
+
+
+def until(seen: Callable[[], object]) -> None:
+    """Wait for it, and leave the processor to those who bring it about."""
+    deadline = time.monotonic() + PATIENCE
+    while not seen():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
 
 
 @contextlib.contextmanager
@@ -35,8 +44,7 @@ def test_right_answers_are_counted_by_member_and_a_death_is_noticed() -> None:
             assert traffic.failures == []
             mark = traffic.mark()
             member.kill()
-            while not traffic.since(mark):
-                pass
+            until(lambda: traffic.since(mark))
     finally:
         member.end()
     dead = ("Connection refused", "Connection reset by peer", "closed before an answer")
@@ -48,8 +56,7 @@ def test_the_answer_of_a_stranger_is_a_failure() -> None:
     member = MemberServer("stranger")
     try:
         with flowing(member.port) as traffic:
-            while not traffic.failures:
-                pass
+            until(lambda: traffic.failures)
     finally:
         member.end()
     assert traffic.failures[0].why == "answered by stranger, which is no member now"
@@ -66,8 +73,7 @@ def test_the_answer_of_a_stranger_is_a_failure() -> None:
 )
 def test_wrong_answers_are_failures(answer: bytes, why: str) -> None:
     with serving(lambda _: answer) as port, flowing(port) as traffic:
-        while not traffic.failures:
-            pass
+        until(lambda: traffic.failures)
     assert traffic.failures[0].why.startswith(why)
 
 

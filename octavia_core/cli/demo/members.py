@@ -15,7 +15,7 @@ import threading
 
 __all__ = ["MemberServer"]
 
-_STARTS_WITHIN = 10.0
+_STARTS_WITHIN = 60.0
 
 
 class MemberServer:

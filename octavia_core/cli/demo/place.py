@@ -30,7 +30,7 @@ class ControllerProcess:
         patience: seconds that it may take to be ready.
     """
 
-    def __init__(self, state: str, *, patience: float = 30.0) -> None:
+    def __init__(self, state: str, *, patience: float = 60.0) -> None:
         self._said = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the process
         self._process = subprocess.Popen(
             [sys.executable, "-P", "-m", "octavia_core.cli", "up", "--state", state, "--json", "--quiet"],

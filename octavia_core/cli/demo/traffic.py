@@ -19,8 +19,8 @@ __all__ = ["Failure", "Target", "Traffic"]
 PAUSE = 0.008
 """Seconds between two requests of one client."""
 AFTER_FAILURE = 0.02
-PATIENCE = 3.0
-"""Seconds until a request counts as failed."""
+PATIENCE = 15.0
+"""Seconds until a request counts as failed: a machine may stand still for some, and nobody has failed then."""
 LARGEST = 65536
 
 
@@ -68,6 +68,7 @@ class Traffic:
         self.spans: deque[list[int]] = deque(maxlen=600)
         self._successes: deque[tuple[float, float, str]] = deque(maxlen=20_000)
         self._members: set[str] = set()
+        self._under_way: dict[str, float] = {}
         self._lock, self._stop = threading.Condition(), threading.Event()
         self._begun = time.monotonic()
         self._threads = [
@@ -117,6 +118,12 @@ class Traffic:
             wanted = seen() + count
             return self._lock.wait_for(lambda: seen() >= wanted, within)
 
+    def wait_for_begun(self, within: float) -> bool:
+        """Wait until every request that has begun by now is over, one way or the other; False when one is not in time."""
+        now = time.monotonic()
+        with self._lock:
+            return self._lock.wait_for(lambda: all(began > now for began in self._under_way.values()), within)
+
     # -- clients ---------------------------------------------------------------------------------------------------
     def _client(self, name: str, target: Target, keep: bool) -> None:
         connection: socket.socket | None = None
@@ -124,7 +131,8 @@ class Traffic:
         while not self._stop.wait(PAUSE):
             number += 1
             path = f"/{name.replace(' ', '/')}/{number}"
-            began = time.monotonic()
+            with self._lock:
+                began = self._under_way[name] = time.monotonic()
             reused = connection is not None
             try:
                 try:
@@ -147,14 +155,15 @@ class Traffic:
                 connection = None
                 self._stop.wait(AFTER_FAILURE)
                 continue
-            self._answered(began, time.monotonic(), member)
+            self._answered(name, began, time.monotonic(), member)
             if not keep:
                 _close(connection)
                 connection = None
         _close(connection)
 
-    def _answered(self, began: float, ended: float, member: str) -> None:
+    def _answered(self, client: str, began: float, ended: float, member: str) -> None:
         with self._lock:
+            del self._under_way[client]
             self.sent += 1
             self.by_member[member] += 1
             self._successes.append((began, ended, member))
@@ -163,9 +172,11 @@ class Traffic:
 
     def _failed(self, failure: Failure) -> None:
         with self._lock:
+            del self._under_way[failure.client]
             self.sent += 1
             self.failures.append(failure)
             self._span(failure.ended)[2] += 1
+            self._lock.notify_all()
 
     def _span(self, at: float) -> list[int]:
         tenth = int((at - self._begun) * 10)
