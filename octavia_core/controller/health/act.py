@@ -86,8 +86,9 @@ class Actor:
         was rotated since this fleet began goes along as marks, so that a worker with other settings tells nobody.
         """
         silence = f"refresh-{heart.amphora_id}-{heart.last_heard or heart.since}"  # once, whoever sees it
+        first, second = sorted(str(uuid.uuid4()) for _ in range(2))  # of one moment, the smaller id comes first
         operation = Operation(
-            id=str(uuid.uuid4()),
+            id=second,
             flow="configure",
             load_balancer_id=heart.load_balancer_id,
             subjects=(),  # its failure moves no status: the failover that follows tells
@@ -102,7 +103,7 @@ class Actor:
             arguments = {"tell": "settings", "marks": last_marks(tx)}
             settings = attrs.evolve(
                 operation,
-                id=str(uuid.uuid4()),
+                id=first,
                 flow="configure-agent",
                 amphora_id=heart.amphora_id,
                 arguments=arguments,

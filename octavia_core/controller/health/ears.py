@@ -82,6 +82,12 @@ class Ears:
             self.since, self.changes = 0, Changes()
             self.memory.forget_rows()
 
+    def count_from(self, now: int) -> None:
+        """Silence counts from then on; not while nothing is heard, whenever in this very moment that began."""
+        self.since = now
+        if self.deaf:
+            self.since = 0
+
     def stop(self) -> None:
         """End, and close the sockets. Twice is harmless."""
         self.hearing.stop()

@@ -103,7 +103,7 @@ class Front:
         over = False
         while not over:
             packets = self._receiver.batch(SOONEST if self._waiting() or self._rest else min(PATIENCE, self._say))
-            if end.poll(0):  # what was ordered before a datagram was sent counts for it
+            while not over and end.poll(0):  # all that was ordered before a datagram was sent counts for it
                 over = not self._obeys_further()
             self._take(packets)
             self._hand_on()

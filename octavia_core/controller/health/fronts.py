@@ -115,6 +115,7 @@ class Fronts:
             for process in self._processes.values():
                 if process.poll() is None:
                     process.kill()
+                    process.wait()
         for each in self._sockets:
             each.close()
 
@@ -163,9 +164,9 @@ class Fronts:
             now = bool(self._deaf)
             troubled, again = self._troubled or trouble, self._heard
             self._troubled, self._heard = troubled and now, self._heard or not now
-        if before == now:
-            return
-        self._told.deaf(now)
+            if before == now:
+                return
+            self._told.deaf(now)  # by the one that holds the lock: what is told last is what is true
         if not now:
             words = "heartbeats are received again" if again else "heartbeats are received"
             log.log(logging.WARNING if troubled else logging.INFO, words)
@@ -201,8 +202,8 @@ class Fronts:
         while True:
             patience = self._patience
             try:
-                if not begun and not source.ready(patience):  # it is not replaced, since it may only be slow to begin
-                    self._hears(number, False)
+                if not begun and not source.ready(patience) and not self._stop.is_set():
+                    self._hears(number, False)  # it is not replaced, since it may only be slow to begin
                 data = source.frame(patience if begun else max(BEGINS, patience))
             except TimeoutError:
                 return True

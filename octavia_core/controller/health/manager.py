@@ -141,7 +141,8 @@ class HealthManager:
         if self.metrics is not None:
             self.metrics.start()
         try:
-            self._ears.since = self._ears.since or self._wall.now()
+            if not self._ears.since:
+                self._ears.count_from(self._wall.now())
         except TransientError as error:
             log.warning("nobody is judged until the database answers: %s", error)  # then the writer sets it
         self._ears.start()
@@ -223,7 +224,7 @@ class HealthManager:
                 self._writer.flush(self._clock)
                 self._said.over("write")
                 if self._ears.since == 0 and not self._ears.deaf:
-                    self._ears.since = self._wall.now()
+                    self._ears.count_from(self._wall.now())
             except OctaviaError as error:
                 self._said.say("write", f"heartbeats cannot be written, they are kept in memory: {error}")
                 self._wall.forget()
@@ -261,7 +262,7 @@ class HealthManager:
                 if paused:
                     log.warning("this process stood still; silence is counted from now")
                     self._wall.forget()
-                    self._ears.since = 0 if self._ears.deaf else self._wall.now()
+                    self._ears.count_from(self._wall.now())
                 elif since := self._ears.since:
                     self._look(since)
                 self._said.over("check")

@@ -138,15 +138,16 @@ class Receiver:
         receive, began = self._socket.recv, time.monotonic()
         try:
             while len(packets) < BATCH and len(packets) == len(self.late):
-                packets.append(self._stamped_one(began, first=not packets))
+                packets.append(self._stamped_one(first=not packets))
             for _ in range(BATCH - len(packets)):
                 packets.append(receive(LARGEST_DATAGRAM))  # noqa: PERF401 - those before an error count
         except BlockingIOError:
             self._empty_at = began  # or later
         return packets
 
-    def _stamped_one(self, now: float, *, first: bool) -> bytes:
+    def _stamped_one(self, *, first: bool) -> bytes:
         """One datagram, and when it came, if it waited."""
+        now = time.monotonic()  # beside the other clock: what passes between the two is taken for time in the socket
         wall = came = time.time()
         if not self._stamped:
             packet = self._socket.recv(LARGEST_DATAGRAM)
