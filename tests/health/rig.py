@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import socket
 import threading
+import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ from octavia_core.controller.health.act import Actor
 from octavia_core.controller.health.ask import Inquiry
 from octavia_core.controller.health.look import Evidence, Lookout
 from octavia_core.controller.health.memory import Memory
+from octavia_core.controller.health.receive import Receiver
 from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.controller.wiring import build_world
@@ -35,6 +38,8 @@ from tests.support.databases import copy_to
 
 KEY = "key"
 TIMEOUT = 1.0
+PATIENCE = 60.0
+"""Seconds after which what should come true is taken for not coming."""
 
 
 def due(memory: Memory, now: float, traffic: float = 0.0) -> Sequence[TrafficDelta]:
@@ -194,9 +199,22 @@ class Rig:
         self.cloud.close()
 
 
+def until_stamped(receiver: Receiver, sender: socket.socket) -> None:
+    """The kernel notes when datagrams come from some moments after the first socket of the machine has asked for it."""
+
+    def stamped() -> bool:
+        sender.send(b"stamped?")
+        sent = time.time()
+        time.sleep(0.005)
+        receiver.batch()
+        return receiver.oldest <= sent
+
+    until(stamped)
+
+
 def until(true: Callable[[], bool]) -> None:
-    for _ in range(2000):
-        if true():
-            return
+    deadline = time.monotonic() + PATIENCE
+    while not true():
+        if time.monotonic() > deadline:
+            raise AssertionError("it did not come true in time")
         threading.Event().wait(0.01)
-    raise AssertionError("it did not come true in time")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -29,7 +30,7 @@ from octavia_core.domain.secret import Secret
 from octavia_core.domain.skim import Skimmed, Skimmer
 from octavia_core.errors import ConfigurationError
 from octavia_core.settings import HealthManager, Settings
-from tests.health.rig import due, until
+from tests.health.rig import due, until, until_stamped
 
 KEY = "fronts"
 LARGEST = 2**63 - 1
@@ -50,6 +51,12 @@ class Heard:
     deaf: list[bool]
     news: threading.Event
     port: int
+    count: int
+
+    def all_ready(self) -> list[int]:
+        """Its processes, when all of them are there and run their program."""
+        until(lambda: len(self.fronts.pids) == self.count and all(map(ready, self.fronts.pids)))
+        return self.fronts.pids
 
     def send(self, *datagrams: bytes) -> None:
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
@@ -57,19 +64,30 @@ class Heard:
                 sender.sendto(each, ("127.0.0.1", self.port))
 
 
-@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
-def heard(request: pytest.FixtureRequest) -> Iterator[Heard]:
-    settings = Settings(
-        health_manager=HealthManager(bind_port=0, heartbeat_key=Secret(KEY), health_update_threads=request.param)
-    )
+LONG = 600.0
+"""A heartbeat timeout of which no process of a slow machine uses up the part for which it may say nothing."""
+
+
+@contextlib.contextmanager
+def hearing(health: HealthManager) -> Iterator[Heard]:
+    """Processes with these options, as many as `health_update_threads`, on any port."""
+    settings = Settings(health_manager=attrs.evolve(health, bind_port=0))
     memory, deaf, news = Memory(reapply=10.0), list[bool](), threading.Event()
-    bound = bind_receiver(settings)
-    fronts = Fronts(settings, bound, memory, Told(news.set, deaf.append), request.param)
+    bound, count = bind_receiver(settings), health.health_update_threads
+    fronts = Fronts(settings, bound, memory, Told(news.set, deaf.append), count)
     fronts.start()
     try:
-        yield Heard(fronts, memory, deaf, news, int(bound.getsockname()[1]))
+        yield Heard(fronts, memory, deaf, news, int(bound.getsockname()[1]), count)
     finally:
         fronts.stop()
+
+
+@pytest.fixture(params=[1, 2], ids=["one process", "two processes"])
+def heard(request: pytest.FixtureRequest) -> Iterator[Heard]:
+    with hearing(
+        HealthManager(heartbeat_key=Secret(KEY), health_update_threads=request.param, heartbeat_timeout=LONG)
+    ) as found:
+        yield found
 
 
 def test_what_they_verify_arrives_and_what_they_refuse_is_counted(heard: Heard) -> None:
@@ -82,7 +100,7 @@ def test_what_they_verify_arrives_and_what_they_refuse_is_counted(heard: Heard) 
     )
     heard.memory.give_back(batch)
     assert {delta.amphora_id: delta.bytes_in for delta in due(heard.memory, 1e9)} == {f"a{n}": n for n in range(20)}
-    assert heard.news.is_set()
+    until(heard.news.is_set)  # after it was taken in
 
 
 def test_one_that_is_killed_is_replaced_and_what_came_meanwhile_is_heard(heard: Heard) -> None:
@@ -94,28 +112,36 @@ def test_one_that_is_killed_is_replaced_and_what_came_meanwhile_is_heard(heard: 
     until(lambda: heard.deaf[:1] == [True])
     heard.send(datagram("a", 2, rx=7))
     until(lambda: heard.memory.counters["accepted"] == 2)
+    # Of two, one may be back before the other's end is seen.
+    until(lambda: heard.fronts.replaced["ended"] == len(before))
     until(lambda: heard.deaf[-1:] == [False])
     assert not set(before) & set(heard.fronts.pids)
 
 
 def ready(pid: int) -> bool:
     """Whether its program runs, and not only Python's start."""
-    with open(f"/proc/{pid}/status", encoding="ascii") as file:
-        ignored = next(line for line in file if line.startswith("SigIgn"))
-    return bool(int(ignored.split()[1], 16) & 1 << signal.SIGTERM - 1)
+    ignored = _line_of(pid, "status", "SigIgn:")
+    return ignored is not None and bool(int(ignored, 16) & 1 << signal.SIGTERM - 1)
 
 
 def has_spoken(pid: int) -> bool:
     """Whether it has told its manager anything, if only that it lives (proc(5), wchar)."""
-    with open(f"/proc/{pid}/io", encoding="ascii") as file:
-        return any(line.startswith("wchar:") and int(line.split()[1]) > 0 for line in file)
+    return int(_line_of(pid, "io", "wchar:") or 0) > 0
+
+
+def _line_of(pid: int, file: str, name: str) -> str | None:
+    """The value that stands there; None when there is no such process any more."""
+    try:
+        with open(f"/proc/{pid}/{file}", encoding="ascii") as found:
+            return next((line.split()[1] for line in found if line.startswith(name)), None)
+    except (FileNotFoundError, ProcessLookupError):
+        return None
 
 
 def test_signals_for_everybody_of_a_service_do_not_end_them_before_their_manager(heard: Heard) -> None:
     heard.send(datagram("a", 1))
     until(lambda: heard.memory.counters["accepted"] == 1)
-    until(lambda: all(map(ready, heard.fronts.pids)))
-    before = heard.fronts.pids
+    before = heard.all_ready()
     for pid in before:
         os.kill(pid, signal.SIGTERM)
         os.kill(pid, signal.SIGINT)
@@ -182,15 +208,16 @@ def test_again_is_said_only_of_what_was_before(heard: Heard, caplog: pytest.LogC
 def test_other_keys_are_taken_by_the_processes_that_hear_and_keep_their_numbers(heard: Heard) -> None:
     heard.send(datagram("a", 1))
     until(lambda: heard.memory.counters["accepted"] == 1)
+    until(lambda: len(heard.fronts.pids) == heard.count)
     before = heard.fronts.pids
-    health = HealthManager(heartbeat_key=Secret("new"), heartbeat_keys_accepted=(Secret(KEY),))
+    health = HealthManager(heartbeat_key=Secret("new"), heartbeat_keys_accepted=(Secret(KEY),), heartbeat_timeout=LONG)
     heard.fronts.renew(Settings(health_manager=health))
     assert heard.fronts.keys == {1: b"new", 0: KEY.encode()}
     signed = encode({"id": "b", "seq": 1, "listeners": {}, "pools": {}, "ver": 3}, "new")
     heard.send(signed, datagram("a", 2))
     until(lambda: heard.memory.counters["accepted"] == 3)
     assert {key: ids for key, (_, ids) in heard.memory.signed(0.0, 5).items()} == {0: ["a"], 1: ["b"]}
-    heard.fronts.renew(Settings(health_manager=HealthManager(heartbeat_key=Secret("new"))))
+    heard.fronts.renew(Settings(health_manager=attrs.evolve(health, heartbeat_keys_accepted=())))
     heard.send(datagram("a", 3))
     until(lambda: heard.memory.counters["bad_digest"] == 1)
     assert heard.fronts.pids == before
@@ -305,11 +332,12 @@ def test_whoever_says_something_else_and_takes_it_back_while_nobody_reads_has_sa
 def test_what_waited_while_the_process_stood_still_was_heard_when_it_came(stuck: Front) -> None:
     memory = Memory(reapply=1000.0)
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as amphora:
-        to = stuck._receiver._socket.getsockname()
-        amphora.sendto(datagram("a", 20), to)
+        amphora.connect(stuck._receiver._socket.getsockname())
+        until_stamped(stuck._receiver, amphora)
+        amphora.send(datagram("a", 20))
         sent = time.monotonic()
         time.sleep(1.5 * WAITED)
-        amphora.sendto(datagram("b", 20), to)
+        amphora.send(datagram("b", 20))
         stuck._take(stuck._receiver.batch())
     told(stuck, memory)
     first, second = memory.heard_at("a"), memory.heard_at("b")
@@ -417,22 +445,14 @@ def test_one_with_other_listeners_each_time_has_a_few_of_them_waiting(stuck: Fro
 @pytest.fixture
 def impatient() -> Iterator[Heard]:
     """Two processes that may say nothing for a second."""
-    health = HealthManager(bind_port=0, heartbeat_key=Secret(KEY), health_update_threads=2, heartbeat_timeout=3.0)
-    settings = Settings(health_manager=health)
-    memory, deaf, news = Memory(reapply=10.0), list[bool](), threading.Event()
-    bound = bind_receiver(settings)
-    fronts = Fronts(settings, bound, memory, Told(news.set, deaf.append), 2)
-    fronts.start()
-    try:
-        yield Heard(fronts, memory, deaf, news, int(bound.getsockname()[1]))
-    finally:
-        fronts.stop()
+    with hearing(HealthManager(heartbeat_key=Secret(KEY), health_update_threads=2, heartbeat_timeout=3.0)) as found:
+        yield found
 
 
 def test_one_that_stands_still_is_deaf_and_replaced_and_what_came_meanwhile_is_heard(impatient: Heard) -> None:
     impatient.send(datagram("first", 1))
     until(lambda: impatient.memory.counters["accepted"] == 1)
-    until(lambda: len(impatient.fronts.pids) == 2 and all(map(ready, impatient.fronts.pids)))
+    impatient.all_ready()
     until(lambda: all(map(has_spoken, impatient.fronts.pids)))  # one that never has may take longer to begin
     before = impatient.fronts.pids
     os.kill(before[0], signal.SIGSTOP)
@@ -469,8 +489,7 @@ def lives(pid: int) -> bool:
 
 
 def test_one_that_stands_still_does_not_survive_the_end_of_its_manager(impatient: Heard) -> None:
-    until(lambda: len(impatient.fronts.pids) == 2 and all(map(ready, impatient.fronts.pids)))
-    before = impatient.fronts.pids
+    before = impatient.all_ready()
     for pid in before:
         os.kill(pid, signal.SIGSTOP)
     impatient.fronts.stop()

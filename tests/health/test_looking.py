@@ -98,6 +98,7 @@ def test_a_wrong_number_of_listeners_is_silence_with_an_agent_that_answers(rig: 
         if here.clock.monotonic() > 0.75:
             here.answered(odd)
     assert here.failovers() == []
+    until(lambda: bool(here.events("amphora.refreshed")))  # stored beside the looks
     (event,) = here.events("amphora.refreshed")
     assert "wrong number of listeners" in event["evidence"]
 
@@ -131,6 +132,7 @@ def test_a_wrong_number_of_listeners_is_nothing_while_an_operation_changes_the_l
     pass_(8)
     here.answered(odd)
     pass_(6)
+    until(lambda: bool(here.events("amphora.refreshed")))  # stored beside the looks
     assert len(here.events("amphora.refreshed")) == 1, "it was configured, and is judged again"
 
 

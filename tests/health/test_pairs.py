@@ -10,7 +10,6 @@ import pytest
 
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.pairs import Pairs, from_words, words
-from octavia_core.controller.health.wall import Wall
 from octavia_core.controller.health.write import Pace, Writer
 from octavia_core.domain.amphora import Amphora
 from octavia_core.domain.heartbeat import Heartbeat, ListenerReport, PoolReport, decode, encode
@@ -53,9 +52,9 @@ class PairRig:
         self.rig.storage.transaction(lambda tx: [tx.insert(each) for each in (self.lb, self.master, self.backup)])
 
     def one_more_host(self, name: str) -> tuple[Memory, Writer]:
-        """Another health manager on the same database."""
-        memory, wall = Memory(reapply=300.0), Wall(self.rig.storage, self.rig.clock)
-        writer = Writer(self.rig.storage, memory, wall, name, Pace(timeout=FRESH))
+        """Another health manager on the same database, which knows its clock as well as the first: here time stands still."""
+        memory = Memory(reapply=300.0)
+        writer = Writer(self.rig.storage, memory, self.rig.wall, name, Pace(timeout=FRESH))
         writer.pairs = Pairs(memory, fresh=FRESH, patience=PATIENCE)
         return memory, writer
 

@@ -11,8 +11,8 @@ from octavia_core.domain.heartbeat import BadPacket, Heartbeat, ListenerReport, 
 from tests.heartbeat.vectors import A_BINARY, A_HEX, KEY
 
 ids = st.uuids(version=4).map(str)
-words = (
-    st.sampled_from(["OPEN", "FULL", "UP", "UP 1/3", "DOWN", "DRAIN", "MAINT", "no check", "RESTARTING"]) | st.text()
+words = st.sampled_from(["OPEN", "FULL", "UP", "UP 1/3", "DOWN", "DRAIN", "MAINT", "no check", "RESTARTING"]) | st.text(
+    max_size=128  # a longer one is malformed
 )
 counts = st.integers(0, 2**63 - 1)
 gauges = st.integers(0, 2**31 - 1)
