@@ -38,6 +38,7 @@ class ScrapeServer(ThreadingMixIn, WSGIServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 128  # five, as by itself: whoever asks beside many that come at once is let in seconds later
 
     def __init__(self, host: str, port: int, application: Any) -> None:
         self.address_family, *_ = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
