@@ -129,7 +129,7 @@ def handshake(server_pem, controllers, client, agents):
         thread.start()
         try:
             with (
-                socket.create_connection(listener.getsockname(), timeout=10) as plain,
+                socket.create_connection(listener.getsockname(), timeout=60) as plain,
                 client_context.wrap_socket(plain, server_hostname=AMPHORA) as tls,
             ):
                 seen["answer"] = tls.recv(2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import http.server
 import json
+import socketserver
 import ssl
 import threading
 from collections.abc import Callable
@@ -18,6 +19,8 @@ from octavia_core.domain.secret import Secret
 from octavia_core.settings import HaproxyAmphora, HealthManager, Settings
 
 AMPHORA_ID = "11111111-2222-4333-8444-555555555555"
+PATIENCE = 60.0
+"""Seconds that both sides wait for each other where a test does not say otherwise: it is not about the time they take."""
 
 
 def md5(data):
@@ -101,12 +104,12 @@ class Agent:
         agent = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
-            timeout = 30
+            timeout = PATIENCE
             disable_nagle_algorithm = True  # or each answer waits 40 ms for a delayed acknowledgement
 
             def setup(self):
                 agent.connections += 1
-                self.request.settimeout(30)
+                self.request.settimeout(PATIENCE)
                 self.request = context.wrap_socket(self.request, server_side=True)
                 super().setup()
 
@@ -143,6 +146,11 @@ class Agent:
             daemon_threads = True
             block_on_close = False
             address_family = 10 if ":" in self.host else 2
+
+            def server_bind(self):
+                """Without asking a name server what this machine is called there."""
+                socketserver.TCPServer.server_bind(self)
+                self.server_name, self.server_port = self.server_address[:2]
 
             def handle_error(self, *_):
                 pass
@@ -243,7 +251,11 @@ def controller_settings(agent, folder: Path, **options):
     folder.mkdir(exist_ok=True)
     (folder / "client.pem").write_bytes(pem(agent.controllers.issue_cert("controller.test")))
     agent.agents.cert_pem.write_to_path(str(folder / "server_ca.pem"))
-    limits = {"rest_request_conn_timeout": 5.0, "rest_request_read_timeout": 5.0, "default_connection_limit": 2000}
+    limits = {
+        "rest_request_conn_timeout": PATIENCE,
+        "rest_request_read_timeout": PATIENCE,
+        "default_connection_limit": 2000,
+    }
     return Settings(
         haproxy_amphora=HaproxyAmphora(
             client_cert=str(folder / "client.pem"), server_ca=str(folder / "server_ca.pem"), **{**limits, **options}

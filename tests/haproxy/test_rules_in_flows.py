@@ -16,7 +16,7 @@ from octavia_core.controller.accept import Asked
 from octavia_core.domain.vocabulary import AmphoraStatus, Kind, Provisioning, Role, Topology
 from octavia_haproxy.driver import HaproxyDriver
 from tests.engine.outside import WISH, Engine
-from tests.haproxy.agent import Agent, controller_settings
+from tests.haproxy.agent import PATIENCE, Agent, controller_settings
 
 
 class Behind:
@@ -75,7 +75,7 @@ def build(engine, topology):
 
 
 def settled(engine):
-    engine.settle()
+    engine.settle(patience=PATIENCE)
     found = engine.load_balancer()
     assert found.provisioning_status is Provisioning.ACTIVE
     return found
@@ -117,7 +117,7 @@ def test_the_two_of_a_pair_let_each_other_s_vrrp_in_and_a_new_one_s(engine):
     assert (outside.rules(master), outside.rules(backup)) == (expected(backup), expected(master))
 
     engine.acceptor.failover_amphora(backup.id, Asked())
-    engine.settle()
+    engine.settle(patience=PATIENCE)
     new = serving(engine, Role.BACKUP)
     assert new.id != backup.id
     assert (outside.rules(master), outside.rules(new)) == (expected(new), expected(master))
