@@ -35,6 +35,19 @@ __all__ = ["Library", "ServedByLibrary", "open_library", "wish_of"]
 
 PATIENCE = 60.0
 
+_SETTINGS = """\
+[local]
+haproxy = {haproxy}
+
+[health_manager]
+heartbeat_timeout = 60.0
+
+[haproxy_amphora]
+rest_request_conn_timeout = 60.0
+rest_request_read_timeout = 60.0
+"""
+"""Here nobody dies: a machine that stands still for some seconds is no reason to replace one that serves."""
+
 T = TypeVar("T")
 
 _AS_HAPROXY_SAYS = {
@@ -73,7 +86,7 @@ class ServedByLibrary(Running):
 def open_library(state: Path) -> Iterator[Library]:
     """Open a controller; its amphorae run the HAProxy of these tests."""
     state.mkdir(mode=0o700)
-    _write(state / "octavia.toml", f"[local]\nhaproxy = {json.dumps(chosen().path)}\n")
+    _write(state / "octavia.toml", _SETTINGS.format(haproxy=json.dumps(chosen().path)))
     with Controller.open(state) as controller:
         yield Library(controller, state)
 
