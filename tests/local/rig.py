@@ -33,7 +33,7 @@ amphora_id = {amphora_id}
 """
 
 
-def eventually(see, what="it", within=20.0):
+def eventually(see, what="it", within=60.0):
     """What `see` gives as soon as that is true."""
     deadline = time.monotonic() + within
     while time.monotonic() < deadline:

@@ -50,11 +50,11 @@ def test_an_agent_outlives_its_controller_and_is_found_by_the_next_one(rig, tmp_
         os.kill(os.getpid(), signal.SIGKILL)
     """)
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    ended = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=60)
+    ended = subprocess.run([sys.executable, "-c", program], env=environment, check=False, timeout=100)
     assert ended.returncode == -signal.SIGKILL
     server = eventually(lambda: rig.active(spec.name))
     assert rig.process(server).alive()
-    with socket.create_connection((server.management_ip, server.agent_port), timeout=5):
+    with socket.create_connection((server.management_ip, server.agent_port), timeout=20):
         pass
 
 
@@ -112,7 +112,7 @@ def test_a_death_names_the_server_and_its_process(rig):
     watch = rig.compute.watch(lambda death: (deaths.append(death), told.set()))
     process = rig.process(server)
     rig.kill(server)
-    assert told.wait(20)
+    assert told.wait(60)
     watch.close()
     assert deaths[0].server_id == server.id
     assert str(process.pid) in deaths[0].evidence
@@ -124,7 +124,7 @@ def test_a_server_that_died_while_no_controller_ran_is_told_when_the_watch_begin
     eventually(lambda: not rig.process(server).alive())
     told = threading.Event()
     watch = rig.again().watch(lambda death: told.set())
-    assert told.wait(20)
+    assert told.wait(60)
     watch.close()
 
 
@@ -145,7 +145,7 @@ def test_the_listener_may_close_the_watch_itself(rig):
     watches = []
     watches.append(rig.compute.watch(lambda death: (watches[0].close(), closed.set())))
     rig.kill(server)
-    assert closed.wait(20)
+    assert closed.wait(60)
     watches[0].close()
 
 
@@ -166,7 +166,7 @@ def test_destroying_ends_the_haproxy_too(where, rig):
         reaper = threading.Thread(target=stray.wait)
         reaper.start()
         rig.compute.destroy(server.id)
-        reaper.join(20)
+        reaper.join(60)
         assert stray.returncode == -signal.SIGKILL
         assert not _connects(server.management_ip, 18080)
     finally:
@@ -175,13 +175,14 @@ def test_destroying_ends_the_haproxy_too(where, rig):
 
 def test_a_tool_that_reads_the_directory_is_not_killed(rig):
     server = rig.boot()
-    reader = subprocess.Popen(["tail", "-f", str(rig.home(server).log)], stdout=subprocess.DEVNULL)
+    reader = subprocess.Popen(["tail", "-f", str(rig.home(server).log)], stdout=subprocess.PIPE)
     try:
+        assert reader.stdout.read(1)  # it has opened the file
         rig.compute.destroy(server.id)
         assert reader.poll() is None
     finally:
         reader.kill()
-        reader.wait()
+        reader.communicate()
 
 
 def test_a_pid_that_is_somebody_elses_now_is_left_alone(rig):

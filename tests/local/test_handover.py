@@ -13,10 +13,15 @@ from tests.local_agent.rig import Load
 from tests.main_job.stage import PATIENCE, Stage, behind, http, open_stage
 from tests.support.running import Echo
 
+PATIENT = "[health_manager]\nheartbeat_timeout = 8\n"
+"""Who is silent for a moment is not replaced by anybody else meanwhile."""
+GIVEN = 0.3
+"""Seconds that requests have to end when another amphora follows (docs/explanation/local-amphora.md)."""
+
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with open_stage(tmp_path_factory.mktemp("stage") / "state") as stage:
+    with open_stage(tmp_path_factory.mktemp("stage") / "state", PATIENT) as stage:
         yield stage
 
 
@@ -31,7 +36,8 @@ def test_a_failover_refuses_nobody(stage: Stage) -> None:
                 stage.controller.failover_load_balancer(lb.id).wait(PATIENCE)
                 load.wait_for(20)
         assert load.count.refused == 0
-        assert load.count.failed <= 2, load.failures  # a machine that is busy may let the old one have too little time
+        failures = list(zip(load.lasted, load.failures, strict=True))
+        assert [one for one in failures if one[0] < GIVEN] == []  # on a busy machine some take long
         (after,) = stage.controller.amphorae(lb.id)
         assert after.id != before.id
         assert not (stage.state / "amphorae" / before.id).exists()

@@ -95,7 +95,7 @@ def test_an_address_that_somebody_listens_on_is_not_chosen(tmp_path):
 
 def _reserve_many(path, barrier, results):
     network = LocalNetwork(settings_for(path))
-    barrier.wait(20)
+    barrier.wait(60)
     results.put([reserve(network, str(uuid.uuid4())).ip_address for _ in range(20)])
 
 
@@ -105,7 +105,7 @@ def test_processes_that_compete_never_share_an_address(tmp_path):
     workers = [spawn.Process(target=_reserve_many, args=(tmp_path, barrier, results)) for _ in range(3)]
     for worker in workers:
         worker.start()
-    found = [address for _ in workers for address in results.get(timeout=60)]
+    found = [address for _ in workers for address in results.get(timeout=100)]
     for worker in workers:
         worker.join(20)
     assert len(found) == len(set(found)) == 60

@@ -54,7 +54,7 @@ def test_two_directories_differ(path, tmp_path):
 
 
 def _prepare(path, barrier, results):
-    barrier.wait(30)
+    barrier.wait(60)
     made = prepare_state(path)
     results.put((made.id, made.network, made.settings().health_manager.heartbeat_key.reveal()))
 
@@ -65,7 +65,7 @@ def test_processes_that_compete_get_the_same_id_key_and_network(path):
     workers = [spawn.Process(target=_prepare, args=(path, barrier, results)) for _ in range(4)]
     for worker in workers:
         worker.start()
-    found = {results.get(timeout=60) for _ in workers}
+    found = {results.get(timeout=100) for _ in workers}
     for worker in workers:
         worker.join(20)
     assert len(found) == 1

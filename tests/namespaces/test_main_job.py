@@ -84,7 +84,7 @@ def test_a_controller_that_starts_again_takes_the_amphora_over(stage):
         lb = stage.build(http(one, port=80))
         before = {a.id: stage.agent_pid(a.id) for a in stage.controller.amphorae()}
         with stage.away():
-            assert answer_of(url(stage, lb)) == "one"
+            assert serving(stage, lb) == "one"
         assert {a.id: stage.agent_pid(a.id) for a in stage.controller.amphorae()} == before
         stage.update(Kind.MEMBER, only_member(lb).id, weight=5)
         (amphora_id,) = before

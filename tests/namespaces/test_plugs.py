@@ -34,11 +34,11 @@ class Amphora:
 
     def give(self, mac: str) -> None:
         """A new interface, as a network driver would plug it."""
-        namespace = namespace_of(self.pid)
+        namespace, name = namespace_of(self.pid), f"oct{mac[-2:]}{self.pid}"  # all tests that run now have one machine
         try:
             with Links() as links:
-                links.add_veth(f"oct{mac[-2:]}", links.find(self.bridge).index, f"new{mac[-2:]}", mac, namespace)
-                links.change(links.find(f"oct{mac[-2:]}").index, state="up")
+                links.add_veth(name, links.find(self.bridge).index, f"new{mac[-2:]}", mac, namespace)
+                links.change(links.find(name).index, state="up")
         finally:
             os.close(namespace)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import os
 import signal
 import socket
@@ -34,6 +35,7 @@ from tests.namespaces.pair import Pair
 from tests.namespaces.rig import HOST, answer_of, inside, member_at
 from tests.support.system import require
 
+NUMBERS = itertools.count(100)
 CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_retries=1, max_retries_down=1)
 
 
@@ -140,12 +142,15 @@ def test_only_networks_that_are_let_in_are_answered(stage: Stage) -> None:
 
 
 def heard(client: socket.socket) -> bool:
-    """Whether a datagram of this client's own port is answered."""
+    """Whether a datagram of this client's own port is answered; answers to those before may come late."""
+    said = f"hello {next(NUMBERS)}".encode()
     try:
-        client.send(b"hello")
-        return bool(client.recv(100))
+        client.send(said)
+        while not client.recv(100).endswith(b" " + said):
+            pass
     except OSError:
         return False
+    return True
 
 
 def test_a_member_on_the_amphoras_own_loopback_is_refused_in_a_sentence(stage: Stage) -> None:
@@ -170,7 +175,8 @@ def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
         stage.controller.create_member(only_pool(lb).id, NewMember(nobody, 80, name="nobody")).wait(PATIENCE)
         stage.operating(lb.id, "one", Operating.ONLINE)
         stage.operating(lb.id, "nobody", Operating.ERROR)
-        assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(4)} == {"one"}
+        url = f"http://{lb.vip.ip_address}/"  # on a busy machine a ping takes too long now and then
+        until(lambda: {answer_of(url) for _ in range(4)} == {"one"}, "the one that is there answers")
 
 
 def test_a_member_and_a_weight_more_leave_the_members_of_a_ping_monitor_online(stage: Stage) -> None:
@@ -186,8 +192,10 @@ def test_a_member_and_a_weight_more_leave_the_members_of_a_ping_monitor_online(s
         log = next((stage.state / "amphorae").glob("*/var/log/octavia/haproxy-*.log"))
         stage.controller.create_member(only_pool(lb).id, two).wait(PATIENCE)
         stage.operating(lb.id, "two", Operating.ONLINE)
-        assert {answer_of(f"http://{lb.vip.ip_address}/") for _ in range(6)} == {"one", "two"}
-        assert "DOWN" not in log.read_text()
+        url = f"http://{lb.vip.ip_address}/"
+        until(lambda: {answer_of(url) for _ in range(6)} == {"one", "two"}, "both answer")
+        # a check that is killed on a busy machine is no program that cannot be started
+        assert [line for line in log.read_text().splitlines() if "DOWN" in line and "check timeout" not in line] == []
 
 
 def echoes(pid: int) -> int:
@@ -205,7 +213,7 @@ def test_a_pair_serves_datagrams_and_the_other_takes_over(stage: Stage) -> None:
         lb = stage.create(NewLoadBalancer(listeners=(udp(one),), topology=Topology.ACTIVE_STANDBY))
         until(lambda: answers(lb, 2) == {"one": 2}, "the pair serves")
         stage.operating(lb.id, "dns", Operating.ONLINE)
-        (holder,) = Pair(stage, lb).holders()
+        (holder,) = until(lambda: (found := Pair(stage, lb).holders()) and len(found) == 1 and found, "one has the VIP")
         os.kill(stage.agent_pid(holder.id), signal.SIGKILL)
         until(lambda: answers(lb, 2, tries=2) == {"one": 2}, "the other one serves")
         until(lambda: holder.id not in [one.id for one in stage.controller.amphorae(lb.id)], "a new one")
