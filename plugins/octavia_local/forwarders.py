@@ -12,6 +12,8 @@ from pathlib import Path
 __all__ = ["find_nft", "find_nginx"]
 
 _ADMINISTRATORS = "/usr/local/sbin:/usr/sbin:/sbin"
+_ANSWERS_WITHIN = 30.0
+"""Seconds; it takes some milliseconds, but when it was never read from the disk, and others want that disk."""
 _STREAM = "--with-stream"
 """In the answer of `nginx -V` where the module is built in. (`=dynamic` means that it needs a file which may not be there.)"""
 
@@ -49,10 +51,14 @@ def _in_wheel() -> str | None:
     return None
 
 
-@lru_cache(maxsize=8)
-def _has_stream(path: str, _changed: int) -> bool:
+def _has_stream(path: str, changed: int) -> bool:
     try:
-        answer = subprocess.run([path, "-V"], capture_output=True, text=True, timeout=10, check=False, env={})
-    except (OSError, subprocess.SubprocessError):
+        return _says_stream(path, changed)
+    except (OSError, subprocess.SubprocessError):  # not remembered: it may be the machine's fault, and only now
         return False
+
+
+@lru_cache(maxsize=8)
+def _says_stream(path: str, _changed: int) -> bool:
+    answer = subprocess.run([path, "-V"], capture_output=True, text=True, timeout=_ANSWERS_WITHIN, check=False, env={})
     return _STREAM in (answer.stdout + answer.stderr).split()

@@ -57,3 +57,16 @@ def test_none_or_too_old_says_what_to_install(
     program(tmp_path, "2.2.9")
     with pytest.raises(DriverUnavailable, match="too old"):
         find_haproxy()
+
+
+def test_one_that_cannot_answer_now_is_asked_again(
+    without_wheel: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    path = program(tmp_path, "98.1.2")
+    path.write_text(path.read_text().replace("/bin/sh", f"{tmp_path}/sh"))
+    os.utime(path, (0, 98))
+    with pytest.raises(DriverUnavailable):
+        find_haproxy()
+    (tmp_path / "sh").symlink_to("/bin/sh")
+    assert find_haproxy().version == "98.1.2"
