@@ -420,7 +420,7 @@ def test_a_doubtful_pattern_says_nothing_on_standard_error(pattern: str) -> None
     assert allowed is None or pattern == "[a--]?"  # a range that ends before it begins, here as in HAProxy
 
 
-@pytest.mark.parametrize("pattern", ["[[a", "[a&&", "[z-a]", "[[z-a]", "(?P<a", "a{2,1}", "*"])
+@pytest.mark.parametrize("pattern", ["[[a", "[a&&", "[[\\", "[^||\\", "[z-a]", "[[z-a]", "(?P<a", "a{2,1}", "*"])
 def test_what_is_no_pattern_is_refused_without_a_warning(pattern: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -58,7 +58,7 @@ _CODES = re.compile(r"([1-5][0-9]{2})(?:-([1-5][0-9]{2}))?")
 _CLASS = re.compile(r"\[:\^?[a-z]+:\]")
 _ESCAPE = re.compile(r"\\(.)", re.DOTALL)
 _NAMED = re.compile(r"\(\?<(?![=!])")
-_SET = re.compile(r"\\.|(\[\^?\]?(?:\\.|[^\]\\])*(?:\]|\Z))", re.DOTALL)
+_SET = re.compile(r"\\.|(\[\^?\]?(?:\\.|[^\]\\])*(?:\]|\\?\Z))", re.DOTALL)
 _DOUBTFUL = re.compile(r"(\\.)|(?<!^)(\[)|(?<!^\[)(?<!^\[\^)([-&~|])\3", re.DOTALL)
 
 
