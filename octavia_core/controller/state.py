@@ -197,6 +197,20 @@ class StateDirectory:
             os.close(fd)
 
 
+_HELD_WITHIN, _ASKED_WITHIN = 0.2, 5.0
+"""Seconds after which a lock is somebody's: one that another one holds, and one that others only ask about, for a moment each."""
+
+
+def _is_shared(fd: int) -> bool:
+    """Whether whoever has that lock now only asks who has it. The lock is free of us afterwards."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    fcntl.flock(fd, fcntl.LOCK_UN)
+    return True
+
+
 class ControllerLock:
     """The mark of the running controller: a lock on a file, which the kernel drops when the process ends, however."""
 
@@ -205,13 +219,13 @@ class ControllerLock:
             self._fd = os.open(f"{path}/controller.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise _cannot(path, "open controller.lock", error) from error
-        deadline = time.monotonic() + 0.2  # somebody may be asking just now, for a moment, who the controller is
+        began = time.monotonic()
         while True:
             try:
                 fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() > deadline:
+                if time.monotonic() - began > (_ASKED_WITHIN if _is_shared(self._fd) else _HELD_WITHIN):
                     pid = _said_pid(self._fd)
                     os.close(self._fd)
                     raise StateDirectoryBusy(path, pid) from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
 import json
 import multiprocessing
@@ -258,6 +259,19 @@ def test_asking_who_runs_never_keeps_a_controller_from_starting(path):
         stop.set()
         for asker in askers:
             asker.join()
+
+
+def test_one_who_asks_and_stands_still_is_waited_for(path):
+    made = prepare_state(path)
+    made.lock().close()
+    asking = os.open(path / "controller.lock", os.O_RDONLY)
+    fcntl.flock(asking, fcntl.LOCK_SH)
+    goes_on = threading.Timer(0.5, os.close, (asking,))
+    goes_on.start()
+    try:
+        made.lock().close()
+    finally:
+        goes_on.join()
 
 
 def test_networks_are_chosen_by_identity_and_move_on_when_taken():
