@@ -11,17 +11,16 @@ import pytest
 from octavia_local.processes import every_process
 from tests.local_agent.rig import Load
 from tests.main_job.stage import PATIENCE, Stage, behind, http, open_stage
+from tests.support.calm import CALM
 from tests.support.running import Echo
 
-PATIENT = "[health_manager]\nheartbeat_timeout = 8\n"
-"""Who is silent for a moment is not replaced by anybody else meanwhile."""
 GIVEN = 0.3
 """Seconds that requests have to end when another amphora follows (docs/explanation/local-amphora.md)."""
 
 
 @pytest.fixture(scope="module")
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with open_stage(tmp_path_factory.mktemp("stage") / "state", PATIENT) as stage:
+    with open_stage(tmp_path_factory.mktemp("stage") / "state", CALM) as stage:
         yield stage
 
 

