@@ -46,6 +46,9 @@ _CHECKPOINT = 4000
 """Pages (of 4 KiB) in the write-ahead log until they are carried over, by a commit that takes so much longer: SQLite's own
 choice of 1000 is a quarter of that, and an operation writes a hundred (sqlite.org/wal.html, section 4.1)."""
 
+_BUSY = 5.0
+"""Seconds of patience with another process that writes."""
+
 _IDLE = 30.0
 """Seconds that a pooled connection may lie unused before it is pinged: cheaper than a ping each time."""
 
@@ -103,7 +106,7 @@ def make_engine(settings: Database, url: URL | None = None, *, patient: bool = F
     answer = 0.0 if patient else settings.answer_timeout
     if path is not None:
         _refuse_network(path.parent)
-        options["connect_args"] = {"timeout": 5.0, "check_same_thread": False, "isolation_level": None}
+        options["connect_args"] = {"timeout": _BUSY, "check_same_thread": False, "isolation_level": None}
     else:
         # the connection that was used last is the one whose statements the server has at hand
         options |= {"pool_recycle": 3600, "pool_reset_on_return": None, "pool_use_lifo": True}
@@ -154,10 +157,21 @@ def _prepare_sqlite(dbapi: Any, _: Any) -> None:
         cursor.execute("PRAGMA foreign_keys = ON")
         cursor.execute("PRAGMA synchronous = FULL")
         cursor.execute(f"PRAGMA wal_autocheckpoint = {_CHECKPOINT}")
-        if cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
-            cursor.execute("PRAGMA journal_mode = WAL")
+        _keep_a_log(dbapi, cursor)
     finally:
         cursor.close()
+
+
+def _keep_a_log(dbapi: Any, cursor: Any) -> None:
+    """Two that turn a new file to WAL at the same time: one of them is refused at once, since SQLite waits for nobody there."""
+    until = time.monotonic() + _BUSY
+    while cursor.execute("PRAGMA journal_mode").fetchone()[0] != "wal":
+        try:
+            cursor.execute("PRAGMA journal_mode = WAL")
+        except dbapi.OperationalError as refused:
+            if not refused.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
+                raise
+            time.sleep(0.001)
 
 
 def _begin_sqlite(connection: Any) -> None:

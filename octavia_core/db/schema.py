@@ -69,14 +69,15 @@ def _newer(url: URL, found: str) -> str:
 
 
 def _revision(connection: Connection) -> str | None:
+    query = select(_version.c.version_num)
     try:
-        return connection.execute(select(_version.c.version_num)).scalar()
+        return connection.execute(query).scalar()
     except (OperationalError, ProgrammingError):
         # No such table, which each driver says in its own words; any other trouble shows when we look for tables.
         connection.rollback()
-        if inspect(connection).has_table(VERSION_TABLE):
-            raise
-        return None
+        if not inspect(connection).has_table(VERSION_TABLE):
+            return None
+    return connection.execute(query).scalar()  # somebody has just made it; any other trouble is there still
 
 
 def prepare(settings: Database) -> None:
@@ -105,9 +106,15 @@ def prepare(settings: Database) -> None:
 
 
 def _touch(path: Path) -> None:
-    """Make the file with its owner's rights only; SQLite gives its companions the same."""
+    """Make the file with its owner's rights only; SQLite gives its companions the same.
+
+    It is never opened here: closing it would end the locks that SQLite has on it for other connections of this process
+    (sqlite.org/howtocorrupt.html, section 2.2), and the next process to leave would take their log away.
+    """
     try:
-        os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
+        os.mknod(os.path.realpath(path), 0o600)
+    except FileExistsError:
+        pass
     except OSError as error:
         raise ConfigurationError(f"cannot create the database {path}: {error.strerror}") from error
 
@@ -183,24 +190,30 @@ def _run(engine: Engine, command: str, revision: str) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).parent / "migrations").replace("%", "%%"))
-    with engine.begin() as connection, _alone(connection):
+    with engine.connect() as connection, _alone(connection):
         config.attributes["connection"] = connection
         getattr(commands, command)(config, revision)
 
 
 @contextlib.contextmanager
 def _alone(connection: Connection) -> Iterator[None]:
-    """Keep two migrators apart: by the write lock of SQLite, by named locks on servers."""
+    """A transaction in which no other migrator is: kept apart by the write lock of SQLite, by named locks on servers. What it did
+    is committed when the next one begins.
+    """
     match connection.dialect.name:
         case "postgresql":
-            connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
-            yield
+            with connection.begin():
+                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_LOCK})")
+                yield
         case "mysql" | "mariadb":
             if connection.exec_driver_sql(f"SELECT GET_LOCK('octavia_core_schema', {_PATIENCE})").scalar() != 1:
                 raise TransientError(f"another process has been upgrading {where(connection.engine.url)} for a while")
             try:
-                yield
+                connection.commit()
+                with connection.begin():
+                    yield
             finally:
                 connection.exec_driver_sql("SELECT RELEASE_LOCK('octavia_core_schema')")
         case _:
-            yield
+            with connection.begin():
+                yield

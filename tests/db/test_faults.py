@@ -174,6 +174,28 @@ def test_preparing_from_two_processes_at_once_makes_one_schema(tmp_path):
     SqlStorage.open(settings_for(url)).close()
 
 
+def test_whoever_prepares_again_keeps_the_locks_of_this_process(settings):
+    """As a second controller of one process does; otherwise the next process to leave would take the log of the first away."""
+    storage = SqlStorage.open(settings)
+    storage.transaction(lambda tx: tx.insert(balancer(name="first")))
+    prepare(settings)
+    program = (
+        "import sys\nfrom octavia_core.db.storage import SqlStorage\nfrom octavia_core.domain.secret import Secret\n"
+        "from octavia_core.settings import Database, Settings\n"
+        "storage = SqlStorage.open(Settings(database=Database(connection=Secret(sys.argv[1]))))\n"
+        "print(*sorted(each.name for each in storage.read(lambda tx: tx.load_balancers())))\n"
+        "storage.close()\n"
+    )
+    line = [sys.executable, "-c", program, settings.database.connection.reveal().decode()]
+    seen = []
+    for name in ("second", "third"):
+        seen.append(subprocess.run(line, capture_output=True, text=True, check=True).stdout.split())
+        storage.transaction(lambda tx, name=name: tx.insert(balancer(name=name)))
+    storage.close()
+    assert seen == [["first"], ["first", "second"]]
+    assert Path(f"{path_of(settings)}-wal").exists() is False, "the last one to leave takes it away"
+
+
 def test_a_storage_belongs_to_the_process_that_opened_it(settings):
     storage = SqlStorage.open(settings)
     storage.now()

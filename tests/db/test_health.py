@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import threading
 
 import attrs
@@ -92,7 +93,7 @@ def test_upstreams_row_is_mirrored_and_believed(storage, box):
     apply(storage, heard(box.id, start + 1))
     row = mirrored(storage, box.id)
     assert (row.busy, int(row.last_update.timestamp())) is not None
-    later = amphora_health.update().values(last_update=row.last_update.replace(year=row.last_update.year + 1))
+    later = amphora_health.update().values(last_update=row.last_update + datetime.timedelta(days=365))
     storage.write(lambda tx: tx.write(later))
     assert liveness(storage, box.id).last_heard > start + 300 * 86400 * SECOND, "upstream's health manager heard it"
 

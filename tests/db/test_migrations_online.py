@@ -6,9 +6,10 @@ import threading
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Engine, event, inspect, text
 from sqlalchemy.exc import OperationalError
 
 from octavia_core.controller.accept import Acceptor, Asked
@@ -94,7 +95,7 @@ def test_what_operations_prove_of_a_rotation_is_taken_over(engine: Engine, datab
 def test_others_read_and_write_upstreams_tables_meanwhile(engine: Engine, database_url: str) -> None:
     """As upstream's API does, which goes on while ours come and go."""
     schema.upgrade(database_url)
-    stop, written = threading.Event(), []
+    stop, begun, written = threading.Event(), threading.Event(), []
     failures: list[BaseException] = []
 
     def api() -> None:
@@ -111,14 +112,18 @@ def test_others_read_and_write_upstreams_tables_meanwhile(engine: Engine, databa
                         raise
                     continue
                 written.append(project)
+                begun.set()
+                stop.wait(0.005)  # SQLite queues nobody: who comes back at once would keep the other out
         except BaseException as error:  # shown by the test's own thread
             failures.append(error)
+            begun.set()
         finally:
             other.dispose()
 
     thread = threading.Thread(target=api)
     thread.start()
     try:
+        assert begun.wait(60)
         for _ in range(3):
             schema.downgrade(database_url)
             assert ours(engine) == set()
@@ -150,4 +155,54 @@ def test_two_who_upgrade_at_once_do_it_once(engine: Engine, database_url: str, t
     for thread in threads:
         thread.join(60)
     assert failures == []
+    schema.check(engine)
+
+
+def test_who_waited_for_a_migrator_finds_what_it_did(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also when its COMMIT takes its time."""
+    make, failures = schema.make_engine, list[BaseException]()
+    about_to_commit = threading.Event()
+
+    def late(*arguments: Any, **more: Any) -> Engine:
+        made = make(*arguments, **more)
+
+        def commit(_: object) -> None:
+            about_to_commit.set()
+            threading.Event().wait(0.5)
+
+        event.listen(made, "commit", commit)
+        return made
+
+    def upgrade() -> None:
+        try:
+            schema.upgrade(database_url)
+        except BaseException as error:  # shown by the test's own thread
+            failures.append(error)
+
+    monkeypatch.setattr(schema, "make_engine", late)
+    first, second = threading.Thread(target=upgrade), threading.Thread(target=upgrade)
+    first.start()
+    assert about_to_commit.wait(60)
+    second.start()
+    for thread in (first, second):
+        thread.join(60)
+    assert failures == []
+    schema.check(engine)
+
+
+def test_who_looks_for_a_schema_that_another_one_makes_at_that_moment_finds_it(
+    engine: Engine, database_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = schema.inspect
+
+    def after_it_is_made(on: Any) -> Any:
+        monkeypatch.setattr(schema, "inspect", look)
+        schema.upgrade(database_url)
+        return look(on)
+
+    with engine.connect() as connection:
+        connection.execute(text("SELECT 1"))  # a file is there by now
+    monkeypatch.setattr(schema, "inspect", after_it_is_made)
     schema.check(engine)

@@ -169,7 +169,8 @@ def test_a_deadlock_is_run_again_and_both_succeed(storage, ready_url):
         storage.transaction(cross)
 
     together(work, 2)
-    assert sum(runs.values()) == (2 if is_sqlite(ready_url) else 3)
+    # the one that gave way may be quicker than the other, and meet it again
+    assert runs.total() == 2 if is_sqlite(ready_url) else runs.total() >= 3
     found = storage.read(lambda tx: tx.tree(tree.id))
     assert {each.weight for each in found.pools[0].members} == {3}
 

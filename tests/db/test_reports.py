@@ -61,6 +61,7 @@ def test_one_that_is_too_big_for_a_text_of_the_database_is_read_by_rows_and_the_
     finally:
         if storage._engine.dialect.name == "mysql":
             event.remove(storage._engine, "before_cursor_execute", cut)
+            storage._engine.dispose()  # its connections remember that limit
 
 
 def test_who_serves_nobody_has_none_and_the_unknown_are_left_out(storage):

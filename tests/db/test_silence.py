@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 from sqlalchemy import make_url, text
@@ -25,9 +27,11 @@ from tests.support.databases import ready_on
 from tests.support.servers import server
 from tests.support.standstill import frozen, swallowing
 
+T = TypeVar("T")
+
 SERVERS = [pytest.param(kind, marks=pytest.mark.external) for kind in ("mariadb", "postgresql")]
 SHORT: dict[str, Any] = {"connect_timeout": 2.0, "answer_timeout": 1.0, "max_retries": 2, "retry_interval": 0.01}
-GIVES_UP: dict[str, Any] = {"connect_timeout": 2.0, "answer_timeout": 0.5}
+PATIENCE = 60.0
 
 pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning", "ignore::pytest.PytestUnraisableExceptionWarning")
 
@@ -52,24 +56,36 @@ def said(act: Callable[[], object]) -> str:
     return str(caught.value)
 
 
+def in_the_end(act: Callable[[], T]) -> T:
+    """What it gives as soon as the server answers in time, which a busy machine may not at once."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(TransientError):
+            return act()
+    return act()
+
+
 def test_a_server_that_stands_still_is_said_in_one_sentence_and_serves_on_later(kind: str, url: str) -> None:
-    storage = SqlStorage.open(settings_for(url, **SHORT))
+    storage = in_the_end(lambda: SqlStorage.open(settings_for(url, **SHORT)))
     try:
-        before = storage.now()
+        before = in_the_end(storage.now)
         with frozen(kind):
             assert make_url(url).database in said(storage.now)
             said(lambda: SqlStorage.open(settings_for(url, **SHORT)))
             said(lambda: prepare(settings_for(url, **SHORT)))
-        assert storage.now() > before
+        assert in_the_end(storage.now) > before
     finally:
         storage.close()
 
 
 def test_what_was_under_way_when_it_stood_still_is_applied_once(kind: str, url: str) -> None:
     """The server stops between the statements of a transaction, and goes on when the second attempt has begun."""
-    storage = SqlStorage.open(settings_for(url, **SHORT | {"max_retries": 1000, "answer_timeout": 2.0}))
+    patient = SqlStorage.open(settings_for(url))
     tree = balancer(pools=(pool(member(1)),))
-    storage.transaction(lambda tx: tx.insert(tree))
+    patient.transaction(lambda tx: tx.insert(tree))
+    storage = in_the_end(
+        lambda: SqlStorage.open(settings_for(url, **SHORT | {"max_retries": 1000, "answer_timeout": 2.0}))
+    )
     of = metadata.tables["member"]
     runs: Counter[str] = Counter()
     stopped = frozen(kind)
@@ -85,12 +101,13 @@ def test_what_was_under_way_when_it_stood_still_is_applied_once(kind: str, url: 
         try:
             storage.transaction(add)
         except TransientError:  # its time was over before the server went on: then nothing has happened
-            storage.transaction(add)
-        found = storage.read(lambda tx: tx.tree(tree.id))
+            patient.transaction(add)
+        found = patient.read(lambda tx: tx.tree(tree.id))
         assert found is not None
         assert found.pools[0].members[0].weight == 2
     finally:
         storage.close()
+        patient.close()
 
 
 def test_a_statement_that_takes_its_time_is_cut_only_beyond_the_limit(kind: str, url: str) -> None:
@@ -109,8 +126,8 @@ def test_a_statement_that_takes_its_time_is_cut_only_beyond_the_limit(kind: str,
     run(0.3, patient=True)  # as migrations are
     with pytest.raises(Exception, match=r"timed out|said nothing for 0.3 s"):
         run(0.3)
-    schema.downgrade(settings_for(url, answer_timeout=5.0).database)
-    schema.upgrade(settings_for(url, answer_timeout=5.0).database)
+    schema.downgrade(settings_for(url).database)
+    schema.upgrade(settings_for(url).database)
 
 
 @pytest.mark.parametrize("driver", ["mysql+pymysql", "postgresql+psycopg"])

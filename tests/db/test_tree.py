@@ -20,7 +20,11 @@ from tests.db import values
 from tests.db.conftest import settings_for
 from tests.db.values import amphora, balancer, full, listener, member, monitor, new_id, normal, policy, pool, rule
 
-MANY = hypothesis_settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+MANY = hypothesis_settings(
+    max_examples=40,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large],
+)
 
 
 def store(storage, *nodes):
