@@ -10,7 +10,8 @@ from typing import Any
 import attrs
 
 from octavia_core.controller.health.ears import Ears
-from octavia_core.controller.health.fronts import Fronts
+from octavia_core.controller.health.frames import LENGTH, frame
+from octavia_core.controller.health.fronts import Fronts, _Source
 from octavia_core.controller.health.hear import Told
 from octavia_core.controller.health.memory import Memory
 from octavia_core.controller.health.receive import bind_receiver
@@ -79,3 +80,20 @@ def test_silence_does_not_count_from_the_moment_in_which_nothing_was_heard_any_m
         assert ears.since == 9
     finally:
         ears.stop()
+
+
+def test_one_that_may_say_nothing_for_longer_from_now_on_is_waited_for_as_long() -> None:
+    """With a longer heartbeat timeout it says less often that it lives, and whoever waits for it then must not count as before."""
+    out, into = os.pipe()
+    allowed = [0.0, LONG]
+
+    def patience() -> float:
+        if len(allowed) == 1:
+            os.write(into, frame(0.0, {}, ()))
+        return allowed.pop(0) if len(allowed) > 1 else allowed[0]
+
+    try:
+        assert _Source(out, threading.Event()).frame(patience) == frame(0.0, {}, ())[LENGTH.size :]
+    finally:
+        os.close(out)
+        os.close(into)

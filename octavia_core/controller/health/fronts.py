@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from octavia_core.controller.health import front
@@ -194,17 +194,22 @@ class Fronts:
         say = min(front.SAY, self._patience / SLICES)
         return {"keys": [(number, key.hex()) for number, key in self._keys.valid.items()], "say": say}
 
+    def _allowed(self) -> float:
+        return self._patience
+
+    def _to_begin(self) -> float:
+        return max(BEGINS, self._patience)
+
     def _follow(self, number: int, process: subprocess.Popen[bytes]) -> bool:
         """Take in what it says until it ends, or says nothing for too long (True)."""
         assert process.stdout is not None
         source, told = _Source(process.stdout.fileno(), self._stop), dict[int, Skimmed]()
         begun = False
         while True:
-            patience = self._patience
             try:
-                if not begun and not source.ready(patience) and not self._stop.is_set():
+                if not begun and not source.ready(self._allowed) and not self._stop.is_set():
                     self._hears(number, False)  # it is not replaced, since it may only be slow to begin
-                data = source.frame(patience if begun else max(BEGINS, patience))
+                data = source.frame(self._allowed if begun else self._to_begin)
             except TimeoutError:
                 return True
             if data is None:
@@ -228,7 +233,8 @@ class Fronts:
 
 
 class _Source:
-    """What a front process says, as bytes from a pipe.
+    """What a front process says, as bytes from a pipe. How many seconds it may say nothing is asked again and again while it is waited
+    for: with other settings it is another time, and the process says something as often as those ask for.
 
     Args:
         stop: when it is set, nobody waits for long any more.
@@ -239,19 +245,19 @@ class _Source:
         self._poll = select.poll()
         self._poll.register(descriptor, select.POLLIN)
 
-    def frame(self, patience: float) -> bytes | None:
+    def frame(self, patience: Callable[[], float]) -> bytes | None:
         """The next, None at the end. Raises TimeoutError when nothing came for so many seconds."""
         head = self._exactly(LENGTH.size, patience)
         return None if head is None else self._exactly(LENGTH.unpack(head)[0], patience)
 
-    def ready(self, patience: float) -> bool:
+    def ready(self, patience: Callable[[], float]) -> bool:
         """Whether something comes, or it ends, within so many seconds."""
         for _ in range(SLICES):
-            if self._poll.poll(1000 * (min(patience, LEAVES) if self._stop.is_set() else patience) / SLICES):
+            if self._poll.poll(1000 * (min(patience(), LEAVES) if self._stop.is_set() else patience()) / SLICES):
                 return True
         return False
 
-    def _exactly(self, size: int, patience: float) -> bytes | None:
+    def _exactly(self, size: int, patience: Callable[[], float]) -> bytes | None:
         parts = bytearray()
         while len(parts) < size:
             if not self.ready(patience):
