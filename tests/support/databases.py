@@ -27,7 +27,7 @@ from tests.support.servers import VARIABLE, Server, server
 
 __all__ = ["copy_to", "ready", "ready_on"]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 
 
 @contextlib.contextmanager

@@ -72,13 +72,25 @@ class Server:
             yield self.url(name)
         finally:
             self.disconnect(name)
-            self.execute(f"DROP DATABASE {name}" + (" WITH (FORCE)" if self.kind == "postgresql" else ""))
+            self.drop(name)
 
     def create(self) -> str:
         """Make an empty database, which stays for as long as the server; its name."""
         name = f"t_{uuid.uuid4().hex}"
         self.execute(f"CREATE DATABASE {name}")
         return name
+
+    def drop(self, name: str) -> None:
+        """Drop a database. PostgreSQL gives those whom it has just disconnected five seconds to notice; a busy machine more."""
+        deadline = time.monotonic() + START_LIMIT
+        while True:
+            try:
+                self.execute(f"DROP DATABASE {name}" + (" WITH (FORCE)" if self.kind == "postgresql" else ""))
+            except psycopg.errors.ObjectInUse:
+                if time.monotonic() > deadline:
+                    raise
+            else:
+                return
 
     @property
     def socket_file(self) -> str:
@@ -96,7 +108,13 @@ class Server:
         if self.kind == "mariadb":
             with (
                 # or it would read all authorities of the machine for each connection, which takes longer than all else
-                pymysql.connect(unix_socket=self.address, user=self.user, autocommit=True, ssl_disabled=True) as maria,
+                pymysql.connect(
+                    unix_socket=self.address,
+                    user=self.user,
+                    autocommit=True,
+                    ssl_disabled=True,
+                    connect_timeout=int(START_LIMIT),
+                ) as maria,
                 maria.cursor() as cursor,
             ):
                 cursor.execute(statement)
