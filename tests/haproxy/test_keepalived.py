@@ -247,6 +247,7 @@ def test_no_text_becomes_more_than_the_word_it_stands_for(place, text):
         ("vrrp_interface", "eth1\n}"), ("vrrp_interface", None), ("vrrp_ip", None), ("vip", None), ("vip", "10.0.0.9 }"),
         ("name", "a b"), ("auth_pass", "a#b"), ("auth_pass", ""), ("auth_type", "NONE"), ("subnet_cidr", "10.0.0.0"),
         ("vrrp_priority", 255), ("vrrp_id", 0), ("advert_int", "1\nno"), ("peer", "$(id)"), ("destination", "default"),
+        ("destination", "::%x }"), ("subnet_cidr", "::%x\n}"),
     ],
 )  # fmt: skip
 def test_what_cannot_be_written_is_refused_by_name(place, text):

@@ -65,8 +65,10 @@ def address(owner: str, field: str, value: str | None) -> str:
 
 
 def network(owner: str, field: str, value: str) -> str:
-    """An IPv4 or IPv6 network in its usual form, bits of hosts left out."""
+    """An IPv4 or IPv6 network in its usual form, bits of hosts left out. A zone may be any text, so there is none."""
     try:
+        if "%" in value:
+            raise ValueError(value)
         return str(ipaddress.ip_network(value, strict=False))
     except ValueError:
         raise refuse(owner, field, f"{value!r} is not a network") from None

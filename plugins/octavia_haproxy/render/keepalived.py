@@ -198,10 +198,7 @@ def _address(owner: str, field: str, value: object) -> Address:
 
 
 def _network(owner: str, field: str, value: object) -> str:
-    try:
-        return str(ipaddress.ip_network(str(value), strict=False))
-    except ValueError:
-        raise check.refuse(owner, field, f"{value!r} is not a network") from None
+    return check.network(owner, field, str(value))
 
 
 def _number(value: int, name: str) -> str:
