@@ -24,7 +24,7 @@ NOBODY = "00000000-0000-4000-8000-000000000000"
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Admin, str]]:
     """A state directory with a load balancer `web` that serves, and its URL."""
-    admin = Admin(tmp_path_factory.mktemp("served") / "state")
+    admin = Admin(tmp_path_factory.mktemp("served") / "state").calm()
     with member("one") as one:
         made = admin.inside(
             "lb",

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cli.conftest import Admin
+
+pytestmark = pytest.mark.timeout(300)  # many processes, one after the other: on a busy machine that takes minutes
+
+
+@pytest.fixture
+def admin(admin: Admin) -> Admin:
+    """The command on a fresh state directory, where nobody dies but who is ended."""
+    return admin.calm()
 
 
 def test_a_spare_is_made_shown_explained_and_removed(admin: Admin) -> None:

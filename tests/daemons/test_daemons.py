@@ -33,6 +33,8 @@ PORT = 5555
 ROOM = 100_000
 """Bytes that wait in that socket until no more are sent: far less than it holds."""
 
+pytestmark = pytest.mark.timeout(300)  # many processes, one after the other: on a busy machine that takes minutes
+
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:

@@ -23,6 +23,8 @@ from octavia_core.testing.outside import FaultKind, SimulatedCloud
 from tests.daemons.test_daemons import daemon, end, until
 from tests.support.databases import copy_to
 
+pytestmark = pytest.mark.timeout(300)  # many processes, one after the other: on a busy machine that takes minutes
+
 
 def configured(tmp_path: Path, url: str, workers: int) -> Path:
     from octavia_core.certs.authority import create_authorities

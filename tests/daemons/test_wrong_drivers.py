@@ -12,6 +12,8 @@ from octavia_core.controller.sources import load_settings
 from tests.daemons.test_daemons import PATIENCE, daemon, end, until
 from tests.daemons.test_worker_processes import at_work, children, configured
 
+pytestmark = pytest.mark.timeout(300)  # many processes, one after the other: on a busy machine that takes minutes
+
 
 @pytest.mark.parametrize(
     ("right", "wrong", "words"),
