@@ -80,7 +80,8 @@ def test_time_alone_never_revives(heart: Heart, ear: Ear, later: int) -> None:
 @given(hearts, ears, times)
 def test_a_later_heartbeat_or_a_deafer_ear_never_makes_it_worse(heart: Heart, ear: Ear, time: int) -> None:
     if judge(heart, ear).finding is Finding.ALIVE:
-        assert judge(heart, attrs.evolve(ear, deaf_since=min(time, ear.deaf_since or time))).finding is Finding.ALIVE
+        deaf_since = time if ear.deaf_since is None else min(time, ear.deaf_since)  # 0 is a time, too
+        assert judge(heart, attrs.evolve(ear, deaf_since=deaf_since)).finding is Finding.ALIVE
         assert judge(heart, attrs.evolve(ear, listening_since=ear.listening_since + time)).finding is Finding.ALIVE
         if heart.last_heard is not None:
             newer = attrs.evolve(heart, last_heard=heart.last_heard + time)
