@@ -16,7 +16,7 @@ from octavia_core.domain.tree import Member, Vip
 from octavia_core.domain.vocabulary import ListenerProtocol, PoolProtocol, Provisioning
 from octavia_core.errors import PermanentError
 from octavia_core.settings import HaproxyAmphora
-from tests.support.running import Echo, ask, check, materialise, running
+from tests.support.running import PATIENCE, Echo, ask, check, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, pool
 
 pytestmark = pytest.mark.usefixtures("served_by")
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("served_by")
 
 def refused(address, port):
     with socket.socket() as client:
-        client.settimeout(5)
+        client.settimeout(PATIENCE)
         return client.connect_ex((address, port)) != 0
 
 
@@ -74,7 +74,7 @@ def test_a_prometheus_listener_reaches_the_exporter_by_way_of_the_image_s_proxy(
     # the inner endpoint itself, on a port of its own so that tests can run side by side
     own = "{}:9101".format
     with running(lb, replacing={"127.0.0.1:9101": own, "127.0.0.1:9102": own}) as served:
-        with urllib.request.urlopen(f"http://{served.address}:{PORT}/metrics", timeout=10) as answer:
+        with urllib.request.urlopen(f"http://{served.address}:{PORT}/metrics", timeout=PATIENCE) as answer:
             assert b"haproxy_process_" in answer.read()
         assert ask(served.address, PORT, "/other").status in (403, 502)
 
@@ -156,7 +156,8 @@ def test_connections_beyond_the_limit_wait():
         p = pool(behind(member))
         with running(load_balancer(listener(p, connection_limit=1), p)) as served, ExitStack() as stack:
             first, second = (
-                stack.enter_context(socket.create_connection((served.address, PORT), timeout=10)) for _ in range(2)
+                stack.enter_context(socket.create_connection((served.address, PORT), timeout=PATIENCE))
+                for _ in range(2)
             )
             first.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert first.recv(12) == b"HTTP/1.1 200"
@@ -165,7 +166,7 @@ def test_connections_beyond_the_limit_wait():
             with pytest.raises(TimeoutError):
                 second.recv(1)
             first.close()
-            second.settimeout(10)
+            second.settimeout(PATIENCE)
             assert second.recv(12) == b"HTTP/1.1 200"
 
 
@@ -194,7 +195,7 @@ def test_timeouts_of_the_listener_or_else_of_the_settings(tmp_path):
 @pytest.mark.feature("listener.timeout_member_data")
 def test_a_member_that_says_nothing_for_too_long_ends_the_request():
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        silent.settimeout(10)
+        silent.settimeout(PATIENCE)
         p = pool([Member(id="silent", address="127.0.0.1", protocol_port=silent.getsockname()[1])])
         with running(load_balancer(listener(p, timeout_member_data=100), p)) as served:
             assert ask(served.address, PORT).status == 504
@@ -204,7 +205,7 @@ def test_a_member_that_says_nothing_for_too_long_ends_the_request():
 def test_a_client_that_says_nothing_for_too_long_is_let_go():
     with (
         running(load_balancer(listener(timeout_client_data=100))) as served,
-        socket.create_connection((served.address, PORT), timeout=10) as client,
+        socket.create_connection((served.address, PORT), timeout=PATIENCE) as client,
     ):
         client.sendall(b"GET / HTTP")
         assert client.recv(12) in (b"HTTP/1.1 408", b"")
@@ -225,7 +226,7 @@ def test_a_member_that_never_answers_is_given_up_in_time():
         late = listener(p, timeout_member_connect=600_000, protocol_port=PORT + 1)
         with (
             running(load_balancer([soon, late], p)) as served,
-            socket.create_connection((served.address, PORT + 1), timeout=10) as patient,
+            socket.create_connection((served.address, PORT + 1), timeout=PATIENCE) as patient,
         ):
             patient.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
             assert ask(served.address, PORT).status == 503
@@ -248,7 +249,7 @@ def test_a_rule_that_inspects_waits_for_a_silent_client_as_long_as_it_may(delay,
         usual = f"    default_backend {p.id}:{inspected.id}\n"
         with (
             running(load_balancer([inspected, other], p), replacing={usual: INSPECTS + usual}) as served,
-            socket.create_connection((served.address, PORT), timeout=10) as silent,
+            socket.create_connection((served.address, PORT), timeout=PATIENCE) as silent,
         ):
             if not waits:
                 assert silent.recv(1) == b""
@@ -257,7 +258,7 @@ def test_a_rule_that_inspects_waits_for_a_silent_client_as_long_as_it_may(delay,
             silent.setblocking(False)
             with pytest.raises(BlockingIOError):
                 silent.recv(1)
-            silent.settimeout(10)
+            silent.settimeout(PATIENCE)
             silent.sendall(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n")
             assert silent.recv(12) == b"HTTP/1.1 200"
 

@@ -28,7 +28,7 @@ from octavia_core.domain.vocabulary import (
 from octavia_core.errors import AmphoraRefused, PermanentError
 from octavia_local.forwarders import find_nginx
 from tests.local_agent.rig import until
-from tests.support.running import Echo, ask, check, fresh_address, materialise, running
+from tests.support.running import PATIENCE, Echo, ask, check, fresh_address, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
 pytestmark = pytest.mark.usefixtures("served_by")
@@ -72,7 +72,7 @@ def test_least_connections_goes_where_fewer_are(tmp_path):
         with running(load_balancer(listener(p, ListenerProtocol.TCP), p)) as served:
             chosen = collections.Counter()
             for _ in range(6):
-                connection = http.client.HTTPConnection(served.address, PORT, timeout=10)
+                connection = http.client.HTTPConnection(served.address, PORT, timeout=PATIENCE)
                 held.callback(connection.close)
                 connection.request("GET", "/")
                 chosen[json.loads(connection.getresponse().read())["name"]] += 1

@@ -22,7 +22,7 @@ from octavia_core.ports.amphora import Delivery, Material
 from octavia_core.settings import HaproxyAmphora, Settings
 from octavia_haproxy.driver import HaproxyDriver
 from tests.local_agent.rig import Authorities, Rig
-from tests.support.running import Echo, ask
+from tests.support.running import PATIENCE, Echo, ask
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
 TLS_PORT = PORT + 1
@@ -201,7 +201,7 @@ def served_certificate(address, context):
     import socket
 
     with (
-        socket.create_connection((address, TLS_PORT), timeout=10) as plain,
+        socket.create_connection((address, TLS_PORT), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname="www.test") as secured,
     ):
         return ssl.DER_cert_to_PEM_cert(secured.getpeercert(binary_form=True)).strip()

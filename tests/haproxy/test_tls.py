@@ -21,7 +21,7 @@ from octavia_core.domain.vocabulary import (
 )
 from octavia_core.errors import PermanentError
 from octavia_core.ports.amphora import Material
-from tests.support.running import Echo, ask, check, materialise, running
+from tests.support.running import PATIENCE, Echo, ask, check, materialise, running
 from tests.support.trees import PORT, behind, listener, load_balancer, new_id, pool
 
 pytestmark = pytest.mark.usefixtures("served_by")
@@ -36,7 +36,7 @@ def tls_listener(default=None, **options):
 def shake(served, context, name="www.test"):
     """The server's certificate, protocol version, cipher and ALPN of one handshake."""
     with (
-        socket.create_connection((served.address, PORT), timeout=10) as plain,
+        socket.create_connection((served.address, PORT), timeout=PATIENCE) as plain,
         context.wrap_socket(plain, server_hostname=name) as secured,
     ):
         names = [value for kind, value in secured.getpeercert()["subjectAltName"] if kind == "DNS"]
