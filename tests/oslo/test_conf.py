@@ -177,7 +177,7 @@ def test_names_that_nobody_knows_are_warned_about_with_the_nearest(
     )
     with caplog.at_level(logging.WARNING):
         load_settings([file])
-    said = [record.getMessage() for record in caplog.records]
+    said = [record.getMessage() for record in caplog.records if record.name == conf.log.name]
     assert len(said) == 2
     assert any("[controller_worker] wokers is known to nobody; did you mean workers?" in each for each in said)
     assert any("[kepalived] is a group that nobody knows; did you mean keepalived_vrrp?" in each for each in said)
