@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import pytest
 
 from octavia_core.controller.accept import Asked
 from octavia_core.controller.accept_trees import ascending_ids
+from octavia_core.db.tables import metadata
 from octavia_core.domain.wishes import NewL7Policy, NewL7Rule, NewListener, NewLoadBalancer, NewMember, NewPool
 from tests.engine.outside import Engine
 
@@ -58,8 +60,10 @@ def test_what_a_document_and_a_list_of_members_add_comes_behind_what_is_there(en
     engine.acceptor.create_load_balancer(wish(1), Asked())
     engine.settle()
     tree = engine.load_balancer()
+    earlier(engine, 2020)
     engine.acceptor.apply(tree.id, wish(MANY), Asked())
     engine.settle()
+    earlier(engine, 2021)
     both = [*members(), *members(101)]
     engine.acceptor.set_members(tree.pools[0].id, both, Asked(), additive_only=False)
     engine.settle()
@@ -69,6 +73,14 @@ def test_what_a_document_and_a_list_of_members_add_comes_behind_what_is_there(en
     assert sorted(found[:MANY]) == sorted(member.address for member in members())
     new = [member.address for member in members(101)]
     assert [address for address in found if address in new] == new
+
+
+def earlier(engine: Engine, year: int) -> None:
+    """What is there was made in other seconds than what comes: of one second, rows know the order within one wish."""
+    for of in (metadata.tables[name] for name in ("listener", "pool", "member")):
+        then = datetime(year, 1, 1)  # noqa: DTZ001 - as upstream's columns have it
+        before = of.update().where(of.c.created_at > then).values(created_at=then)
+        engine.storage.write(lambda tx, before=before: tx.write(before))  # type: ignore[misc]
 
 
 def test_listeners_that_are_added_one_by_one_stand_in_that_order(engine: Engine) -> None:
