@@ -248,8 +248,6 @@ def _parts(cpu: dict[str, float], many: int) -> str:
 @contextlib.contextmanager
 def _database(kind: str) -> Iterator[tuple[str, int | None]]:
     """(URL, pid of what guards its server)."""
-    import os
-    from pathlib import Path
 
     from tests.support import servers
 
@@ -262,9 +260,8 @@ def _database(kind: str) -> Iterator[tuple[str, int | None]]:
         server = servers.server(kind, durable=True)
         if kind == "mariadb":
             server.execute("SET GLOBAL innodb_buffer_pool_size = 1073741824")  # the rows of 100,000 fit
-        facts = json.loads((Path(os.environ[servers.VARIABLE]) / f"{kind}-durable.json").read_text(encoding="utf-8"))
         with server.new_database() as url:
-            yield url, int(facts["guard"])
+            yield url, servers.guard_of(kind, durable=True)
     finally:
         servers.close_run(home)
 
