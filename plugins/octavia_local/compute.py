@@ -42,8 +42,9 @@ _AGENT = "octavia_local.agent"
 _LAUNCH = 'exec 3>&1 1>&2; "$@" 3>&- & echo $! >&3'
 """The shell starts the agent in the background, says its pid and ends; the agent writes to the log (descriptor 2)."""
 
-_CHECKS = ("/vrrp/check_script.sh", "/octavia_local/agent/check.py")
-"""What keepalived runs in an amphora of a pair."""
+_PING = "/octavia_local/agent/ping.py"
+_CHECKS = ("/vrrp/check_script.sh", "/octavia_local/agent/check.py", "/run/ping.sh")
+"""What keepalived runs in an amphora of a pair, and HAProxy to see whether a member answers."""
 
 _KEPT_ENVIRONMENT = (
     "PATH",
@@ -319,10 +320,14 @@ def _processes_of(home: Home) -> list[Process]:
 
 
 def _is_worker_in(root: str, process: Process, argv: Sequence[str]) -> bool:
-    """A HAProxy or a worker of nginx, which say nothing of the amphora but by their working directory: they may outlive a
-    killed agent, their parent, for a moment, and hold its addresses so long.
+    """A HAProxy, its check or a worker of nginx, which say nothing of the amphora but by their working directory: they may
+    outlive a killed agent, their parent, for a moment, and hold its addresses so long.
     """
-    if not argv or not (argv[0].startswith("nginx:") or "haproxy" in os.path.basename(argv[0])):
+    if not argv or not (
+        argv[0].startswith("nginx:")
+        or "haproxy" in os.path.basename(argv[0])
+        or any(word.endswith(_PING) for word in argv[-2:])
+    ):
         return False
     try:
         return (os.readlink(f"/proc/{process.pid}/cwd") + os.sep).startswith(root + os.sep)

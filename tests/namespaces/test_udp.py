@@ -30,7 +30,7 @@ from octavia_core.errors import OctaviaError
 from octavia_local.forwarders import find_nft
 from octavia_local.namespaces import plan_of
 from tests.local_agent.udp_rig import UdpEcho, ask_udp
-from tests.main_job.stage import PATIENCE, Stage, http, only_pool, until
+from tests.main_job.stage import PATIENCE, Stage, http, only_pool, processes_of, until
 from tests.namespaces.pair import Pair
 from tests.namespaces.rig import HOST, answer_of, inside, member_at
 from tests.support.system import require
@@ -177,6 +177,9 @@ def test_a_ping_monitor_sends_real_icmp(stage: Stage) -> None:
         stage.operating(lb.id, "nobody", Operating.ERROR)
         url = f"http://{lb.vip.ip_address}/"  # on a busy machine a ping takes too long now and then
         until(lambda: {answer_of(url) for _ in range(4)} == {"one"}, "the one that is there answers")
+        until(lambda: "ping.py" in str(processes_of(stage.state)), "a ping that is not answered")
+        stage.drop(lb.id)
+        assert processes_of(stage.state) == {}  # no ping, either
 
 
 def test_a_member_and_a_weight_more_leave_the_members_of_a_ping_monitor_online(stage: Stage) -> None:

@@ -1,6 +1,7 @@
 """`python ping.py ADDRESS`: exit code 0 when the address answers an ICMP echo request; HAProxy runs it as external check.
 
-Standard library only, and little of it: it is started for every check. HAProxy ends it when its time is over.
+Standard library only, and little of it: it is started for every check. HAProxy ends it when its time is over; when HAProxy has
+ended before, it ends within a second by itself.
 """
 
 import os
@@ -37,11 +38,11 @@ def answers(address: str, within: float) -> bool:
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     protocol, request, answer = ECHO[family]
     number = os.getpid() & 0xFFFF
-    deadline, sequence = time.monotonic() + within, 0
+    deadline, sequence, asked_by = time.monotonic() + within, 0, os.getppid()
     try:
         with socket.socket(family, socket.SOCK_RAW, protocol) as raw:
             raw.connect((address, 0))
-            while time.monotonic() < deadline:
+            while time.monotonic() < deadline and os.getppid() == asked_by:
                 sequence += 1
                 body = struct.pack("!HH", number, sequence) + b"octavia-core"
                 head = struct.pack("!BBH", request, 0, 0)
