@@ -289,12 +289,12 @@ def peers(session: nox.Session) -> None:
 
 @nox.session
 def full(session: nox.Session) -> None:
-    """The long forms too: everything that `tests` leaves out because it takes its time."""
+    """The long forms too: everything that `tests` leaves out because it takes its time, and examples that no run had before."""
     equip(session, "checks", EVERYTHING, "tests", "lint", "types")
     system_packages(session)
     checks(session)
     session.run("mypy")
-    pytest(session, "--ignore=tests/benchmarks", "--ignore=tests/peers", *session.posargs)
+    pytest(session, "--hypothesis-profile=hunt", "--ignore=tests/benchmarks", "--ignore=tests/peers", *session.posargs)
 
 
 @nox.session

@@ -17,10 +17,16 @@ DATABASES = [
 ]
 
 
-# Laws hold on a busy machine too: how long an example takes is nobody's business.
-hypothesis.settings.register_profile(
-    "house", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow], print_blob=True
-)
+# Laws hold on a busy machine too: how long an example takes is nobody's business. Each normal run tries the same examples, so that a
+# change is judged by what it changes; new ones are hunted for in `nox -s full`.
+for name, same in (("house", True), ("hunt", False)):
+    hypothesis.settings.register_profile(
+        name,
+        deadline=None,
+        derandomize=same,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+        print_blob=True,
+    )
 hypothesis.settings.load_profile("house")
 
 
