@@ -7,11 +7,15 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 from tests.support.servers import below, guard_of
 
 __all__ = ["frozen", "swallowing"]
+
+PATIENCE = 30.0
 
 
 @contextlib.contextmanager
@@ -25,11 +29,24 @@ def frozen(kind: str) -> Iterator[None]:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGSTOP)
             stopped += new
+            deadline = time.monotonic() + PATIENCE
+            while any(map(_runs, new)):  # a signal is obeyed when the process has its turn: until then it may answer
+                assert time.monotonic() < deadline, new
+                time.sleep(0.001)
         yield
     finally:
         for pid in stopped:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGCONT)
+
+
+def _runs(pid: int) -> bool:
+    """Whether one of its threads has not stopped (proc(5), stat: the state comes behind the name in brackets)."""
+    for task in Path(f"/proc/{pid}/task").glob("*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if task.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0] not in "TtZX":
+                return True
+    return False
 
 
 @contextlib.contextmanager
