@@ -17,16 +17,9 @@ import attrs
 import pytest
 
 from octavia_core.cli.program import run
+from tests.support.calm import write_settings
 
 PATIENCE = 60.0
-CALM = """\
-[health_manager]
-heartbeat_timeout = 60.0
-[haproxy_amphora]
-rest_request_conn_timeout = 60.0
-rest_request_read_timeout = 60.0
-"""
-"""Settings with which a machine that stands still for some seconds is no reason to replace an amphora that lives."""
 
 
 @attrs.frozen
@@ -59,10 +52,7 @@ class Admin:
 
     def calm(self) -> Admin:
         """The same, where nobody is taken for dead who is only slow; before there is a state directory."""
-        self.state.mkdir(mode=0o700)
-        file = self.state / "octavia.toml"
-        file.touch(mode=0o600)
-        file.write_text(CALM, encoding="utf-8")
+        write_settings(self.state)
         return self
 
     def start(self, *arguments: str, **more: Any) -> subprocess.Popen[str]:
