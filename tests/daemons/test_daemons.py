@@ -26,6 +26,7 @@ from octavia_core.settings import Settings
 from octavia_daemons.daemon import _Lives
 from tests.db.values import amphora, full
 from tests.support.running import fresh_address
+from tests.support.sockets import unread
 
 PATIENCE = 60.0
 PORT = 5555
@@ -197,7 +198,7 @@ def test_settings_that_were_read_anew_before_the_first_life_are_the_first_ones(c
 def test_the_health_manager_listens_and_ends_when_told(config: Path) -> None:
     address = settings(config).health_manager.bind_ip
     with daemon("health_manager", config) as health:
-        until(lambda: bool(_sockets(address)) or health.poll() is not None)  # trying to bind would take it away
+        until(lambda: bool(unread(address, PORT)) or health.poll() is not None)  # trying to bind would take it away
         assert health.poll() is None, health.stderr.read() if health.stderr else ""
         end(health)
 
@@ -283,7 +284,7 @@ def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(
             deadline = time.monotonic() + PATIENCE
             while not reload.is_set() and health.poll() is None:
                 assert time.monotonic() < deadline, lines
-                if sum(_sockets(address)) < ROOM:
+                if sum(unread(address, PORT)) < ROOM:
                     send()
                 reload.wait(0.005)
             key = then
@@ -299,13 +300,6 @@ def test_nothing_that_is_sent_while_a_health_manager_takes_new_settings_is_lost(
     storage.close()
     assert counted[lb.listeners[0].id, box.id][0] == sent, "".join(lines)
     assert not [line for line in lines if "received again" in line]
-
-
-def _sockets(address: str) -> list[int]:
-    """Of each socket that heartbeats to that address come to: bytes that wait in it (proc(5), net/udp)."""
-    place = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{PORT:04X}"
-    rows = [line.split() for line in Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]]
-    return [int(row[4].partition(":")[2], 16) for row in rows if row[1] == place]
 
 
 def _children(pid: int) -> list[str]:

@@ -29,7 +29,7 @@ from tests.engine.test_killed_again import family
 from tests.explain.stage import PATIENCE, Stage, until
 from tests.support.databases import ready_on
 from tests.support.servers import server
-from tests.support.standstill import frozen
+from tests.support.standstill import frozen, runs
 
 ALWAYS = 1_000_000
 
@@ -71,7 +71,7 @@ def stopped(pid: int, folder: Path) -> Iterator[None]:
     deadline = time.monotonic() + PATIENCE
     while True:
         os.kill(pid, signal.SIGSTOP)
-        until(lambda: set(states(pid)) == {"T"}, "none of its threads runs")
+        until(lambda: not runs(pid), "none of its threads runs")
         if all(map(writable, (folder / "octavia.db", folder / "simulator.db"))):
             break
         os.kill(pid, signal.SIGCONT)
@@ -80,12 +80,6 @@ def stopped(pid: int, folder: Path) -> Iterator[None]:
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
-
-
-def states(pid: int) -> list[str]:
-    """Of its threads: one that was running when the signal came goes on for a moment."""
-    stats = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
-    return [stat.rpartition(")")[2].split()[0] for stat in stats]
 
 
 def writable(file: Path) -> bool:

@@ -1,4 +1,7 @@
-"""Why something is as it is, in every situation it can be in."""
+"""Why something is as it is, in every situation it can be in.
+
+One file, since all situations are told apart in the same few rows.
+"""
 
 from __future__ import annotations
 

@@ -455,7 +455,7 @@ def test_a_recorded_row_that_is_sent_again_in_order_adds_nothing_to_the_table(tm
                     for datagram in datagrams:
                         sender.send(datagram)
                     # what does not fit into the socket's buffer is dropped by the kernel
-                    until(lambda: unread(here.port) < 10_000)
+                    until(lambda: sum(unread("127.0.0.1", here.port)) < 10_000)
 
             def told() -> int:
                 counters = here.health.counters

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import sys
 from pathlib import Path
 
 __all__ = ["unread"]
 
 
-def unread(port: int) -> int:
-    """Bytes that wait in the UDP sockets on that port, IPv4 (proc(5), net/udp)."""
-    lines = Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]
-    return sum(int(line.split()[4].split(":")[1], 16) for line in lines if line.split()[1].endswith(f":{port:04X}"))
+def unread(address: str, port: int) -> list[int]:
+    """Of each UDP socket that is bound there (IPv4): bytes that wait in it (proc(5), net/udp)."""
+    place = f"{int.from_bytes(socket.inet_aton(address), sys.byteorder):08X}:{port:04X}"
+    rows = [line.split() for line in Path("/proc/net/udp").read_text(encoding="ascii").splitlines()[1:]]
+    return [int(row[4].partition(":")[2], 16) for row in rows if row[1] == place]

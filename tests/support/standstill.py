@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.support.servers import below, guard_of
 
-__all__ = ["frozen", "swallowing"]
+__all__ = ["frozen", "runs", "swallowing"]
 
 PATIENCE = 30.0
 
@@ -30,7 +30,7 @@ def frozen(kind: str) -> Iterator[None]:
                     os.kill(pid, signal.SIGSTOP)
             stopped += new
             deadline = time.monotonic() + PATIENCE
-            while any(map(_runs, new)):  # a signal is obeyed when the process has its turn: until then it may answer
+            while any(map(runs, new)):  # a signal is obeyed when the process has its turn: until then it may answer
                 assert time.monotonic() < deadline, new
                 time.sleep(0.001)
         yield
@@ -40,7 +40,7 @@ def frozen(kind: str) -> Iterator[None]:
                 os.kill(pid, signal.SIGCONT)
 
 
-def _runs(pid: int) -> bool:
+def runs(pid: int) -> bool:
     """Whether one of its threads has not stopped (proc(5), stat: the state comes behind the name in brackets)."""
     for task in Path(f"/proc/{pid}/task").glob("*/stat"):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):

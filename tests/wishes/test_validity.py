@@ -1,4 +1,7 @@
-"""What a user can get wrong: one thing wrong at a time, and the sentence names the object and the field."""
+"""What a user can get wrong: one thing wrong at a time, and the sentence names the object and the field.
+
+One file, since most of it is one list of wishes and sentences.
+"""
 
 from __future__ import annotations
 
